@@ -1,0 +1,39 @@
+# make train: install with PyTorch and train the baseline on the embedded digits.
+# make test:  install everything and run what CI runs.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: train test lint clean
+
+train: $(VENV)/installed-torch
+	$(BIN)/sparring train baseline --data digits
+
+# Tests marked `backend` run on every backend; the others need to run only once.
+test: $(VENV)/installed-all lint
+	KERAS_BACKEND=torch $(BIN)/pytest
+	KERAS_BACKEND=tensorflow $(BIN)/pytest -m backend
+	KERAS_BACKEND=jax $(BIN)/pytest -m backend
+
+lint: $(VENV)/installed-all
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/installed-torch: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable '.[torch]'
+	@touch $@
+
+$(VENV)/installed-all: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable '.[torch,tensorflow,jax,test]'
+	@touch $@ $(VENV)/installed-torch
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Sparring needs Python 3.11 or newer; name one with make PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,5 @@
+"""`python -m sparring`: the same as `sparring`."""
+
+from sparring.cli import main
+
+main()

@@ -1,0 +1,30 @@
+"""The little that TensorFlow, PyTorch and JAX do differently, behind one set of names.
+
+The backend is Keras's, fixed when keras is imported; sparring/backend_choice.py decides which.
+Each of the three modules here offers the same functions:
+
+- `compile(function, variables)`: the function made fast. It may assign `variables` (the full list
+  of Keras variables it reads or writes) and runs without recording gradients.
+- `value_and_gradients(objective, variables)`: value, auxiliary value and gradients of
+  `objective() -> (scalar, auxiliary)` by Keras variables; for use inside a compiled function.
+- `moving_average(averages, values, decay)`: averages <- decay * averages + (1 - decay) * values.
+- `Random()`: random numbers drawn on the device; `seed(n)` restarts it, `uniform(shape)` draws from
+  [0, 1); `variables` belong among those of a compiled function that draws.
+- `conv2d(x, kernel, bias)`, `average_pool2d(x)`: NHWC in and out, "same" padding; 2x2 pooling.
+- `index_batches(order, size)`: an epoch's order cut into index tensors on the device.
+- `fetch(scalars)`: scalars on the device as one numpy array, with one wait for all of them.
+- `on_cpu(tensor)`: whether a tensor lies in the host's memory, so that looking at it is free.
+- `devices()`: names of the devices this backend can use, the default first.
+"""
+
+from __future__ import annotations
+
+from sparring.backend_choice import choose
+
+name = choose()
+if name == "torch":
+    from sparring.backend.torch import *
+elif name == "tensorflow":
+    from sparring.backend.tensorflow import *  # type: ignore[assignment] # Random
+else:
+    from sparring.backend.jax import *  # type: ignore[assignment] # Random

@@ -1,0 +1,34 @@
+"""Backend functions that TensorFlow and JAX share: keras.ops does them at full speed there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+
+class Random:
+    def __init__(self) -> None:
+        self._generator = keras.random.SeedGenerator(0)
+        self.variables: list[Any] = [self._generator.state]
+
+    def seed(self, seed: int) -> None:
+        self._generator.state.assign([seed, 0])
+
+    def uniform(self, shape: Sequence[int]) -> Any:
+        return keras.random.uniform(shape, seed=self._generator)
+
+
+def moving_average(averages: Sequence[Any], values: Sequence[Any], decay: Any) -> None:
+    for average, value in zip(averages, values, strict=True):
+        average.assign(average * decay + value * (1 - decay))
+
+
+def conv2d(x: Any, kernel: Any, bias: Any) -> Any:
+    return ops.conv(x, kernel, padding="same", data_format="channels_last") + bias
+
+
+def average_pool2d(x: Any) -> Any:
+    return ops.average_pool(x, 2, data_format="channels_last")

@@ -1,0 +1,98 @@
+"""The backend functions on JAX; what each one does stands in sparring/backend/__init__.py.
+
+JAX functions are pure, Keras variables are not: inside a compiled function every variable it was
+given lives in a keras.StatelessScope, goes in as an argument and comes out as a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import keras
+import numpy as np
+
+from sparring.backend.common import Random, average_pool2d, conv2d, moving_average
+
+__all__ = [
+    "Random",
+    "average_pool2d",
+    "compile",
+    "conv2d",
+    "devices",
+    "fetch",
+    "index_batches",
+    "moving_average",
+    "on_cpu",
+    "value_and_gradients",
+]
+
+# The variables of the compiled functions being traced, innermost last: value_and_gradients opens
+# a scope of its own and has to carry over everything the objective may read or change.
+_tracing: list[Sequence[Any]] = []
+
+
+def _pure(function: Callable[..., Any], variables: Sequence[Any], values: Sequence[Any]) -> Any:
+    """Run `function` with `values` in place of the variables'; return result and new values."""
+    with keras.StatelessScope(zip(variables, values, strict=True)) as scope:
+        result = function()
+    return result, [scope.get_current_value(variable) for variable in variables]
+
+
+def compile(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
+    # Donation lets weights be updated in place.
+    @partial(jax.jit, donate_argnums=0)
+    def pure(values: list[Any], *arguments: Any) -> Any:
+        _tracing.append(variables)
+        try:
+            return _pure(lambda: function(*arguments), variables, values)
+        finally:
+            _tracing.pop()
+
+    def call(*arguments: Any) -> Any:
+        result, values = pure([variable.value for variable in variables], *arguments)
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        return result
+
+    return call
+
+
+def value_and_gradients(
+    objective: Callable[[], tuple[Any, Any]], variables: Sequence[Any]
+) -> tuple[Any, Any, list[Any]]:
+    chosen = {id(variable) for variable in variables}
+    others = [variable for variable in _tracing[-1] if id(variable) not in chosen]
+    everything = [*variables, *others]
+
+    def pure(values: list[Any]) -> Any:
+        values = [*values, *(variable.value for variable in others)]
+        (value, auxiliary), values = _pure(objective, everything, values)
+        return value, (auxiliary, values[len(variables) :])
+
+    differentiate = jax.value_and_grad(pure, has_aux=True)
+    result, gradients = differentiate([variable.value for variable in variables])
+    value, (auxiliary, values) = result
+    for variable, new in zip(others, values, strict=True):
+        variable.assign(new)
+    return value, auxiliary, gradients
+
+
+def index_batches(order: np.ndarray, size: int) -> Iterator[Any]:
+    for start in range(0, len(order), size):
+        yield jax.numpy.asarray(order[start : start + size])
+
+
+def fetch(scalars: Sequence[Any]) -> np.ndarray:
+    return np.asarray(jax.device_get(list(scalars)))
+
+
+def devices() -> list[str]:
+    gpus = [f"gpu:{index}" for index, d in enumerate(jax.devices()) if d.platform == "gpu"]
+    return [*gpus, "cpu"]
+
+
+def on_cpu(tensor: Any) -> bool:
+    return all(device.platform == "cpu" for device in tensor.devices())

@@ -1,0 +1,58 @@
+"""The backend functions on TensorFlow; what each does stands in sparring/backend/__init__.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from sparring.backend.common import Random, average_pool2d, conv2d, moving_average
+
+__all__ = [
+    "Random",
+    "average_pool2d",
+    "compile",
+    "conv2d",
+    "devices",
+    "fetch",
+    "index_batches",
+    "moving_average",
+    "on_cpu",
+    "value_and_gradients",
+]
+
+# Some kernels add up in the order their threads finish; a resumed run has to repeat every bit.
+tf.config.experimental.enable_op_determinism()
+
+
+def compile(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
+    return tf.function(function, autograph=False)
+
+
+def value_and_gradients(
+    objective: Callable[[], tuple[Any, Any]], variables: Sequence[Any]
+) -> tuple[Any, Any, list[Any]]:
+    with tf.GradientTape() as tape:
+        value, auxiliary = objective()
+    gradients = tape.gradient(value, [variable.value for variable in variables])
+    return value, auxiliary, gradients
+
+
+def index_batches(order: np.ndarray, size: int) -> Iterator[Any]:
+    for start in range(0, len(order), size):
+        yield tf.constant(order[start : start + size])
+
+
+def fetch(scalars: Sequence[Any]) -> np.ndarray:
+    return tf.stack(list(scalars)).numpy()
+
+
+def devices() -> list[str]:
+    gpus = tf.config.list_physical_devices("GPU")
+    return [*(f"gpu:{index}" for index in range(len(gpus))), "cpu"]
+
+
+def on_cpu(tensor: Any) -> bool:
+    return "GPU" not in tensor.device

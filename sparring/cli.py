@@ -1,0 +1,277 @@
+"""The command line: thin, and the only place that prints and exits.
+
+Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 training diverged; 130 Ctrl-C; 143
+SIGTERM.
+"""
+
+from __future__ import annotations
+
+import enum
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from sparring import backend_choice
+from sparring.errors import Diverged, SettingsError, SparringError, unknown_name
+
+EXIT_FAILED, EXIT_DIVERGED = 1, 3
+EXIT_INTERRUPTED, EXIT_TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train adversarial-example defenses that people learn to break.",
+)
+
+
+class Backend(enum.StrEnum):
+    """What --backend takes."""
+
+    torch = "torch"
+    tensorflow = "tensorflow"
+    jax = "jax"
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+def main() -> None:
+    """Run the command line; the process ends with one of the codes above."""
+    signal.signal(signal.SIGTERM, _raise_terminated)
+    app()
+
+
+def _raise_terminated(*_: object) -> None:
+    raise Terminated
+
+
+@app.callback(invoke_without_command=True)
+def _sparring(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        import sparring
+
+        print(f"sparring {sparring.__version__}")
+        raise typer.Exit
+
+
+@app.command("list", help="Show the defenses, one line each, and which are trained.")
+def list_defenses(
+    out: Annotated[Path, typer.Option(help="Folder of runs to look into.")] = Path("runs"),
+) -> None:
+    with _errors():
+        from rich.table import Table
+
+        backend_choice.choose()
+
+        from sparring.checkpoint import Run
+        from sparring.defenses import DEFENSES
+
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("defense", "networks", "stochastic", "detects", "trained on", "idea"):
+            table.add_column(column, overflow="fold")
+        for name, defense in DEFENSES.items():
+            runs = (Run(folder) for folder in sorted(out.glob(f"*/{name}")))
+            trained = [
+                run.path.parent.name
+                for run in runs
+                if run.exists() and run.read().get("status") == "finished"
+            ]
+            table.add_row(
+                name,
+                defense.networks,
+                "yes" if defense.stochastic else "no",
+                "yes" if defense.detects else "no",
+                ", ".join(trained) or "-",
+                defense.idea,
+            )
+        Console().print(table)
+
+
+_RESUMABLE = "The same command goes on from the last completed epoch."
+_SETTINGS = "sparring.settings"
+_NOT_IN_CONFIG = ("config", "defense")
+
+
+def _read_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Make the values of a YAML file the options' defaults; settings that are none are kept."""
+    if path is None:
+        return None
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise typer.BadParameter(f"{path}: {error}") from error
+    if not isinstance(values, dict):
+        raise typer.BadParameter(f"{path}: expected lines of name: value, found {values!r}")
+    values = {str(name).replace("-", "_"): value for name, value in values.items()}
+    options = {parameter.name for parameter in context.command.params} - {*_NOT_IN_CONFIG}
+    context.default_map = {name: value for name, value in values.items() if name in options}
+    context.meta[_SETTINGS] = {name: value for name, value in values.items() if name not in options}
+    return path
+
+
+@app.command(
+    help="""Train a defense, or go on with its unfinished training.
+
+    The run goes to OUT/<data set>/<defense>: its weights, settings, results and the metrics of
+    every epoch. Run the same command again after an interruption and it goes on from the last
+    completed epoch. Settings not given here are the defense's own; --config takes more of them
+    (momentum, weight_decay, ema_decay, head_size, flip).
+    """
+)
+def train(
+    context: typer.Context,
+    defense: Annotated[
+        str, typer.Argument(help="Name of the defense, as 'sparring list' shows it.")
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|FILE.npz",
+            help="digits (embedded), fashion-mnist, cifar10, or your own images as an .npz file "
+            "with x_train, y_train, x_test, y_test.",
+        ),
+    ] = "digits",
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the data set's files, instead of downloading them."),
+    ] = None,
+    limit_train: Annotated[
+        int | None, typer.Option(metavar="N", help="Use only the first N training images.")
+    ] = None,
+    limit_test: Annotated[
+        int | None, typer.Option(metavar="N", help="Use only the first N test images.")
+    ] = None,
+    filters: Annotated[
+        int | None, typer.Option(metavar="N", help="Width of the first convolution.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(metavar="N", help="How often to go through the training images.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Images in one training step.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(metavar="X", help="At the start; it falls along a cosine.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Everything random follows from it.")] = 0,
+    backend: Annotated[
+        Backend | None,
+        typer.Option(help="Default: KERAS_BACKEND, else the first of these that is installed."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="cpu, gpu, gpu:1, ... Default: a GPU if any.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs"),
+    eval_every: Annotated[
+        int, typer.Option(metavar="N", help="Epochs between tests; 0 tests only at the end.")
+    ] = 1,
+    restarts: Annotated[
+        int,
+        typer.Option(metavar="N", help="If training diverges, try again with the next N seeds."),
+    ] = 0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Train anew where there is a run already.")
+    ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.yaml",
+            help="Options and settings by name (epochs: 10); the command line comes first.",
+            is_eager=True,
+            callback=_read_config,
+        ),
+    ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print nothing but the final summary.")
+    ] = False,
+) -> None:
+    with _errors():
+        backend_choice.choose(backend)
+
+        from sparring import api, display
+        from sparring.recipe import Settings
+
+        for name in (settings := context.meta.get(_SETTINGS, {})):
+            if name not in Settings.names():
+                valid = [option for option in context.params if option not in _NOT_IN_CONFIG]
+                valid += [setting for setting in Settings.names() if setting not in valid]
+                raise SettingsError(f"--config {config}: {unknown_name('option', name, valid)}")
+        named = {
+            "filters": filters,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+        }
+        settings |= {name: value for name, value in named.items() if value is not None}
+        with display.shown(quiet) as progress:
+            trained = api.train(
+                defense,
+                data,
+                data_dir=data_dir,
+                limit_train=limit_train,
+                limit_test=limit_test,
+                out=out,
+                seed=seed,
+                restarts=restarts,
+                device=device,
+                eval_every=eval_every,
+                force=force,
+                progress=progress,
+                **settings,
+            )
+        _summary(trained)
+
+
+def _summary(trained: Any) -> None:
+    """What was trained, where it is, and what to do with it."""
+    results, path = trained.results, trained.path
+    from sparring.display import duration
+
+    print(
+        f"{trained.name} on {trained.info.name}: test accuracy {results['test_accuracy']:.2%} "
+        f"(EMA weights, {trained.info.test_images:,} images), "
+        f"trained in {duration(results['seconds'])}\n"
+        f"Weights:  {path / 'weights.safetensors'}\n"
+        f"Run:      {path / 'run.json'}, {path / 'metrics.jsonl'}\n"
+        f"Next:     python -c \"import sparring; d = sparring.load('{path}'); help(d)\"\n"
+        f"          sparring list    (what else can be trained)"
+    )
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Turn errors a user can mend into a message and an exit code."""
+    try:
+        yield
+    except Terminated:
+        _fail(
+            "Terminated. The same command goes on from the last completed epoch.", EXIT_TERMINATED
+        )
+    except KeyboardInterrupt:
+        _fail(
+            "Interrupted. The same command goes on from the last completed epoch.", EXIT_INTERRUPTED
+        )
+    except Diverged as error:
+        _fail(str(error), EXIT_DIVERGED)
+    except (SparringError, OSError) as error:
+        _fail(str(error), EXIT_FAILED)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"sparring: {message}", file=sys.stderr)
+    raise typer.Exit(code)

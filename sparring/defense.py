@@ -1,0 +1,146 @@
+"""Defense: a trained defense that answers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import numpy as np
+from keras import ops
+
+from sparring import backend
+from sparring.data import Dataset, DatasetInfo
+from sparring.errors import DataError
+from sparring.nets import PREDICTION_BATCH
+from sparring.recipe import Recipe, Settings
+
+
+class Defense(ABC):
+    """A defense: which networks it trains, and how it answers with them.
+
+    A defense is one leaf class. It says what it changes; what stands here is the rule that all
+    share: softmax of the one network's logits, nothing rejected.
+
+    Class attributes: `name`; `idea`, one line; `course_settings`; `networks`, how many it trains,
+    in words; `stochastic`: answers are drawn at random; `differentiable`: gradients of `logits` by
+    the images are useful as they are; `detects`: some inputs are rejected; `threshold`: those
+    whose score is above it.
+
+    Attributes: `info` (of the data set), `settings`, `nets`, `arrays` (from Recipe.finish, by
+    "network/name"), and of a loaded run `path` and `results`, what its training came to.
+    """
+
+    name: ClassVar[str]
+    idea: ClassVar[str]
+    course_settings: ClassVar[Settings] = Settings()
+    networks: ClassVar[str] = "1"
+    stochastic: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = True
+    detects: ClassVar[bool] = False
+    threshold: ClassVar[float] = 0.5
+
+    def __init__(
+        self,
+        info: DatasetInfo,
+        settings: Settings,
+        nets: Sequence[Any],
+        arrays: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        self.info, self.settings = info, settings
+        self.nets, self.arrays = list(nets), dict(arrays or {})
+        self.results: dict[str, Any] = {}
+        self.path: Path | None = None
+        variables = [variable for net in self.nets for variable in net.variables]
+        self._probabilities = backend.compile(self.probabilities, variables)
+        self._scores = backend.compile(self.scores, variables)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(dataset={self.info.name!r}, settings={self.settings!r})"
+
+    # Training
+
+    @classmethod
+    @abstractmethod
+    def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
+        """One recipe for each network, in the order they are trained in."""
+
+    @classmethod
+    def settings_for(cls, dataset: Dataset) -> Settings:
+        """The settings this defense is trained with on a data set unless told otherwise."""
+        settings = cls.course_settings.scaled_to(dataset.name)
+        return settings if settings.flip is not None else settings.replace(flip=dataset.mirror)
+
+    # Answering, on tensors
+
+    def logits(self, x: Any) -> Any:
+        """Logits [B, K], a tensor of the running backend, of images float32 [B, H, W, C] in [0, 1].
+
+        Differentiable by x where the defense is.
+        """
+        return self.nets[0](x)
+
+    def probabilities(self, x: Any) -> Any:
+        """Probabilities [B, K] of a batch; what `classify` runs."""
+        return ops.softmax(self.logits(x), axis=-1)
+
+    def scores(self, x: Any) -> Any:
+        """Detection scores [B] of a batch; what `detect` runs."""
+        return ops.zeros((x.shape[0],))
+
+    # Answering, for people
+
+    @final
+    def classify(self, x: Any) -> np.ndarray:
+        """Probabilities, float32 [B, K].
+
+        Args:
+            x: one image [H, W, C] or a batch [B, H, W, C], as numpy array or tensor; floats in
+                [0, 1] or uint8.
+
+        Raises DataError for other shapes, types and ranges, and for NaN.
+        """
+        return self._in_batches(self._probabilities, x)
+
+    @final
+    def detect(self, x: Any) -> np.ndarray:
+        """One score an image, float32 [B]; above `threshold` it is rejected.
+
+        Takes and raises what `classify` does.
+        """
+        return self._in_batches(self._scores, x)
+
+    def _in_batches(self, function: Any, x: Any) -> np.ndarray:
+        images = self._checked(x)
+        starts = range(0, len(images), PREDICTION_BATCH)
+        answers = [
+            function(ops.convert_to_tensor(images[start : start + PREDICTION_BATCH]))
+            for start in starts
+        ]
+        return np.concatenate([ops.convert_to_numpy(answer) for answer in answers])
+
+    def _checked(self, x: Any) -> np.ndarray:
+        """Images at the door as float32 [B, H, W, C] in [0, 1]."""
+        height, width, channels = self.info.shape
+        expected = (
+            f"{self.name}: expected images [{height}, {width}, {channels}] or "
+            f"[B, {height}, {width}, {channels}], floats in [0, 1] or uint8; found"
+        )
+        images = ops.convert_to_numpy(x) if ops.is_tensor(x) else np.asarray(x)
+        if images.shape == self.info.shape:
+            images = images[None]
+        if images.shape[1:] != self.info.shape or not len(images):
+            raise DataError(f"{expected} shape {list(images.shape)}")
+        if images.dtype == np.uint8:
+            return images.astype(np.float32) / 255
+        if images.dtype.kind != "f":
+            raise DataError(f"{expected} {images.dtype}")
+        images = images.astype(np.float32)
+        if not np.isfinite(images).all():
+            raise DataError(f"{expected} NaN or infinite values")
+        low, high = float(images.min()), float(images.max())
+        if low < 0 or high > 1:
+            hint = ". Divide by 255?" if high > 2 and low >= 0 else ""
+            raise DataError(f"{expected} values from {low:.6g} to {high:.6g}{hint}")
+        return images

@@ -1,0 +1,34 @@
+"""baseline: a plain network, no defense at all.
+
+What every other defense is measured against: the all-convolutional network, trained by the shared
+recipe as it stands, answering with the softmax of its logits. Anybody's first gradient attack
+should break it; an attack that does not is broken itself.
+
+    sparring train baseline --data digits
+
+RESULT
+
+Reference: the self-study course in evaluating adversarial robustness this project succeeds; the
+architecture is that of Springenberg et al., "Striving for Simplicity: The All Convolutional Net",
+2015, https://arxiv.org/abs/1412.6806, with average pooling.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+from sparring.data import DatasetInfo
+from sparring.defense import Defense
+from sparring.recipe import Recipe, Settings
+
+
+@final
+class Baseline(Defense):
+    """The shared recipe and the shared answer, unchanged."""
+
+    name = "baseline"
+    idea = "a plain network, no defense: what the others are measured against"
+
+    @classmethod
+    def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
+        return [Recipe(info, settings, seed)]

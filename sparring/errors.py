@@ -1,0 +1,62 @@
+"""The errors Sparring raises for what a user can mend; anything else that escapes is a bug."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class SparringError(Exception):
+    """Base of every error whose message tells the user what was expected and what came."""
+
+
+class DataError(SparringError, ValueError):
+    """A data set is missing, damaged, or not of the form that was expected."""
+
+
+class SettingsError(SparringError, ValueError):
+    """A name, a setting or an option is unknown or out of range."""
+
+
+class RunError(SparringError, RuntimeError):
+    """A run directory cannot be used: missing, unfinished, damaged, busy, or of other settings."""
+
+
+class Diverged(SparringError, ArithmeticError):
+    """Training met a loss or a weight that is not finite.
+
+    Attributes: `defense` (name), `network` (counted from 0), `seed`, `epoch` and `step` (within the
+    epoch), both counted from 1, `learning_rate` at that step, and `losses`: the last losses, at
+    most 30, oldest first, the offending one last.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        defense: str,
+        network: int,
+        seed: int,
+        epoch: int,
+        step: int,
+        learning_rate: float,
+        losses: Sequence[float],
+    ) -> None:
+        self.defense, self.network, self.seed = defense, network, seed
+        self.epoch, self.step, self.learning_rate = epoch, step, learning_rate
+        self.losses = list(losses)
+        super().__init__(
+            f"{defense} diverged: {what} in network {network + 1}, epoch {epoch}, step {step}, "
+            f"at learning rate {learning_rate:.4g}, seed {seed}.\n"
+            f"Last {len(self.losses)} losses: {' '.join(f'{loss:.4g}' for loss in self.losses)}\n"
+            "Nothing was saved over earlier good weights. Another seed usually succeeds: "
+            "--restarts 3 goes on with the next ones."
+        )
+
+
+def unknown_name(what: str, name: str, valid: Sequence[str]) -> str:
+    """The message for a name that is none of `valid`, with the likeliest meant one first."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, valid, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"unknown {what} {name!r}.{hint} Valid: {', '.join(valid)}."

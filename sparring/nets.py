@@ -1,0 +1,111 @@
+"""The all-convolutional network that every defense trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import log2
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from sparring import backend
+from sparring.seeds import Stream, spread
+
+PREDICTION_BATCH = 128
+"""Images that go through a network at a time when nothing is trained; bounds the memory."""
+
+
+def to_float(images: Any) -> Any:
+    """uint8 images on the device as float32 in [0, 1]."""
+    return ops.cast(images, "float32") / 255
+
+
+def leaky_relu(x: Any) -> Any:
+    """X where positive, 0.2 x elsewhere."""
+    return ops.leaky_relu(x, negative_slope=0.2)
+
+
+def number_of_scales(height: int, width: int) -> int:
+    """How often the network halves an image: round(log2 R) - 2, R the shorter side, at least 8."""
+    return round(log2(min(height, width))) - 2
+
+
+class AllConv(keras.layers.Layer):
+    """All-convolutional network: no batch norm, no dropout, no dense layer.
+
+    Scale s has conv3x3 to filters * 2^s, conv3x3 to filters * 2^(s + 1), each followed by the
+    activation, then 2x2 average pooling; there are round(log2 R) - 2 scales. The head is one
+    convolution to the outputs, averaged over space.
+
+    One layer holds all of it, because a call of a Keras layer costs about as much Python time on
+    PyTorch as a small convolution. It is built when made: kernels [height, width, in, out] drawn
+    from Glorot's uniform distribution, biases zero.
+
+    Args:
+        shape: (height, width, channels) of an image, sides of 8 and more.
+        outputs: number of logits.
+        filters: width of the first convolution.
+        head_size: side of the head's kernel; 1, or 3 as in the course's old checkpoints.
+        activation: tensor -> tensor, after every convolution but the head.
+        seed: of the initial kernels.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        outputs: int,
+        filters: int,
+        head_size: int = 1,
+        activation: Callable[[Any], Any] = leaky_relu,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(name="allconv")
+        self.activation = activation
+        self.scales: list[list[tuple[Any, Any]]] = []
+        self._seed, self._convs = seed, 0
+        height, width, channels = shape
+        for scale in range(number_of_scales(height, width)):
+            convs = []
+            for size in (filters * 2**scale, filters * 2 ** (scale + 1)):
+                convs.append(self._conv(f"conv_{self._convs}", 3, channels, size))
+                channels = size
+            self.scales.append(convs)
+        self.head = self._conv("head", head_size, channels, outputs)
+        self.built = True
+        self._predict = backend.compile(lambda images: self(to_float(images)), self.variables)
+
+    def _conv(self, name: str, side: int, inputs: int, outputs: int) -> tuple[Any, Any]:
+        initializer = keras.initializers.GlorotUniform(
+            seed=spread(self._seed, Stream.WEIGHTS, self._convs)
+        )
+        self._convs += 1
+        kernel = self.add_weight(
+            shape=(side, side, inputs, outputs), initializer=initializer, name=f"{name}_kernel"
+        )
+        return kernel, self.add_weight(shape=(outputs,), name=f"{name}_bias", initializer="zeros")
+
+    @property
+    def kernels(self) -> list[Any]:
+        """The convolutions' kernels, which weight decay applies to."""
+        return [kernel for scale in self.scales for kernel, _ in scale] + [self.head[0]]
+
+    def features(self, x: Any) -> Any:
+        """What enters the head: [B, H / 2^scales, W / 2^scales, filters * 2^scales]."""
+        for convs in self.scales:
+            for kernel, bias in convs:
+                x = self.activation(backend.conv2d(x, kernel, bias))
+            x = backend.average_pool2d(x)
+        return x
+
+    def call(self, x: Any) -> Any:
+        """Logits [B, outputs] of images [B, height, width, channels], float32."""
+        return ops.mean(backend.conv2d(self.features(x), *self.head), axis=(1, 2))
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Logits float32 [N, outputs] of uint8 images [N, height, width, channels], in batches."""
+        starts = range(0, len(images), PREDICTION_BATCH)
+        batches = (images[start : start + PREDICTION_BATCH] for start in starts)
+        logits = [self._predict(ops.convert_to_tensor(batch)) for batch in batches]
+        return np.concatenate([ops.convert_to_numpy(part) for part in logits])

@@ -1,0 +1,303 @@
+"""TrainLoop: momentum SGD on one network by one recipe."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, final
+
+import keras
+import numpy as np
+from keras import ops
+
+from sparring import backend
+from sparring.checkpoint import not_finite
+from sparring.data import Dataset
+from sparring.errors import Diverged, RunError
+from sparring.nets import to_float
+from sparring.recipe import Recipe
+from sparring.seeds import Stream, spread
+
+_REMEMBERED_LOSSES = 30
+_STEPS_BETWEEN_LOOKS = 50
+
+
+def learning_rate_factor(progress: float) -> float:
+    """What the learning rate is multiplied with: cos(7/16 pi p), p in [0, 1]; ends at 0.195."""
+    return math.cos(7 / 16 * math.pi * progress)
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """What one epoch came to; a line of metrics.jsonl.
+
+    `network` counts from 0, `epoch` from 1. `loss` and `accuracy` are means over the augmented
+    training images with the raw weights as they changed, `loss` with weight decay's term;
+    `test_accuracy` is of the EMA weights, None where it was not asked for; `learning_rate` is the
+    last step's; `seconds` covers training, not testing.
+    """
+
+    network: int
+    epoch: int
+    loss: float
+    accuracy: float
+    test_accuracy: float | None
+    learning_rate: float
+    images_per_second: float
+    seconds: float
+
+
+class Progress(Protocol):
+    """Who is told how training goes: a terminal, a log, a test."""
+
+    def begin(self, network: int, networks: int, epoch: int, epochs: int, steps: int) -> None:
+        """A network's training starts after `epoch` of `epochs`, of `steps` steps each."""
+
+    def step(self, step: int, loss: float) -> None:
+        """Losses up to `step` of the running epoch were looked at; `loss` is the last."""
+
+    def epoch(self, metrics: EpochMetrics, seconds_left: float) -> None:
+        """An epoch ended and is saved."""
+
+    def message(self, text: str) -> None:
+        """Something the user should know."""
+
+
+class Silent:
+    """The Progress that tells nobody."""
+
+    def begin(self, network: int, networks: int, epoch: int, epochs: int, steps: int) -> None: ...
+    def step(self, step: int, loss: float) -> None: ...
+    def epoch(self, metrics: EpochMetrics, seconds_left: float) -> None: ...
+    def message(self, text: str) -> None: ...
+
+
+@final
+class TrainLoop:
+    """Trains one network; learning rate, weight decay, EMA and the watch for divergence are here.
+
+    Minimizes recipe.loss + weight_decay / 2 * sum of squared kernels by SGD with momentum,
+    v <- m v - lr g, w <- w + v, with lr following a cosine. The EMA of all trainable weights
+    starts at the initial ones with decay min(ema_decay, (1 + t) / (10 + t)) at update t.
+
+    The order of the images and the augmentation are functions of (seed, epoch) alone, so a loop
+    restored from `state()` after an epoch goes on bit for bit as if it had never stopped, on the
+    same backend and machine.
+
+    Attributes: `net` (raw weights), `ema` (the same network with averaged weights), `epoch`
+    (epochs done).
+    """
+
+    def __init__(
+        self, recipe: Recipe, dataset: Dataset, *, defense: str = "", network: int = 0
+    ) -> None:
+        self.recipe, self.dataset, self.settings = recipe, dataset, recipe.settings
+        self._defense, self._network = defense, network
+        self.net, self.ema = recipe.net(), recipe.net()
+        # On PyTorch, Keras's SGD turns a learning rate on the device into a number, a wait in every
+        # step; at rate 1 with gradients scaled beforehand the arithmetic is the same without it.
+        self._optimizer = keras.optimizers.SGD(lambda: 1.0, momentum=self.settings.momentum)
+        self._optimizer.build(self.net.trainable_variables)
+        self.steps_per_epoch = math.ceil(len(dataset.x_train) / self.settings.batch_size)
+        self._steps = self.steps_per_epoch * self.settings.epochs
+        self.epoch = 0
+        self._losses: deque[float] = deque(maxlen=_REMEMBERED_LOSSES)
+        self._step = backend.compile(self._train_on, self._variables())
+
+    def _variables(self) -> list[Any]:
+        """Everything a training step may change."""
+        return [
+            *self.net.variables,
+            *self.ema.variables,
+            *self._optimizer.variables,
+            *self.recipe.random.variables,
+        ]
+
+    # One step, on the device
+
+    def _train_on(self, images: Any, labels: Any, indices: Any) -> tuple[Any, Any]:
+        updates = ops.cast(self._optimizer.iterations, "float32")
+        progress = updates / self._steps
+        self.recipe.on_progress(self.net, progress)
+        x = to_float(ops.take(images, indices, axis=0))
+        x, y = self.recipe.augment(x, ops.take(labels, indices, axis=0))
+
+        def objective() -> tuple[Any, Any]:
+            loss, hits = self.recipe.loss(self.net, x, y)
+            squares = sum(ops.sum(ops.square(kernel)) for kernel in self.net.kernels)
+            return loss + self.settings.weight_decay / 2 * squares, hits
+
+        variables = self.net.trainable_variables
+        loss, hits, gradients = backend.value_and_gradients(objective, variables)
+        rate = self.settings.learning_rate * ops.cos(7 / 16 * math.pi * progress)
+        self._optimizer.apply([gradient * rate for gradient in gradients])
+        decay = ops.minimum(self.settings.ema_decay, (1 + updates) / (10 + updates))
+        backend.moving_average(self.ema.trainable_variables, variables, decay)
+        return loss, hits
+
+    # All epochs, on the host
+
+    def run(self, save: Any, progress: Progress, networks: int = 1, eval_every: int = 1) -> None:
+        """Train the epochs that are left.
+
+        Args:
+            save: called with an EpochMetrics after every epoch.
+            progress: is told how it goes.
+            networks: how many networks the defense trains, for the display.
+            eval_every: epochs from one test of the EMA weights to the next; 0 tests at the end
+                alone. The last epoch is always tested.
+
+        Raises Diverged when a loss, or at an epoch's end a weight, is not finite. Then `save` was
+        not called for that epoch.
+        """
+        settings, data = self.settings, self.dataset
+        images = ops.convert_to_tensor(data.x_train)
+        labels = ops.convert_to_tensor(data.y_train)
+        progress.begin(self._network, networks, self.epoch, settings.epochs, self.steps_per_epoch)
+        begun, done = time.monotonic(), self.epoch
+        while self.epoch < settings.epochs:
+            loss, hits, seconds = self._run_epoch(images, labels, progress)
+            self.epoch += 1
+            last = self.epoch == settings.epochs
+            tested = last or (eval_every > 0 and self.epoch % eval_every == 0)
+            if tested:
+                self.recipe.on_progress(self.ema, self.epoch / settings.epochs)
+            metrics = EpochMetrics(
+                network=self._network,
+                epoch=self.epoch,
+                loss=loss,
+                accuracy=hits / len(data.x_train),
+                test_accuracy=self.recipe.evaluate(self.ema, data) if tested else None,
+                learning_rate=self._learning_rate(self.epoch * self.steps_per_epoch - 1),
+                images_per_second=len(data.x_train) / seconds,
+                seconds=seconds,
+            )
+            save(metrics)
+            pace = (time.monotonic() - begun) / (self.epoch - done)
+            progress.epoch(metrics, pace * (settings.epochs - self.epoch))
+
+    def _run_epoch(
+        self, images: Any, labels: Any, progress: Progress
+    ) -> tuple[float, float, float]:
+        """Train one epoch; mean loss, hits, and seconds."""
+        size, begun = self.settings.batch_size, time.monotonic()
+        self.recipe.random.seed(spread(self.recipe.seed, Stream.AUGMENTATION, self.epoch))
+        # A look at the losses waits for the device. On a CPU that costs nothing.
+        every = 1 if backend.on_cpu(images) else _STEPS_BETWEEN_LOOKS
+        waiting: list[tuple[Any, Any]] = []
+        losses: list[np.ndarray] = []
+        hits = 0.0
+        for step, indices in enumerate(backend.index_batches(self._order(), size), start=1):
+            waiting.append(self._step(images, labels, indices))
+            if len(waiting) == every or step == self.steps_per_epoch:
+                losses.append(self._look([loss for loss, _ in waiting], step - len(waiting)))
+                hits += float(backend.fetch([hit for _, hit in waiting]).sum())
+                waiting.clear()
+                progress.step(step, float(losses[-1][-1]))
+        self._expect_finite_weights()
+        sizes = np.full(self.steps_per_epoch, size)
+        sizes[-1] = len(self.dataset.x_train) - size * (self.steps_per_epoch - 1)
+        mean = float(np.average(np.concatenate(losses), weights=sizes))
+        return mean, hits, time.monotonic() - begun
+
+    def _order(self) -> np.ndarray:
+        """This epoch's order of the training images."""
+        seed = spread(self.recipe.seed, Stream.ORDER, self.epoch)
+        order = np.random.default_rng(seed).permutation(len(self.dataset.x_train))
+        return order.astype(np.int32)
+
+    def _learning_rate(self, step: int) -> float:
+        """The learning rate at a step counted from 0 over all epochs."""
+        return self.settings.learning_rate * learning_rate_factor(step / self._steps)
+
+    def _look(self, scalars: list[Any], steps_before: int) -> np.ndarray:
+        """The losses of the steps after `steps_before`; Diverged at the first not finite."""
+        losses = backend.fetch(scalars)
+        for step, loss in enumerate(losses.tolist(), start=steps_before + 1):
+            self._losses.append(loss)
+            if not math.isfinite(loss):
+                raise self._diverged(f"the loss became {loss}", step)
+        return losses
+
+    def _expect_finite_weights(self) -> None:
+        # A loss shows what the step before did; the last step's harm shows only in the weights.
+        if bad := not_finite(_arrays("net", self.net.trainable_variables)):
+            raise self._diverged(f"{', '.join(bad)} became NaN or infinite", self.steps_per_epoch)
+
+    def _diverged(self, what: str, step: int) -> Diverged:
+        return Diverged(
+            what,
+            defense=self._defense,
+            network=self._network,
+            seed=self.recipe.seed,
+            epoch=self.epoch + 1,
+            step=step,
+            learning_rate=self._learning_rate(self.epoch * self.steps_per_epoch + step - 1),
+            losses=self._losses,
+        )
+
+    # Saving and resuming
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything resuming after this epoch needs, as arrays by name."""
+        return {
+            **_arrays("net", self.net.trainable_variables),
+            **_arrays("ema", self.ema.trainable_variables),
+            **_arrays("optimizer", self._optimizer.variables),
+            "losses": np.array(self._losses, np.float32),
+        }
+
+    def restore(self, arrays: Mapping[str, np.ndarray], epoch: int) -> None:
+        """Go on after `epoch` from what `state` gave; RunError when names or shapes differ."""
+        for prefix, variables in (
+            ("net", self.net.trainable_variables),
+            ("ema", self.ema.trainable_variables),
+            ("optimizer", self._optimizer.variables),
+        ):
+            assign(prefix, variables, arrays)
+        self._losses.extend(arrays["losses"].tolist())
+        self.epoch = epoch
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """The EMA weights by name, as weights.safetensors holds them."""
+        return _arrays(str(self._network), self.ema.trainable_variables)
+
+
+def _names(prefix: str, variables: list[Any]) -> list[str]:
+    return [f"{prefix}/{variable.path.split('/', 1)[-1]}" for variable in variables]
+
+
+def _arrays(prefix: str, variables: list[Any]) -> dict[str, np.ndarray]:
+    names = _names(prefix, variables)
+    return {
+        name: np.array(ops.convert_to_numpy(variable.value))
+        for name, variable in zip(names, variables, strict=True)
+    }
+
+
+def assign(prefix: str, variables: list[Any], arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """Give variables the arrays named prefix/... and return those names.
+
+    Raises RunError, naming it, when one is missing or of another shape or dtype.
+    """
+    names = _names(prefix, variables)
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise RunError(f"expected tensors {', '.join(names)}; missing {', '.join(missing)}")
+    for name, variable in zip(names, variables, strict=True):
+        array, shape = arrays[name], tuple(variable.shape)
+        if array.shape != shape or array.dtype != variable.dtype:
+            raise RunError(
+                f"tensor {name}: expected {variable.dtype} {list(shape)}, "
+                f"found {array.dtype} {list(array.shape)}"
+            )
+        variable.assign(array)
+    return names
+
+
+def as_line(metrics: EpochMetrics) -> dict[str, Any]:
+    """An epoch's metrics as a line of metrics.jsonl."""
+    return asdict(metrics)
