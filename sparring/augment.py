@@ -25,7 +25,7 @@ def shift_flip(x: Any, random: Any, flip: bool) -> Any:
     rows = _shifted(height, draws[0])
     columns = _shifted(width, draws[1])
     if flip:
-        columns = ops.where(draws[2] < 0.5, columns, width - 1 - columns)
+        columns = ops.where(draws[2] < 0.5, width - 1 - columns, columns)
     first = ops.arange(batch, dtype="int32")[:, None, None] * (height * width)
     pixels = first + rows[:, :, None] * width + columns[:, None, :]
     return ops.take(ops.reshape(x, (-1, channels)), pixels, axis=0)

@@ -19,6 +19,8 @@ def installed() -> list[str]:
 
 def prefer_installed() -> None:
     """Set KERAS_BACKEND, unless it is set, to the first backend that is installed."""
+    # TensorFlow tells of its build and its CPU at every start, unless told otherwise.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if "keras" not in sys.modules and "KERAS_BACKEND" not in os.environ:
         for name in installed()[:1]:
             os.environ["KERAS_BACKEND"] = name

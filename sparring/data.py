@@ -349,6 +349,7 @@ _CIFAR_TRAIN = tuple(f"data_batch_{index}.bin" for index in range(1, 6))
 _CIFAR_TEST = "test_batch.bin"
 _CIFAR_RECORD = 1 + 3 * 32 * 32
 _CIFAR_BATCH = 10000
+_CIFAR_PER_CLASS = {"training": 5000, "test": 1000}
 
 
 def _cifar10(folder: Path | None) -> Dataset:
@@ -361,8 +362,8 @@ def _cifar10(folder: Path | None) -> Dataset:
         y_test=arrays[_CIFAR_TEST][1],
         class_names=_CIFAR_CLASSES,
     )
-    for part, y, each in (("training", dataset.y_train, 5000), ("test", dataset.y_test, 1000)):
-        counts = np.bincount(y, minlength=10)
+    for part, y in (("training", dataset.y_train), ("test", dataset.y_test)):
+        counts, each = np.bincount(y, minlength=10), _CIFAR_PER_CLASS[part]
         if not (counts == each).all():
             raise DataError(
                 f"cifar10 {part} batches: expected {each} images of each class, found "
@@ -415,7 +416,7 @@ def _cifar_members(archive: Path) -> Iterator[tuple[str, bytes]]:
                 if member.isfile() and name in wanted:
                     wanted.remove(name)
                     stream = tar.extractfile(member)
-                    # One byte more than a batch has tells a longer member without reading it all.
+                    # A byte more than a batch has tells a longer member without reading it all.
                     yield name, stream.read(_CIFAR_BATCH * _CIFAR_RECORD + 1) if stream else b""
     except EOFError as error:
         raise DataError(f"{archive}: truncated: the archive ends too soon") from error
@@ -431,10 +432,9 @@ def _cifar_batch(name: str, data: bytes) -> tuple[np.ndarray, np.ndarray]:
     expected = _CIFAR_BATCH * _CIFAR_RECORD
     if len(data) != expected:
         short = "truncated: " if len(data) < expected else ""
-        at_least = "more" if len(data) > expected else str(len(data))
         raise DataError(
             f"{name}: {short}expected {expected} bytes ({_CIFAR_BATCH} images of {_CIFAR_RECORD}), "
-            f"found {at_least}"
+            f"found {len(data)}"
         )
     records = np.frombuffer(data, np.uint8).reshape(_CIFAR_BATCH, _CIFAR_RECORD)
     images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
@@ -448,7 +448,7 @@ def _npz(path: Path) -> Dataset:
     needed = ("x_train", "y_train", "x_test", "y_test")
     _read(path, first_bytes=512)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             if missing := [key for key in needed if key not in file.files]:
                 raise DataError(
                     f"{path}: expected arrays {', '.join(needed)}; missing {', '.join(missing)}, "

@@ -31,4 +31,5 @@ def conv2d(x: Any, kernel: Any, bias: Any) -> Any:
 
 
 def average_pool2d(x: Any) -> Any:
-    return ops.average_pool(x, 2, data_format="channels_last")
+    # Keras 3.15 on JAX takes strides from an expanded pool size unless they are given.
+    return ops.average_pool(x, 2, 2, data_format="channels_last")

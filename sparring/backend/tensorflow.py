@@ -25,6 +25,9 @@ __all__ = [
 
 # Some kernels add up in the order their threads finish; a resumed run has to repeat every bit.
 tf.config.experimental.enable_op_determinism()
+# It fails on a convolution followed by leaky ReLU, with an error on the terminal, and gains
+# nothing.
+tf.config.optimizer.set_experimental_options({"remapping": False})
 
 
 def compile(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:

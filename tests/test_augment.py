@@ -1,0 +1,80 @@
+"""Augmentation, against padding and cropping done by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from keras import ops
+
+from sparring import backend
+from sparring.augment import round_half_up, shift_flip
+
+pytestmark = pytest.mark.backend
+
+
+class Given:
+    """Random numbers given beforehand."""
+
+    def __init__(self, draws: np.ndarray) -> None:
+        self.draws = draws
+
+    def uniform(self, shape: Sequence[int]) -> Any:
+        assert tuple(shape) == self.draws.shape
+        return ops.convert_to_tensor(self.draws)
+
+
+def by_hand(x: np.ndarray, draws: np.ndarray, flip: bool) -> np.ndarray:
+    """Mirror, reflect-pad by an eighth, crop: one image after the other."""
+    height, width = x.shape[1:3]
+    up, left = int(height / 8 + 0.5), int(width / 8 + 0.5)
+    result = []
+    for image, (down, right, mirror) in zip(x, draws[:, :, 0].T, strict=True):
+        mirrored = image[:, ::-1] if flip and mirror < 0.5 else image
+        padded = np.pad(mirrored, ((up, up), (left, left), (0, 0)), mode="reflect")
+        row, column = int(down * (2 * up + 1)), int(right * (2 * left + 1))
+        result.append(padded[row : row + height, column : column + width])
+    return np.stack(result)
+
+
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("shape", [(8, 8, 1), (32, 32, 3), (12, 20, 3)])
+def test_shift_flip_is_pad_crop_and_mirror_per_image(
+    shape: tuple[int, int, int], flip: bool
+) -> None:
+    random = np.random.default_rng(0)
+    x = random.random((50, *shape), dtype=np.float32)
+    draws = random.random((3, 50, 1), dtype=np.float32)
+    draws[:, 0], draws[:, 1] = 0, np.nextafter(np.float32(1), np.float32(0))  # the extremes
+    answer = ops.convert_to_numpy(shift_flip(ops.convert_to_tensor(x), Given(draws), flip))
+    np.testing.assert_array_equal(answer, by_hand(x, draws, flip))
+
+
+def test_images_of_a_batch_are_shifted_differently() -> None:
+    random = backend.Random()
+    random.seed(1)
+    x = np.tile(np.random.default_rng(0).random((1, 32, 32, 1), dtype=np.float32), (64, 1, 1, 1))
+    answer = ops.convert_to_numpy(shift_flip(ops.convert_to_tensor(x), random, True))
+    # 9 x 9 shifts and a flip: 64 draws of 162 seldom repeat.
+    assert len({image.tobytes() for image in answer}) > 40
+
+
+def test_random_is_uniform_and_restarts_with_its_seed() -> None:
+    random = backend.Random()
+    random.seed(5)
+    first, second = (ops.convert_to_numpy(random.uniform((10_000,))) for _ in range(2))
+    random.seed(5)
+    again = ops.convert_to_numpy(random.uniform((10_000,)))
+    np.testing.assert_array_equal(again, first)
+    assert not np.array_equal(first, second)
+    assert first.min() >= 0
+    assert first.max() < 1
+    # The mean of 10,000 has standard deviation 0.0029.
+    assert abs(first.mean() - 0.5) < 0.015
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.05
+
+
+def test_halves_round_up() -> None:
+    assert [round_half_up(size / 8) for size in (8, 12, 20, 28, 32)] == [1, 2, 3, 4, 4]

@@ -1,0 +1,219 @@
+"""TrainLoop: its arithmetic by hand, divergence, and going on from a saved state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from keras import ops
+
+from sparring.data import Dataset
+from sparring.errors import Diverged
+from sparring.recipe import Recipe, Settings
+from sparring.train_loop import EpochMetrics, Silent, TrainLoop, learning_rate_factor
+
+pytestmark = pytest.mark.backend
+
+SETTINGS = Settings(filters=2, epochs=3, batch_size=16, learning_rate=0.1, flip=False)
+
+
+def values(variables: list[Any]) -> list[np.ndarray]:
+    return [np.array(ops.convert_to_numpy(variable)) for variable in variables]
+
+
+def run(loop: TrainLoop, **options: Any) -> list[EpochMetrics]:
+    lines: list[EpochMetrics] = []
+    loop.run(lines.append, Silent(), **options)
+    return lines
+
+
+def test_learning_rate_follows_the_cosine() -> None:
+    assert learning_rate_factor(0) == 1
+    assert learning_rate_factor(0.5) == pytest.approx(math.cos(7 * math.pi / 32))
+    assert learning_rate_factor(1) == pytest.approx(0.195, abs=1e-3)
+
+
+class Quadratic(Recipe):
+    """A loss whose gradient is known: half the sum of all biases' squared distance from 1."""
+
+    def loss(self, net: Any, x: Any, y: Any) -> tuple[Any, Any]:
+        biases = [variable for variable in net.trainable_variables if len(variable.shape) == 1]
+        return sum(ops.sum(ops.square(bias - 1)) for bias in biases) / 2, ops.zeros(())
+
+
+def test_steps_are_those_computed_by_hand(dataset: Dataset) -> None:
+    settings = SETTINGS.replace(weight_decay=0.5, ema_decay=0.25)
+    loop = TrainLoop(Quadratic(dataset.info, settings, 0), dataset)
+    weights = values(loop.net.trainable_variables)
+    averages = [weight.astype(np.float64) for weight in weights]
+    weights = [weight.astype(np.float64) for weight in weights]
+    speeds = [np.zeros_like(weight) for weight in weights]
+    steps, losses = 3 * 3, []
+    for step in range(steps):
+        rate = 0.1 * math.cos(7 / 16 * math.pi * step / steps)
+        loss = 0.0
+        for index, weight in enumerate(weights):
+            kernel = weight.ndim == 4
+            gradient = 0.5 * weight if kernel else weight - 1
+            loss += 0.5 / 2 * (weight**2).sum() if kernel else ((weight - 1) ** 2).sum() / 2
+            speeds[index] = 0.9 * speeds[index] - rate * gradient
+            weights[index] = weight + speeds[index]
+        decay = min(0.25, (1 + step) / (10 + step))
+        averages = [decay * a + (1 - decay) * w for a, w in zip(averages, weights, strict=True)]
+        losses.append(loss)
+
+    lines = run(loop)
+    for expected, variables in ((weights, loop.net), (averages, loop.ema)):
+        for array, value in zip(expected, values(variables.trainable_variables), strict=True):
+            np.testing.assert_allclose(value, array, rtol=1e-5, atol=1e-6)
+    # 40 images in batches of 16, 16 and 8.
+    sizes = np.array([16, 16, 8])
+    for epoch, line in enumerate(lines):
+        mean = (sizes * losses[3 * epoch : 3 * epoch + 3]).sum() / 40
+        assert line.loss == pytest.approx(mean, rel=1e-5)
+        assert (line.epoch, line.network) == (epoch + 1, 0)
+        last = 0.1 * math.cos(7 / 16 * math.pi * (3 * epoch + 2) / steps)
+        assert line.learning_rate == pytest.approx(last)
+
+
+class Recording(Recipe):
+    """Counts the images it sees by their mean, and the ramp's progress."""
+
+    def augment(self, x: Any, y: Any) -> tuple[Any, Any]:
+        return x, y
+
+
+def test_every_image_is_used_once_an_epoch(make_dataset: Callable[..., Dataset]) -> None:
+    dataset = make_dataset(train=41)
+    loop = TrainLoop(Recording(dataset.info, SETTINGS, 3), dataset)
+    first = loop._order()
+    loop.epoch = 1
+    second = loop._order()
+    assert sorted(first) == sorted(second) == list(range(41))
+    assert first.tolist() != second.tolist()
+    other = TrainLoop(Recording(dataset.info, SETTINGS, 4), dataset)
+    assert other._order().tolist() != first.tolist()
+
+
+def test_it_learns_and_counts_hits(make_dataset: Callable[..., Dataset]) -> None:
+    dataset = make_dataset(train=160, test=40)
+    settings = SETTINGS.replace(filters=8, epochs=12, batch_size=8)
+    lines = run(TrainLoop(Recipe(dataset.info, settings, 0), dataset), eval_every=5)
+    assert [line.test_accuracy is not None for line in lines] == [
+        epoch in (5, 10, 12) for epoch in range(1, 13)
+    ]
+    assert lines[-1].loss < 0.5 * lines[0].loss
+    assert lines[-1].accuracy > 0.9
+    assert lines[-1].test_accuracy is not None
+    assert lines[-1].test_accuracy > 0.9
+    assert lines[-1].images_per_second > 0
+
+
+def test_a_batch_larger_than_the_data_and_a_last_batch_of_one(
+    make_dataset: Callable[..., Dataset],
+) -> None:
+    for train, steps in ((9, 1), (17, 2)):
+        dataset = make_dataset(train=train)
+        loop = TrainLoop(Recipe(dataset.info, SETTINGS, 0), dataset)
+        assert loop.steps_per_epoch == steps
+        assert len(run(loop)) == 3
+
+
+class Breaking(Recipe):
+    """A loss that is not a number from one step of training on."""
+
+    bad = math.nan
+    at = 4
+
+    def on_progress(self, net: Any, progress: Any) -> None:
+        self.progress = progress
+
+    def loss(self, net: Any, x: Any, y: Any) -> tuple[Any, Any]:
+        loss, hits = super().loss(net, x, y)
+        return ops.where(self.progress * 9 > self.at - 0.5, self.bad, loss), hits
+
+
+class BreakingGradient(Breaking):
+    """A finite loss whose gradient in the last of 9 steps is not: sqrt at zero."""
+
+    def loss(self, net: Any, x: Any, y: Any) -> tuple[Any, Any]:
+        loss, hits = Recipe.loss(self, net, x, y)
+        zero = ops.where(self.progress * 9 > 7.5, 0.0, 1.0) * ops.sum(net.head[1] * 0)
+        broken = ops.sqrt(ops.where(self.progress * 9 > 7.5, 0.0, 1.0) + zero)
+        return loss + broken - ops.where(self.progress * 9 > 7.5, 0.0, 1.0), hits
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_divergence_is_seen_at_its_step(dataset: Dataset, bad: float) -> None:
+    recipe = Breaking(dataset.info, SETTINGS, 11)
+    recipe.bad = bad
+    saved: list[EpochMetrics] = []
+    loop = TrainLoop(recipe, dataset, defense="breaking")
+    with pytest.raises(Diverged, match=r"breaking diverged.*epoch 2, step 2.*seed 11") as caught:
+        loop.run(saved.append, Silent())
+    error = caught.value
+    # Step 4 counted from 0 is the second of the second epoch; nothing of that epoch was saved.
+    assert (error.epoch, error.step, error.seed) == (2, 2, 11)
+    assert error.learning_rate == pytest.approx(0.1 * math.cos(7 / 16 * math.pi * 4 / 9))
+    assert len(error.losses) == 5
+    assert all(map(math.isfinite, error.losses[:-1]))
+    assert not math.isfinite(error.losses[-1])
+    assert "--restarts" in str(error)
+    assert [line.epoch for line in saved] == [1]
+
+
+def test_only_the_last_30_losses_are_shown(dataset: Dataset) -> None:
+    recipe = Breaking(dataset.info, SETTINGS.replace(batch_size=1), 0)
+    recipe.at = 5  # of 9 ninths of 120 steps
+    with pytest.raises(Diverged) as caught:
+        run(TrainLoop(recipe, dataset))
+    assert len(caught.value.losses) == 30
+
+
+def test_divergence_in_the_last_gradient_is_seen_before_saving(dataset: Dataset) -> None:
+    recipe = BreakingGradient(dataset.info, SETTINGS, 0)
+    saved: list[EpochMetrics] = []
+    with pytest.raises(Diverged, match=r"became NaN or infinite in network 1, epoch 3, step 3"):
+        TrainLoop(recipe, dataset).run(saved.append, Silent())
+    assert [line.epoch for line in saved] == [1, 2]
+
+
+@pytest.mark.parametrize("stop", [1, 2])
+def test_a_restored_loop_goes_on_bit_for_bit(dataset: Dataset, stop: int) -> None:
+    settings = SETTINGS.replace(flip=True)
+    whole = TrainLoop(Recipe(dataset.info, settings, 5), dataset)
+    states: list[dict[str, np.ndarray]] = []
+    lines: list[EpochMetrics] = []
+
+    def save(metrics: EpochMetrics) -> None:
+        lines.append(metrics)
+        states.append(whole.state())
+
+    whole.run(save, Silent())
+    resumed = TrainLoop(Recipe(dataset.info, settings, 5), dataset)
+    resumed.restore(states[stop - 1], stop)
+    rest = run(resumed)
+    assert [line.epoch for line in rest] == list(range(stop + 1, 4))
+    assert [line.loss for line in rest] == [line.loss for line in lines[stop:]]
+    for name, array in resumed.state().items():
+        np.testing.assert_array_equal(array, states[-1][name], err_msg=name)
+
+
+def test_weight_decay_is_a_term_of_the_loss_on_kernels_alone(dataset: Dataset) -> None:
+    class Constant(Quadratic):
+        def loss(self, net: Any, x: Any, y: Any) -> tuple[Any, Any]:
+            loss, hits = super().loss(net, x, y)
+            return 0 * loss, hits
+
+    settings = SETTINGS.replace(epochs=1, batch_size=40, weight_decay=0.5)
+    loop = TrainLoop(Constant(dataset.info, settings, 0), dataset)
+    before = values(loop.net.trainable_variables)
+    [line] = run(loop)
+    squares = sum((array**2).sum() for array in before if array.ndim == 4)
+    assert line.loss == pytest.approx(0.5 / 2 * squares, rel=1e-5)
+    for old, new in zip(before, values(loop.net.trainable_variables), strict=True):
+        shrunk = old * (1 - 0.1 * 0.5) if old.ndim == 4 else old
+        np.testing.assert_allclose(new, shrunk, rtol=1e-5)
