@@ -34,6 +34,7 @@ FORMAT = 1
 """Version of the run directory; a newer one is refused."""
 
 _KEPT_STATES = 2
+_METADATA = "sparring"
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -63,7 +64,7 @@ def _sync_folder(folder: Path) -> None:
 def _digest(arrays: Mapping[str, np.ndarray], header: str) -> str:
     digest = hashlib.sha256(header.encode())
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+        array = arrays[name]
         digest.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
@@ -76,10 +77,12 @@ def write_tensors(path: Path, arrays: Mapping[str, np.ndarray], about: dict[str,
     """
     if bad := not_finite(arrays):
         raise RunError(f"{path}: refusing to save values that are not finite: {', '.join(bad)}")
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    # Not ascontiguousarray, which makes a scalar an array of one.
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     header = json.dumps(about, sort_keys=True)
     sha256 = _digest(arrays, header)
-    metadata = {"about": header, "sha256": sha256}
+    # One key, because safetensors writes several in a changing order.
+    metadata = {_METADATA: json.dumps({"about": header, "sha256": sha256})}
     write_atomically(path, safetensors.numpy.save(arrays, metadata=metadata))
     return sha256
 
@@ -97,12 +100,17 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], str
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError, TypeError, ValueError) as error:
         raise RunError(f"{path}: damaged, or no safetensors file: {error}") from error
-    if {"about", "sha256"} - metadata.keys():
-        raise RunError(f"{path}: not written by Sparring: its metadata lacks 'about' and 'sha256'")
-    found = _digest(arrays, metadata["about"])
-    if found != metadata["sha256"]:
-        raise RunError(f"{path}: damaged: expected SHA-256 {metadata['sha256']}, found {found}")
-    return arrays, json.loads(metadata["about"]), found
+    try:
+        written = json.loads(metadata[_METADATA])
+        header, expected = str(written["about"]), written["sha256"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{path}: not written by Sparring, or damaged: its metadata has no {_METADATA!r}"
+        ) from error
+    found = _digest(arrays, header)
+    if found != expected:
+        raise RunError(f"{path}: damaged: expected SHA-256 {expected}, found {found}")
+    return arrays, json.loads(header), found
 
 
 def not_finite(arrays: Mapping[str, np.ndarray]) -> list[str]:

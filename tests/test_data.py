@@ -303,7 +303,7 @@ def test_cifar10_download_is_verified_by_its_hash(
 
     expected = load("cifar10", cifar).sha256
     archive = _pack(cifar, monkeypatch)
-    asked = {}
+    asked: dict[str, str] = {}
 
     def get_file(name: str, url: str, file_hash: str) -> str:
         asked.update(name=name, url=url, file_hash=file_hash)

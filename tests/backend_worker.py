@@ -1,0 +1,70 @@
+"""One process of tests/test_agreement.py: the same work on whichever backend it is started with.
+
+KERAS_BACKEND=... python -m tests.backend_worker given.npz result.npz run_folder
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import sparring
+from sparring import backend
+from sparring.data import Dataset
+from sparring.recipe import Recipe, Settings
+from sparring.train_loop import Silent, TrainLoop
+
+SETTINGS = Settings(filters=4, epochs=2, batch_size=16, learning_rate=0.05, flip=False)
+
+
+class Given(Recipe):
+    """Augmentation given beforehand: none, which leaves the images as they came."""
+
+    def augment(self, x: Any, y: Any) -> tuple[Any, Any]:
+        return x, y
+
+
+def main(given: Path, result: Path, runs: Path) -> None:
+    from keras import ops
+
+    arrays = dict(np.load(given))
+    weights = [arrays.pop(name) for name in sorted(arrays) if name.startswith("weight")]
+    dataset = Dataset("patterns", **arrays, class_names=tuple("abcd"), mirror=False)
+    recipe = Given(dataset.info, SETTINGS, 0)
+
+    net = recipe.net()
+    for variable, weight in zip(net.trainable_variables, weights, strict=True):
+        variable.assign(weight)
+
+    def loss_and_gradients(x: Any, y: Any) -> Any:
+        return backend.value_and_gradients(lambda: recipe.loss(net, x, y), net.trainable_variables)
+
+    step = backend.compile(loss_and_gradients, net.variables)
+    x = ops.convert_to_tensor(dataset.x_train[:16].astype(np.float32) / 255)
+    loss, hits, gradients = step(x, ops.convert_to_tensor(dataset.y_train[:16]))
+    answers = {"loss": loss, "hits": hits, "logits": net(x)}
+    answers |= {f"gradient{index}": gradient for index, gradient in enumerate(gradients)}
+
+    loop = TrainLoop(recipe, dataset)
+    for nets in (loop.net, loop.ema):
+        for variable, weight in zip(nets.trainable_variables, weights, strict=True):
+            variable.assign(weight)
+    losses: list[float] = []
+    loop.run(lambda metrics: losses.append(metrics.loss), Silent())
+    answers |= {f"trained{i}": v.value for i, v in enumerate(loop.net.trainable_variables)}
+    answers |= {f"averaged{i}": v.value for i, v in enumerate(loop.ema.trainable_variables)}
+    found = {name: ops.convert_to_numpy(answer) for name, answer in answers.items()}
+
+    # Trained here, loaded by the others; whatever lies there already is loaded here.
+    sparring.train("baseline", dataset, out=runs / backend.name, filters=4, epochs=2)
+    for folder in sorted(runs.iterdir()):
+        defense = sparring.load(folder / "patterns" / "baseline")
+        found[f"loaded from {folder.name}"] = defense.classify(dataset.x_test)
+    np.savez(result, losses=losses, **found)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

@@ -1,0 +1,216 @@
+"""The run directory's files: atomic writes, verified reads."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from sparring.checkpoint import Run, read_tensors, write_atomically, write_tensors
+from sparring.errors import RunError
+
+ARRAYS = {"a/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array(7, np.int32)}
+
+
+def test_tensors_come_back_as_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    # A transposed array is not contiguous; its values count, not its memory.
+    arrays = {**ARRAYS, "t": ARRAYS["a/kernel"].T}
+    sha256 = write_tensors(path, arrays, {"epoch": 3})
+    found, about, found_sha256 = read_tensors(path)
+    assert about == {"epoch": 3}
+    assert found_sha256 == sha256
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
+        assert found[name].dtype == array.dtype
+
+
+def test_equal_tensors_make_equal_files(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_tensors(tmp_path / name, ARRAYS, {"b": 1, "a": 2})
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_not_saved(tmp_path: Path, bad: float) -> None:
+    path = tmp_path / "t.safetensors"
+    write_tensors(path, ARRAYS, {})
+    before = path.read_bytes()
+    with pytest.raises(RunError, match=r"not finite: c"):
+        write_tensors(path, {**ARRAYS, "c": np.array([1, bad], np.float32)}, {})
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    write_tensors(path, ARRAYS, {"epoch": 3})
+    good = path.read_bytes()
+    for index in range(len(good)):
+        damaged = bytearray(good)
+        damaged[index] ^= 1 << index % 8
+        path.write_bytes(damaged)
+        try:
+            arrays, about, _ = read_tensors(path)
+        except RunError:
+            continue
+        # A space in the padding of the header may become another blank; nothing else may pass.
+        assert about == {"epoch": 3}
+        for name, array in ARRAYS.items():
+            np.testing.assert_array_equal(arrays[name], array)
+
+
+def test_truncated_and_foreign_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    with pytest.raises(RunError, match="no such file"):
+        read_tensors(path)
+    write_tensors(path, ARRAYS, {})
+    good = path.read_bytes()
+    for size in (0, 1, len(good) // 2, len(good) - 1):
+        path.write_bytes(good[:size])
+        with pytest.raises(RunError, match="damaged"):
+            read_tensors(path)
+    path.write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    with pytest.raises(RunError, match="no safetensors file"):
+        read_tensors(path)
+    path.write_bytes(safetensors.numpy.save(ARRAYS))
+    with pytest.raises(RunError, match="not written by Sparring"):
+        read_tensors(path)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+# Runs
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    run = Run(tmp_path / "digits" / "baseline")
+    with run.locked():
+        run.write({"defense": "baseline", "status": "training"})
+    return run
+
+
+def test_run_json(run: Run) -> None:
+    assert run.read() == {"format": 1, "defense": "baseline", "status": "training"}
+    for contents, message in (
+        ("{", "damaged"),
+        ("[]", "damaged"),
+        ('{"format": 2}', "expected format 1, found 2: written by a newer version"),
+    ):
+        run.json_file.write_text(contents)
+        with pytest.raises(RunError, match=message):
+            run.read()
+    run.json_file.unlink()
+    with pytest.raises(RunError, match=re.escape("not a run directory: it has no run.json")):
+        run.read()
+    with pytest.raises(RunError, match="no such run directory"):
+        Run(run.path / "other").read()
+
+
+def test_metrics_are_trimmed_and_a_torn_line_is_dropped(run: Run) -> None:
+    for network, epoch in ((0, 1), (0, 2), (1, 1), (1, 2)):
+        run.append_metrics({"network": network, "epoch": epoch})
+    with run.metrics_file.open("a") as file:
+        file.write('{"network": 1, "ep')
+    run.trim_metrics(1, 1)
+    kept = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
+    assert [(line["network"], line["epoch"]) for line in kept] == [(0, 1), (0, 2), (1, 1)]
+
+
+def test_states_keep_the_last_two_and_fall_back(run: Run) -> None:
+    assert run.load_state() is None
+    for epoch in (1, 2, 3):
+        run.save_state(0, epoch, {"value": np.array([epoch])})
+    names = sorted(path.name for path in run.state_folder.iterdir())
+    assert names == [f"network-000-epoch-00000{epoch}.safetensors" for epoch in (2, 3)]
+    state = run.load_state()
+    assert state is not None
+    arrays, about, damaged = state
+    assert (arrays["value"].tolist(), about, damaged) == ([3], {"network": 0, "epoch": 3}, [])
+
+    (run.state_folder / names[1]).write_bytes(b"")
+    state = run.load_state()
+    assert state is not None
+    arrays, about, damaged = state
+    assert (arrays["value"].tolist(), about["epoch"]) == ([2], 2)
+    assert len(damaged) == 1
+    assert "epoch-000003" in damaged[0]
+
+    (run.state_folder / names[0]).write_bytes(b"")
+    with pytest.raises(RunError, match="every saved state is damaged; --force trains anew"):
+        run.load_state()
+
+
+def test_a_later_network_comes_after_a_later_epoch(run: Run) -> None:
+    run.save_state(0, 100, {"value": np.array([0])})
+    run.save_state(1, 1, {"value": np.array([1])})
+    state = run.load_state()
+    assert state is not None
+    assert state[1] == {"network": 1, "epoch": 1}
+
+
+def test_clear_puts_a_finished_run_aside_until_the_next_is_finished(run: Run) -> None:
+    values = {"defense": "baseline", "settings": {}}
+    with run.locked():
+        run.finish(values, ARRAYS)
+        assert run.read()["status"] == "finished"
+        assert not run.state_folder.exists()
+        first = run.weights_file.read_bytes()
+        run.clear()
+        assert not run.exists()
+        assert (run.previous_folder / "weights.safetensors").read_bytes() == first
+        run.write({**values, "status": "training"})
+        run.clear()  # an unfinished run must not push the finished one out
+        assert (run.previous_folder / "weights.safetensors").read_bytes() == first
+        run.finish(values, ARRAYS)
+        assert not run.previous_folder.exists()
+
+
+def _hold(path: Path, ready: Any, done: Any) -> None:
+    with Run(path).locked():
+        ready.set()
+        done.wait()
+
+
+def test_a_second_process_is_refused_until_the_first_ends(run: Run) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready, done = context.Event(), context.Event()
+    holder = context.Process(target=_hold, args=(run.path, ready, done))
+    holder.start()
+    assert ready.wait(60)
+    with pytest.raises(RunError, match="another process is training here"), run.locked():
+        pass
+    done.set()
+    holder.join()
+    with run.locked():
+        pass
+
+
+def test_leftovers_of_a_killed_write_are_removed(run: Run) -> None:
+    leftover = run.path / ".run.json.123.tmp"
+    leftover.write_bytes(b"half")
+    with run.locked():
+        assert not leftover.exists()

@@ -1,0 +1,177 @@
+"""Conformance: what every defense in the registry has to do, on every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import sparring
+from sparring.data import Dataset
+from sparring.defense import Defense
+from sparring.defenses import DEFENSES, get
+from sparring.errors import DataError, SettingsError
+
+pytestmark = pytest.mark.backend
+
+
+@pytest.fixture(scope="module", params=list(DEFENSES))
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Defense:
+    """Each defense, trained for two small epochs on three-channel images."""
+    from tests.conftest import patterns
+
+    x, y = patterns(40, channels=3)
+    dataset = Dataset("patterns", x, y, x[:16], y[:16], tuple("abcd"))
+    out = tmp_path_factory.mktemp("runs")
+    return sparring.train(request.param, dataset, out=out, filters=4, epochs=2, batch_size=16)
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(0).random((9, 8, 8, 3), dtype=np.float32)
+
+
+def test_registry_names_are_file_names() -> None:
+    for name, defense in DEFENSES.items():
+        assert defense.__module__ == f"sparring.defenses.{name}"
+        assert defense.idea
+        assert len(defense.idea) < 100
+
+
+def test_unknown_defense_lists_the_valid_ones() -> None:
+    with pytest.raises(SettingsError, match=r"Did you mean 'baseline'\? Valid: baseline"):
+        get("basline")
+
+
+def test_classify_gives_probabilities(trained: Defense, images: np.ndarray) -> None:
+    answer = trained.classify(images)
+    assert answer.shape == (9, 4)
+    assert answer.dtype == np.float32
+    assert (answer >= 0).all()
+    np.testing.assert_allclose(answer.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_detect_gives_a_score_an_image(trained: Defense, images: np.ndarray) -> None:
+    scores = trained.detect(images)
+    assert scores.shape == (9,)
+    assert np.isfinite(scores).all()
+    if not trained.detects:
+        assert (scores <= trained.threshold).all()
+
+
+def test_one_image_is_a_batch_of_one(trained: Defense, images: np.ndarray) -> None:
+    np.testing.assert_allclose(trained.classify(images[0]), trained.classify(images[:1]), rtol=1e-5)
+
+
+def test_uint8_is_float_times_255(trained: Defense) -> None:
+    bytes_ = np.random.default_rng(1).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    np.testing.assert_allclose(
+        trained.classify(bytes_), trained.classify(bytes_.astype(np.float64) / 255), rtol=1e-4
+    )
+
+
+def test_tensors_are_taken_too(trained: Defense, images: np.ndarray) -> None:
+    np.testing.assert_array_equal(
+        trained.classify(ops.convert_to_tensor(images)), trained.classify(images)
+    )
+
+
+def test_answers_do_not_depend_on_how_the_batch_is_cut(trained: Defense) -> None:
+    images = np.random.default_rng(2).random((131, 8, 8, 3), dtype=np.float32)
+    parts = np.concatenate([trained.classify(images[:1]), trained.classify(images[1:])])
+    # Kernels for other batch sizes may add up in another order.
+    np.testing.assert_allclose(trained.classify(images), parts, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["classify", "detect"])
+def test_wrong_images_are_refused(trained: Defense, images: np.ndarray, method: str) -> None:
+    ask: Callable[[Any], np.ndarray] = getattr(trained, method)
+    cases: list[tuple[Any, str]] = [
+        (images[:, :7], r"\[B, 8, 8, 3\].*found shape \[9, 7, 8, 3\]"),
+        (images[..., 0], r"found shape \[9, 8, 8\]"),
+        (images[:0], r"found shape \[0, 8, 8, 3\]"),
+        (images * 255, r"found values from .* to 25.*Divide by 255\?"),
+        (images - 0.5, r"found values from -0\.\d+"),
+        (images + 1e-3, "found values from"),
+        (images.astype(np.int64), "found int64"),
+        (images.astype(complex), "found complex128"),
+        (np.where(images > 0.5, np.nan, images), "found NaN or infinite"),
+        ("picture.png", "found shape"),
+    ]
+    for wrong, message in cases:
+        with pytest.raises(DataError, match=f"{trained.name}: expected images.*{message}"):
+            ask(wrong)
+
+
+def test_asking_does_not_change_the_images(trained: Defense, images: np.ndarray) -> None:
+    before = images.copy()
+    trained.classify(images)
+    trained.detect(images)
+    np.testing.assert_array_equal(images, before)
+
+
+def test_loaded_answers_are_the_trained_ones(trained: Defense, images: np.ndarray) -> None:
+    assert trained.path is not None
+    loaded = sparring.load(trained.path)
+    np.testing.assert_array_equal(loaded.classify(images), trained.classify(images))
+    np.testing.assert_array_equal(loaded.detect(images), trained.detect(images))
+    assert repr(loaded) == repr(trained)
+
+
+def test_logits_are_differentiable(trained: Defense, images: np.ndarray) -> None:
+    if not trained.differentiable:
+        pytest.skip(f"{trained.name} says that its gradients are of no use")
+    gradient = _gradient(trained, images)
+    assert gradient.shape == images.shape
+    assert np.isfinite(gradient).all()
+    assert (np.abs(gradient).max(axis=(1, 2, 3)) > 0).all()
+    if not trained.stochastic:
+        # The slope along the gradient, by central differences; float32 leaves three digits.
+        step = 1e-2 * gradient / np.linalg.norm(gradient)
+        up, down = (_objective(trained, images + sign * step) for sign in (1, -1))
+        slope = (ops.convert_to_numpy(up) - ops.convert_to_numpy(down)) / 2e-2
+        assert slope == pytest.approx(np.linalg.norm(gradient), rel=0.02)
+
+
+def _objective(defense: Defense, images: Any) -> Any:
+    return ops.sum(defense.logits(ops.convert_to_tensor(images))[:, 1])
+
+
+def _gradient(defense: Defense, images: np.ndarray) -> np.ndarray:
+    """What a user writes in the running framework."""
+    if keras.backend.backend() == "torch":
+        x = ops.convert_to_tensor(images).clone().requires_grad_()
+        _objective(defense, x).backward()
+        return np.array(x.grad)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        variable = tf.Variable(images)
+        with tf.GradientTape() as tape:
+            value = _objective(defense, variable)
+        return np.array(tape.gradient(value, variable))
+    import jax
+
+    return np.array(jax.grad(lambda x: _objective(defense, x))(ops.convert_to_tensor(images)))
+
+
+def test_course_settings_are_the_course_s() -> None:
+    settings = get("baseline").course_settings
+    assert (settings.filters, settings.epochs, settings.batch_size) == (64, 100, 64)
+    assert (settings.learning_rate, settings.momentum) == (0.03, 0.9)
+    assert (settings.weight_decay, settings.ema_decay, settings.head_size) == (1e-4, 0.999, 1)
+
+
+def test_settings_follow_the_data_set(make_dataset: Callable[..., Dataset], tmp_path: Path) -> None:
+    from sparring.data import load
+
+    digits = get("baseline").settings_for(load("digits"))
+    assert (digits.filters, digits.batch_size, digits.flip) == (32, 16, False)
+    assert digits.learning_rate == pytest.approx(0.06)
+    other = get("baseline").settings_for(make_dataset())
+    assert other == get("baseline").course_settings.replace(flip=False)
