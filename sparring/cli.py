@@ -100,7 +100,6 @@ def list_defenses(
         Console().print(table)
 
 
-_RESUMABLE = "The same command goes on from the last completed epoch."
 _SETTINGS = "sparring.settings"
 _NOT_IN_CONFIG = ("config", "defense")
 
@@ -200,7 +199,8 @@ def train(
         bool, typer.Option("--quiet", "-q", help="Print nothing but the final summary.")
     ] = False,
 ) -> None:
-    with _errors():
+    without = " without --force" if force else ""
+    with _errors(f"The same command{without} goes on from the last completed epoch."):
         backend_choice.choose(backend)
 
         from sparring import api, display
@@ -242,30 +242,36 @@ def _summary(trained: Any) -> None:
     results, path = trained.results, trained.path
     from sparring.display import duration
 
+    height, width, channels = trained.info.shape
     print(
         f"{trained.name} on {trained.info.name}: test accuracy {results['test_accuracy']:.2%} "
         f"(EMA weights, {trained.info.test_images:,} images), "
         f"trained in {duration(results['seconds'])}\n"
-        f"Weights:  {path / 'weights.safetensors'}\n"
-        f"Run:      {path / 'run.json'}, {path / 'metrics.jsonl'}\n"
-        f"Next:     python -c \"import sparring; d = sparring.load('{path}'); help(d)\"\n"
-        f"          sparring list    (what else can be trained)"
+        f"Weights   {path / 'weights.safetensors'}\n"
+        f"Run       {path / 'run.json'} and metrics.jsonl\n"
+        f"Next      in {_python()}:\n"
+        f"              import sparring\n"
+        f"              defense = sparring.load('{path}')\n"
+        f"              defense.classify(images)  # uint8 or floats in [0, 1], "
+        f"[B, {height}, {width}, {channels}]"
     )
 
 
+def _python() -> str:
+    """The running interpreter as one would type it here."""
+    python = Path(sys.executable)
+    return str(python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python)
+
+
 @contextmanager
-def _errors() -> Iterator[None]:
-    """Turn errors a user can mend into a message and an exit code."""
+def _errors(going_on: str = "") -> Iterator[None]:
+    """Turn errors a user can mend into a message and an exit code; signals too, with a hint."""
     try:
         yield
     except Terminated:
-        _fail(
-            "Terminated. The same command goes on from the last completed epoch.", EXIT_TERMINATED
-        )
+        _fail(f"Terminated. {going_on}", EXIT_TERMINATED)
     except KeyboardInterrupt:
-        _fail(
-            "Interrupted. The same command goes on from the last completed epoch.", EXIT_INTERRUPTED
-        )
+        _fail(f"Interrupted. {going_on}", EXIT_INTERRUPTED)
     except Diverged as error:
         _fail(str(error), EXIT_DIVERGED)
     except (SparringError, OSError) as error:

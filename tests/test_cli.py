@@ -59,7 +59,7 @@ def test_train_ends_with_a_summary(call: Callable[..., Result], tmp_path: Path) 
     results = Run("runs/digits/baseline").read()["results"]
     assert f"test accuracy {results['test_accuracy']:.2%}" in answer.output
     assert "runs/digits/baseline/weights.safetensors" in answer.output
-    assert "sparring.load('runs/digits/baseline')" in answer.output
+    assert "defense = sparring.load('runs/digits/baseline')" in answer.output
     listed = call("list").output
     assert re.search(r"baseline +1 +no +no +digits", listed)
     before = (tmp_path / "runs/digits/baseline/run.json").read_bytes()
@@ -187,7 +187,7 @@ def _start(out: Path) -> subprocess.Popen[str]:
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
         # A test started in the background of a shell inherits that Ctrl-C is ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # type: ignore[arg-type,return-value]
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 

@@ -1,0 +1,1 @@
+"""Programs that measure; docs/benchmarks.md has what they printed."""
