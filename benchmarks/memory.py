@@ -1,0 +1,85 @@
+"""Peak resident memory of a training on 50,000 32x32x3 images.
+
+    python -m benchmarks.memory [--filters 16 64] [--backends torch tensorflow jax]
+
+Each measurement is a process of its own that trains 30 steps of batch 64, tests the EMA weights on
+1,000 images and saves a state, which between them touch everything a whole training does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+
+
+class Enough(BaseException):
+    """So many steps were trained."""
+
+
+class Stopping:
+    """The Progress that ends a training after 30 steps."""
+
+    def begin(self, *numbers: int) -> None: ...
+    def epoch(self, metrics: object, seconds_left: float) -> None: ...
+    def message(self, text: str) -> None: ...
+
+    def step(self, step: int, loss: float) -> None:
+        """End at the 30th step."""
+        if step >= 30:
+            raise Enough
+
+
+def work(filters: int) -> None:
+    """Train, test and save; print the peak in MB."""
+    from sparring import memory
+    from sparring.checkpoint import Run
+    from sparring.data import Dataset
+    from sparring.recipe import Recipe, Settings
+    from sparring.train_loop import TrainLoop
+
+    memory.keep_freed()
+    random = np.random.default_rng(0)
+    x = random.integers(0, 256, (50_000, 32, 32, 3), dtype=np.uint8)
+    y = random.integers(0, 10, 50_000).astype(np.int32)
+    dataset = Dataset("random", x, y, x[:1000], y[:1000], tuple("0123456789"))
+    loop = TrainLoop(Recipe(dataset.info, Settings(filters=filters, flip=True), 0), dataset)
+    try:
+        loop.run(lambda line: None, Stopping())
+    except Enough:
+        loop.recipe.evaluate(loop.ema, dataset)
+    with tempfile.TemporaryDirectory() as folder:
+        Run(folder).save_state(0, 1, loop.state())
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"{kilobytes / 1000:.0f}")
+
+
+def main() -> None:
+    """Measure each and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--filters", type=int, nargs="+", default=[16, 64])
+    parser.add_argument("--backends", nargs="+", default=["torch", "tensorflow", "jax"])
+    parser.add_argument("--work", type=int)
+    arguments = parser.parse_args()
+    if arguments.work:
+        work(arguments.work)
+        return
+    print("| backend | filters | peak resident memory |")
+    print("| --- | --- | --- |")
+    for backend in arguments.backends:
+        for filters in arguments.filters:
+            peak = subprocess.check_output(
+                [sys.executable, "-m", "benchmarks.memory", "--work", str(filters)],
+                env={**os.environ, "KERAS_BACKEND": backend},
+                text=True,
+            )
+            print(f"| {backend} | {filters} | {peak.strip()} MB |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
