@@ -7,7 +7,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from sparring.checkpoint import Run, not_finite, read_tensors
 from sparring.data import Dataset, DatasetInfo
 from sparring.defense import Defense
 from sparring.errors import Diverged, RunError, SettingsError, unknown_name
-from sparring.recipe import Settings
+from sparring.recipe import Recipe, Settings
 from sparring.train_loop import EpochMetrics, Progress, Silent, TrainLoop, as_line, assign
 
 
@@ -71,8 +71,18 @@ def train(
     _expect_at_least("eval_every", eval_every, 0)
     dataset = data if isinstance(data, Dataset) else datasets.load(data, data_dir)
     dataset = dataset.limit(limit_train, limit_test)
-    chosen = defense.settings_for(dataset).replace(**settings)
-    run = Run(Path(out).expanduser() / dataset.name / name)
+    folder = Path(out).expanduser() / dataset.name
+    borrowed = None
+    if defense.borrows is None:
+        chosen = defense.settings_for(dataset).replace(**settings)
+    else:
+        chosen, borrowed, sha256 = _borrow(defense, folder / defense.borrows, dataset)
+        if chosen.replace(**settings) != chosen:
+            raise SettingsError(
+                f"{name} serves the weights of {defense.borrows} and takes its settings, {chosen}; "
+                f"got {settings}"
+            )
+    run = Run(folder / name)
     progress = progress or Silent()
     memory.keep_freed()
     identity = {
@@ -82,6 +92,8 @@ def train(
         "seed": seed,
         "backend": backend.name,
     }
+    if borrowed is not None:
+        identity["weights_from"] = {"defense": defense.borrows, "sha256": sha256}
     with _device_scope(device) as device_name, run.locked():
         if force or not run.exists():
             run.clear()
@@ -90,9 +102,32 @@ def train(
         _expect_same(run, found, identity)
         if found["status"] == "finished":
             progress.message(f"{run.path} is finished already; --force trains it anew.")
+        elif borrowed is not None:
+            recipes = defense.recipes(dataset.info, chosen, seed)
+            _finish(run, found, defense, dataset, recipes, borrowed)
         else:
             _train(run, defense, dataset, chosen, found, restarts, eval_every, progress)
         return load(run.path)
+
+
+def _borrow(
+    defense: type[Defense], path: Path, dataset: Dataset
+) -> tuple[Settings, dict[str, np.ndarray], str]:
+    """Settings, arrays and hash of the trained defense whose weights another one serves."""
+    try:
+        lender = load(path)
+    except RunError as error:
+        raise RunError(
+            f"{defense.name} serves the weights of {defense.borrows}, which has to be trained on "
+            f"the same data first, by sparring train {defense.borrows}: {error}"
+        ) from error
+    if lender.info != dataset.info:
+        raise RunError(
+            f"{defense.name} serves the weights of {path}: expected it trained on the same data, "
+            f"{dataset.info}, found {lender.info}"
+        )
+    arrays, _, sha256 = read_tensors(Run(path).weights_file)
+    return lender.settings, arrays, sha256
 
 
 def load(run: str | Path) -> Defense:
@@ -125,26 +160,30 @@ def load(run: str | Path) -> Defense:
         )
     if bad := not_finite(arrays):
         raise RunError(f"{directory.weights_file}: NaN or infinity in {', '.join(bad)}")
-    nets = []
-    for network, recipe in enumerate(recipes):
-        net = recipe.net()
-        arrays = _take(f"{network}", net.trainable_variables, arrays, directory.weights_file)
-        recipe.on_progress(net, 1.0)
-        nets.append(net)
-    loaded = defense(info, settings, nets, arrays)
+    try:
+        loaded = _assemble(defense, info, settings, recipes, arrays)
+    except RunError as error:
+        raise RunError(f"{directory.weights_file}: {error}") from error
     loaded.results, loaded.path = results, directory.path
     return loaded
 
 
-def _take(
-    prefix: str, variables: list[Any], arrays: Mapping[str, np.ndarray], file: Path
-) -> dict[str, np.ndarray]:
-    """Assign a network's weights; the arrays that are left."""
-    try:
-        used = assign(prefix, variables, arrays)
-    except RunError as error:
-        raise RunError(f"{file}: {error}") from error
-    return {name: array for name, array in arrays.items() if name not in used}
+def _assemble(
+    defense: type[Defense],
+    info: DatasetInfo,
+    settings: Settings,
+    recipes: Sequence[Recipe],
+    arrays: Mapping[str, np.ndarray],
+) -> Defense:
+    """A defense from the arrays of weights.safetensors."""
+    nets, used = [], set()
+    for recipe in recipes:
+        net = recipe.net()
+        used.update(assign(f"{recipe.network}", net.trainable_variables, arrays))
+        recipe.on_progress(net, 1.0)
+        nets.append(net)
+    rest = {name: array for name, array in arrays.items() if name not in used}
+    return defense(info, settings, nets, rest)
 
 
 def _train(
@@ -162,7 +201,8 @@ def _train(
     while True:
         seed = found["seed"] + len(diverged)
         try:
-            arrays = _train_networks(run, defense, dataset, settings, seed, eval_every, progress)
+            recipes = defense.recipes(dataset.info, settings, seed)
+            arrays = _train_networks(run, defense, dataset, recipes, eval_every, progress)
         except Diverged as error:
             if len(diverged) >= restarts:
                 raise
@@ -176,13 +216,24 @@ def _train(
             progress.message(f"Beginning anew with seed {found['seed'] + len(diverged)}.")
         else:
             break
-    lines = run.metrics()
-    last = [line for line in lines if line["epoch"] == settings.epochs]
-    seconds = sum(line["seconds"] for line in lines)
+    _finish(run, found, defense, dataset, recipes, arrays)
+
+
+def _finish(
+    run: Run,
+    found: Mapping[str, Any],
+    defense: type[Defense],
+    dataset: Dataset,
+    recipes: Sequence[Recipe],
+    arrays: Mapping[str, np.ndarray],
+) -> None:
+    """Test the defense as it will answer, and save it."""
+    settings = defense.course_settings.replace(**found["settings"])
+    trained = _assemble(defense, dataset.info, settings, recipes, arrays)
     results = {
-        "test_accuracy": float(np.mean([line["test_accuracy"] for line in last])),
-        "seconds": round(seconds, 3),
-        "seed_used": seed,
+        **trained.test(dataset),
+        "seconds": round(sum(line["seconds"] for line in run.metrics()), 3),
+        "seed_used": recipes[0].seed,
         "finished": _now(),
     }
     run.finish({**found, "results": results}, arrays)
@@ -192,13 +243,11 @@ def _train_networks(
     run: Run,
     defense: type[Defense],
     dataset: Dataset,
-    settings: Settings,
-    seed: int,
+    recipes: Sequence[Recipe],
     eval_every: int,
     progress: Progress,
 ) -> dict[str, np.ndarray]:
-    """Train every network with one seed; their weights and arrays."""
-    recipes = defense.recipes(dataset.info, settings, seed)
+    """Train every network, from where the run stands; their weights and arrays."""
     state = run.load_state()
     arrays: dict[str, np.ndarray] = {}
     first, epoch = 0, 0
@@ -214,30 +263,22 @@ def _train_networks(
             if name.startswith("done/")
         }
     run.trim_metrics(first, epoch)
-    for network in range(first, len(recipes)):
-        recipe = recipes[network]
-        loop = TrainLoop(recipe, dataset, defense=defense.name, network=network)
-        if state is not None and network == first:
+    for recipe in recipes[first:]:
+        loop = TrainLoop(recipe, dataset, defense.name)
+        if state is not None and recipe.network == first:
             loop.restore(saved, epoch)
-        save = partial(_save, run, loop, network, arrays)
-        loop.run(save, progress, networks=len(recipes), eval_every=eval_every)
+        loop.run(partial(_save, run, loop, arrays), progress, len(recipes), eval_every)
         finished = recipe.finish(loop.ema, dataset)
         arrays |= loop.weights()
-        arrays |= {f"{network}/{name}": array for name, array in finished.items()}
+        arrays |= {f"{recipe.network}/{name}": array for name, array in finished.items()}
     return arrays
 
 
-def _save(
-    run: Run,
-    loop: TrainLoop,
-    network: int,
-    done: Mapping[str, np.ndarray],
-    metrics: EpochMetrics,
-) -> None:
+def _save(run: Run, loop: TrainLoop, done: Mapping[str, np.ndarray], metrics: EpochMetrics) -> None:
     """Save an epoch: its metrics, and what going on from it needs, `done` networks included."""
     run.append_metrics(as_line(metrics))
     earlier = {f"done/{name}": array for name, array in done.items()}
-    run.save_state(network, loop.epoch, {**loop.state(), **earlier})
+    run.save_state(metrics.network, metrics.epoch, {**loop.state(), **earlier})
 
 
 def _expect_at_least(name: str, value: int, least: int) -> None:

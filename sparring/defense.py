@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, final
 
+import keras
 import numpy as np
 from keras import ops
 
 from sparring import backend
 from sparring.data import Dataset, DatasetInfo
 from sparring.errors import DataError
-from sparring.nets import PREDICTION_BATCH
+from sparring.nets import in_batches
 from sparring.recipe import Recipe, Settings
 
 
@@ -26,7 +27,7 @@ class Defense(ABC):
     Class attributes: `name`; `idea`, one line; `course_settings`; `networks`, how many it trains,
     in words; `stochastic`: answers are drawn at random; `differentiable`: gradients of `logits` by
     the images are useful as they are; `detects`: some inputs are rejected; `threshold`: those
-    whose score is above it.
+    whose score is above it; `borrows`: the defense whose weights it serves instead of training.
 
     Attributes: `info` (of the data set), `settings`, `nets`, `arrays` (from Recipe.finish, by
     "network/name"), and of a loaded run `path` and `results`, what its training came to.
@@ -39,6 +40,7 @@ class Defense(ABC):
     stochastic: ClassVar[bool] = False
     differentiable: ClassVar[bool] = True
     detects: ClassVar[bool] = False
+    borrows: ClassVar[str | None] = None
     threshold: ClassVar[float] = 0.5
 
     def __init__(
@@ -52,7 +54,8 @@ class Defense(ABC):
         self.nets, self.arrays = list(nets), dict(arrays or {})
         self.results: dict[str, Any] = {}
         self.path: Path | None = None
-        variables = [variable for net in self.nets for variable in net.variables]
+        self._seed = keras.Variable(0, dtype="int32", trainable=False, name="seed")
+        variables = [self._seed, *(variable for net in self.nets for variable in net.variables)]
         self._probabilities = backend.compile(self.probabilities, variables)
         self._scores = backend.compile(self.scores, variables)
 
@@ -71,6 +74,13 @@ class Defense(ABC):
         """The settings this defense is trained with on a data set unless told otherwise."""
         settings = cls.course_settings.scaled_to(dataset.name)
         return settings if settings.flip is not None else settings.replace(flip=dataset.mirror)
+
+    def reseed(self, seed: int) -> None:
+        """Choose the draws of a stochastic defense; until then they are those of seed 0.
+
+        The same seed gives the same answer to the same image, in whatever batch it is asked.
+        """
+        self._seed.assign(seed)
 
     # Answering, on tensors
 
@@ -111,14 +121,21 @@ class Defense(ABC):
         """
         return self._in_batches(self._scores, x)
 
+    def test(self, dataset: Dataset) -> dict[str, float]:
+        """How it answers the test images of a data set.
+
+        `test_accuracy` is the share answered correctly and not rejected, `rejected` the share
+        rejected.
+        """
+        rejected = self.detect(dataset.x_test) > self.threshold
+        right = self.classify(dataset.x_test).argmax(axis=1) == dataset.y_test
+        return {
+            "test_accuracy": float(np.mean(right & ~rejected)),
+            "rejected": float(np.mean(rejected)),
+        }
+
     def _in_batches(self, function: Any, x: Any) -> np.ndarray:
-        images = self._checked(x)
-        starts = range(0, len(images), PREDICTION_BATCH)
-        answers = [
-            function(ops.convert_to_tensor(images[start : start + PREDICTION_BATCH]))
-            for start in starts
-        ]
-        return np.concatenate([ops.convert_to_numpy(answer) for answer in answers])
+        return in_batches(function, self._checked(x))
 
     def _checked(self, x: Any) -> np.ndarray:
         """Images at the door as float32 [B, H, W, C] in [0, 1]."""

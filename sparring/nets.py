@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from math import log2
 from typing import Any
 
@@ -39,16 +40,16 @@ class AllConv(keras.layers.Layer):
     activation, then 2x2 average pooling; there are round(log2 R) - 2 scales. The head is one
     convolution to the outputs, averaged over space.
 
-    One layer holds all of it, because a call of a Keras layer costs about as much Python time on
-    PyTorch as a small convolution. It is built when made: kernels [height, width, in, out] drawn
-    from Glorot's uniform distribution, biases zero.
+    A defense changes it by overriding `door`, `activation` and `head_activation`. One layer holds
+    all of it, because a call of a Keras layer costs about as much Python time on PyTorch as a
+    small convolution. It is built when made: kernels [height, width, in, out] drawn from Glorot's
+    uniform distribution, biases zero.
 
     Args:
-        shape: (height, width, channels) of an image, sides of 8 and more.
+        shape: (height, width, channels) of what `door` gives, sides of 8 and more.
         outputs: number of logits.
         filters: width of the first convolution.
         head_size: side of the head's kernel; 1, or 3 as in the course's old checkpoints.
-        activation: tensor -> tensor, after every convolution but the head.
         seed: of the initial kernels.
     """
 
@@ -58,11 +59,9 @@ class AllConv(keras.layers.Layer):
         outputs: int,
         filters: int,
         head_size: int = 1,
-        activation: Callable[[Any], Any] = leaky_relu,
         seed: int = 0,
     ) -> None:
         super().__init__(name="allconv")
-        self.activation = activation
         self.scales: list[list[tuple[Any, Any]]] = []
         self._seed, self._convs = seed, 0
         height, width, channels = shape
@@ -74,7 +73,6 @@ class AllConv(keras.layers.Layer):
             self.scales.append(convs)
         self.head = self._conv("head", head_size, channels, outputs)
         self.built = True
-        self._predict = backend.compile(lambda images: self(to_float(images)), self.variables)
 
     def _conv(self, name: str, side: int, inputs: int, outputs: int) -> tuple[Any, Any]:
         initializer = keras.initializers.GlorotUniform(
@@ -86,26 +84,60 @@ class AllConv(keras.layers.Layer):
         )
         return kernel, self.add_weight(shape=(outputs,), name=f"{name}_bias", initializer="zeros")
 
+    def ramp(self, name: str) -> Any:
+        """A new scalar variable that is not trained, for Recipe.on_progress to assign."""
+        return self.add_weight(shape=(), name=name, initializer="zeros", trainable=False)
+
     @property
     def kernels(self) -> list[Any]:
         """The convolutions' kernels, which weight decay applies to."""
         return [kernel for scale in self.scales for kernel, _ in scale] + [self.head[0]]
 
+    # What a defense may change
+
+    def door(self, x: Any) -> Any:
+        """What happens to images before the first convolution."""
+        return x
+
+    def activation(self, x: Any) -> Any:
+        """What follows every convolution but the head."""
+        return leaky_relu(x)
+
+    def head_activation(self, x: Any) -> Any:
+        """What follows the head's convolution, before the average over space."""
+        return x
+
+    # What it computes
+
     def features(self, x: Any) -> Any:
         """What enters the head: [B, H / 2^scales, W / 2^scales, filters * 2^scales]."""
+        x = self.door(x)
         for convs in self.scales:
             for kernel, bias in convs:
                 x = self.activation(backend.conv2d(x, kernel, bias))
             x = backend.average_pool2d(x)
         return x
 
+    def head_logits(self, features: Any) -> Any:
+        """Logits [B, outputs] of what `features` gave."""
+        return ops.mean(self.head_activation(backend.conv2d(features, *self.head)), axis=(1, 2))
+
     def call(self, x: Any) -> Any:
         """Logits [B, outputs] of images [B, height, width, channels], float32."""
-        return ops.mean(backend.conv2d(self.features(x), *self.head), axis=(1, 2))
+        return self.head_logits(self.features(x))
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Logits float32 [N, outputs] of uint8 images [N, height, width, channels], in batches."""
-        starts = range(0, len(images), PREDICTION_BATCH)
-        batches = (images[start : start + PREDICTION_BATCH] for start in starts)
-        logits = [self._predict(ops.convert_to_tensor(batch)) for batch in batches]
-        return np.concatenate([ops.convert_to_numpy(part) for part in logits])
+        return in_batches(self._predict, images)
+
+    @cached_property
+    def _predict(self) -> Callable[[Any], Any]:
+        return backend.compile(lambda images: self(to_float(images)), self.variables)
+
+
+def in_batches(function: Callable[[Any], Any], images: np.ndarray) -> np.ndarray:
+    """What a compiled function gives for images, a batch at a time, as one numpy array."""
+    starts = range(0, len(images), PREDICTION_BATCH)
+    batches = (images[start : start + PREDICTION_BATCH] for start in starts)
+    answers = [function(ops.convert_to_tensor(batch)) for batch in batches]
+    return np.concatenate([ops.convert_to_numpy(answer) for answer in answers])

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import keras
 import numpy as np
 from keras import ops
 
 from sparring import backend
-from sparring.augment import shift_flip
+from sparring.augment import SHIFT_FLIP_DRAWS, shift_flip
 from sparring.data import Dataset, DatasetInfo
 from sparring.errors import SettingsError, unknown_name
 from sparring.nets import AllConv
 from sparring.seeds import Stream, spread
+
+_Net = TypeVar("_Net", bound=AllConv)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,28 +100,47 @@ class Recipe:
     A defense overrides the hooks it changes. Hooks run inside the compiled training step, on
     tensors on the device: images float32 [B, H, W, C] in [0, 1], labels int32 [B].
 
-    Attributes: `info` (of the data set), `settings`, `seed` (of this network), `random` (a
-    `backend.Random` for augmentation; the loop restarts it at every epoch, so that a resumed run
-    draws what an uninterrupted one does).
+    Attributes: `info` (of the data set), `settings`, `seed` (the user's), `network` (which of the
+    defense's, from 0), `random` (a `backend.Random` for augmentation; the loop restarts it at
+    every epoch, so that a resumed run draws what an uninterrupted one does).
     """
 
-    def __init__(self, info: DatasetInfo, settings: Settings, seed: int) -> None:
-        self.info, self.settings, self.seed = info, settings, seed
+    def __init__(self, info: DatasetInfo, settings: Settings, seed: int, network: int = 0) -> None:
+        self.info, self.settings = info, settings
+        self.seed, self.network = seed, network
         self.random = backend.Random()
+
+    def spread(self, stream: Stream, *place: int) -> int:
+        """A seed of this network's own for one use, from the user's."""
+        own = spread(self.seed, Stream.NETWORK, self.network) if self.network else self.seed
+        return spread(own, stream, *place)
 
     def net(self) -> AllConv:
         """A new network with its initial weights, a function of the seed alone."""
-        return AllConv(
-            self.info.shape,
-            self.info.classes,
+        return self.allconv(AllConv)
+
+    def allconv(
+        self,
+        kind: type[_Net],
+        shape: tuple[int, int, int] | None = None,
+        outputs: int | None = None,
+    ) -> _Net:
+        """A network of that kind with this recipe's settings and seed.
+
+        `shape` of what its door gives and number of `outputs` are the data set's unless given.
+        """
+        return kind(
+            shape or self.info.shape,
+            outputs or self.info.classes,
             self.settings.filters,
             self.settings.head_size,
-            seed=spread(self.seed, Stream.WEIGHTS),
+            seed=self.spread(Stream.WEIGHTS),
         )
 
     def augment(self, x: Any, y: Any) -> tuple[Any, Any]:
         """The batch as it is trained on: shifted by up to an eighth and, where wanted, mirrored."""
-        return shift_flip(x, self.random, flip=bool(self.settings.flip)), y
+        draws = self.random.uniform((SHIFT_FLIP_DRAWS, x.shape[0], 1))
+        return shift_flip(x, draws, flip=bool(self.settings.flip)), y
 
     def loss(self, net: Any, x: Any, y: Any) -> tuple[Any, Any]:
         """The loss, a scalar mean over the batch, and how many images were answered correctly."""

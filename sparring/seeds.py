@@ -14,6 +14,7 @@ class Stream(IntEnum):
     ORDER = 1
     AUGMENTATION = 2
     NETWORK = 3
+    PATTERNS = 4
 
 
 def spread(seed: int, stream: Stream, *place: int) -> int:

@@ -19,7 +19,7 @@ from sparring.data import Dataset
 from sparring.errors import Diverged, RunError
 from sparring.nets import to_float
 from sparring.recipe import Recipe
-from sparring.seeds import Stream, spread
+from sparring.seeds import Stream
 
 _REMEMBERED_LOSSES = 30
 _STEPS_BETWEEN_LOOKS = 50
@@ -91,11 +91,9 @@ class TrainLoop:
     (epochs done).
     """
 
-    def __init__(
-        self, recipe: Recipe, dataset: Dataset, *, defense: str = "", network: int = 0
-    ) -> None:
+    def __init__(self, recipe: Recipe, dataset: Dataset, defense: str = "") -> None:
         self.recipe, self.dataset, self.settings = recipe, dataset, recipe.settings
-        self._defense, self._network = defense, network
+        self._defense, self._network = defense, recipe.network
         self.net, self.ema = recipe.net(), recipe.net()
         # On PyTorch, Keras's SGD turns a learning rate on the device into a number, a wait in every
         # step; at rate 1 with gradients scaled beforehand the arithmetic is the same without it.
@@ -184,7 +182,7 @@ class TrainLoop:
     ) -> tuple[float, float, float]:
         """Train one epoch; mean loss, hits, and seconds."""
         size, begun = self.settings.batch_size, time.monotonic()
-        self.recipe.random.seed(spread(self.recipe.seed, Stream.AUGMENTATION, self.epoch))
+        self.recipe.random.seed(self.recipe.spread(Stream.AUGMENTATION, self.epoch))
         # A look at the losses waits for the device. On a CPU that costs nothing.
         every = 1 if backend.on_cpu(images) else _STEPS_BETWEEN_LOOKS
         waiting: list[tuple[Any, Any]] = []
@@ -205,7 +203,7 @@ class TrainLoop:
 
     def _order(self) -> np.ndarray:
         """This epoch's order of the training images."""
-        seed = spread(self.recipe.seed, Stream.ORDER, self.epoch)
+        seed = self.recipe.spread(Stream.ORDER, self.epoch)
         order = np.random.default_rng(seed).permutation(len(self.dataset.x_train))
         return order.astype(np.int32)
 

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import colorsys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from keras import ops
 
 from sparring import backend
-from sparring.augment import round_half_up, shift_flip
+from sparring.augment import color_jitter, round_half_up, shift_flip
 
 pytestmark = pytest.mark.backend
-
-
-class Given:
-    """Random numbers given beforehand."""
-
-    def __init__(self, draws: np.ndarray) -> None:
-        self.draws = draws
-
-    def uniform(self, shape: Sequence[int]) -> Any:
-        assert tuple(shape) == self.draws.shape
-        return ops.convert_to_tensor(self.draws)
 
 
 def by_hand(x: np.ndarray, draws: np.ndarray, flip: bool) -> np.ndarray:
@@ -48,7 +37,9 @@ def test_shift_flip_is_pad_crop_and_mirror_per_image(
     x = random.random((50, *shape), dtype=np.float32)
     draws = random.random((3, 50, 1), dtype=np.float32)
     draws[:, 0], draws[:, 1] = 0, np.nextafter(np.float32(1), np.float32(0))  # the extremes
-    answer = ops.convert_to_numpy(shift_flip(ops.convert_to_tensor(x), Given(draws), flip))
+    answer = ops.convert_to_numpy(
+        shift_flip(ops.convert_to_tensor(x), ops.convert_to_tensor(draws), flip)
+    )
     np.testing.assert_array_equal(answer, by_hand(x, draws, flip))
 
 
@@ -56,7 +47,9 @@ def test_images_of_a_batch_are_shifted_differently() -> None:
     random = backend.Random()
     random.seed(1)
     x = np.tile(np.random.default_rng(0).random((1, 32, 32, 1), dtype=np.float32), (64, 1, 1, 1))
-    answer = ops.convert_to_numpy(shift_flip(ops.convert_to_tensor(x), random, True))
+    answer = ops.convert_to_numpy(
+        shift_flip(ops.convert_to_tensor(x), random.uniform((3, 64, 1)), True)
+    )
     # 9 x 9 shifts and a flip: 64 draws of 162 seldom repeat.
     assert len({image.tobytes() for image in answer}) > 40
 
@@ -78,3 +71,43 @@ def test_random_is_uniform_and_restarts_with_its_seed() -> None:
 
 def test_halves_round_up() -> None:
     assert [round_half_up(size / 8) for size in (8, 12, 20, 28, 32)] == [1, 2, 3, 4, 4]
+
+
+def jitter_by_hand(image: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """One image, by Python's own colorsys, one change after the other."""
+    centered = 2 * draws.astype(np.float64) - 1
+    color = image.shape[2] == 3
+
+    def in_hsv(change: Callable[[float, float, float], tuple[float, float, float]]) -> np.ndarray:
+        pixels = [change(*colorsys.rgb_to_hsv(*pixel)) for pixel in image.reshape(-1, 3)]
+        return np.array([colorsys.hsv_to_rgb(*pixel) for pixel in pixels]).reshape(image.shape)
+
+    for step in np.argsort(draws[: 4 if color else 2]):
+        if step == 0:
+            image = image + 0.4 * centered[4]
+        elif step == 1:
+            mean = image.mean(axis=(0, 1))
+            image = mean + (1 + 0.4 * centered[5]) * (image - mean)
+        elif step == 2:
+            factor = 1 + 0.4 * centered[6]
+            image = in_hsv(lambda h, s, v, f=factor: (h, min(1, s * f), v))  # type: ignore[misc]
+        else:
+            turn = 0.1 * centered[7]
+            image = in_hsv(lambda h, s, v, t=turn: ((h + t) % 1, s, v))  # type: ignore[misc]
+        image = image.clip(0, 1)
+    return image
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_color_jitter_per_image(channels: int) -> None:
+    random = np.random.default_rng(0)
+    x = random.random((40, 8, 8, channels), dtype=np.float32)
+    x[0] = 0.5  # grey has no hue
+    x[1] = 0
+    draws = random.random((8, 40, 1), dtype=np.float32)
+    answer = ops.convert_to_numpy(
+        color_jitter(ops.convert_to_tensor(x), ops.convert_to_tensor(draws))
+    )
+    expected = [jitter_by_hand(image, draws[:, index, 0]) for index, image in enumerate(x)]
+    # Hue divides by the spread of the channels, which may be small: float32 keeps four digits.
+    np.testing.assert_allclose(answer, np.stack(expected), atol=2e-4)

@@ -7,9 +7,12 @@ Each of the three modules here offers the same functions:
   of Keras variables it reads or writes) and runs without recording gradients.
 - `value_and_gradients(objective, variables)`: value, auxiliary value and gradients of
   `objective() -> (scalar, auxiliary)` by Keras variables; for use inside a compiled function.
+- `input_gradient(function, x)`: the gradient of a scalar function at a tensor x, a constant for
+  whatever is differentiated around it.
 - `moving_average(averages, values, decay)`: averages <- decay * averages + (1 - decay) * values.
 - `Random()`: random numbers drawn on the device; `seed(n)` restarts it, `uniform(shape)` draws from
-  [0, 1); `variables` belong among those of a compiled function that draws.
+  [0, 1), `normal(shape)` from the standard normal distribution; `variables` belong among those of
+  a compiled function that draws.
 - `conv2d(x, kernel, bias)`, `average_pool2d(x)`: NHWC in and out, "same" padding; 2x2 pooling.
 - `index_batches(order, size)`: an epoch's order cut into index tensors on the device.
 - `fetch(scalars)`: scalars on the device as one numpy array, with one wait for all of them.

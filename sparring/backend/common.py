@@ -20,6 +20,9 @@ class Random:
     def uniform(self, shape: Sequence[int]) -> Any:
         return keras.random.uniform(shape, seed=self._generator)
 
+    def normal(self, shape: Sequence[int]) -> Any:
+        return keras.random.normal(shape, seed=self._generator)
+
 
 def moving_average(averages: Sequence[Any], values: Sequence[Any], decay: Any) -> None:
     for average, value in zip(averages, values, strict=True):

@@ -24,6 +24,7 @@ __all__ = [
     "devices",
     "fetch",
     "index_batches",
+    "input_gradient",
     "moving_average",
     "on_cpu",
     "value_and_gradients",
@@ -78,6 +79,10 @@ def value_and_gradients(
     for variable, new in zip(others, values, strict=True):
         variable.assign(new)
     return value, auxiliary, gradients
+
+
+def input_gradient(function: Callable[[Any], Any], x: Any) -> Any:
+    return jax.lax.stop_gradient(jax.grad(function)(x))
 
 
 def index_batches(order: np.ndarray, size: int) -> Iterator[Any]:

@@ -18,6 +18,7 @@ __all__ = [
     "devices",
     "fetch",
     "index_batches",
+    "input_gradient",
     "moving_average",
     "on_cpu",
     "value_and_gradients",
@@ -41,6 +42,13 @@ def value_and_gradients(
         value, auxiliary = objective()
     gradients = tape.gradient(value, [variable.value for variable in variables])
     return value, auxiliary, gradients
+
+
+def input_gradient(function: Callable[[Any], Any], x: Any) -> Any:
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        value = function(x)
+    return tf.stop_gradient(tape.gradient(value, x))
 
 
 def index_batches(order: np.ndarray, size: int) -> Iterator[Any]:

@@ -23,6 +23,7 @@ __all__ = [
     "devices",
     "fetch",
     "index_batches",
+    "input_gradient",
     "moving_average",
     "on_cpu",
     "value_and_gradients",
@@ -41,6 +42,10 @@ class Random:
     def uniform(self, shape: Sequence[int]) -> Any:
         generator = self._generator
         return torch.rand(tuple(shape), generator=generator, device=generator.device)
+
+    def normal(self, shape: Sequence[int]) -> Any:
+        generator = self._generator
+        return torch.randn(tuple(shape), generator=generator, device=generator.device)
 
 
 def compile(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
@@ -76,6 +81,12 @@ def conv2d(x: Any, kernel: Any, bias: Any) -> Any:
 
 def average_pool2d(x: Any) -> Any:
     return functional.avg_pool2d(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+
+
+def input_gradient(function: Callable[[Any], Any], x: Any) -> Any:
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(function(x), x)[0]
 
 
 def index_batches(order: np.ndarray, size: int) -> Iterator[Any]:

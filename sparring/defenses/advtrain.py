@@ -1,0 +1,70 @@
+"""advtrain: the network is trained on images moved along their own loss gradient.
+
+Each image is trained on as it is and once more a random distance along the gradient of its loss:
+single-step adversarial training in L2. It is the one defense of the course that holds in part;
+strong attacks (many steps, restarts, AutoAttack) say how much.
+
+    sparring train advtrain --data digits
+
+RESULT
+
+Reference: a defense of the self-study course in evaluating adversarial robustness; adversarial
+training is of Goodfellow et al. 2015, https://arxiv.org/abs/1412.6572.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, final
+
+from keras import ops
+
+from sparring import backend
+from sparring.data import DatasetInfo
+from sparring.defense import Defense
+from sparring.recipe import Recipe, Settings, cross_entropy, hits
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdvTrainSettings(Settings):
+    """The shared settings, and how far images are moved."""
+
+    weight_decay: float = 0.0
+    radius: float = 2.0  # the largest L2 distance, for 32x32x3 images
+
+    def scaled_to(self, dataset: str) -> Settings:
+        settings = super().scaled_to(dataset)
+        # In 8x8x1 images 0.3 is to a pixel what 2 is in 32x32x3 ones: 2 sqrt(64 / 3072).
+        return settings.replace(radius=0.3) if dataset == "digits" else settings
+
+
+def unit(gradient: Any) -> Any:
+    """Gradients [B, H, W, C] scaled to L2 norm 1 an image; a zero one stays zero."""
+    norms = ops.sqrt(ops.sum(ops.square(gradient), axis=(1, 2, 3), keepdims=True))
+    return gradient / ops.where(norms > 0, norms, 1.0)
+
+
+class AdvTrainRecipe(Recipe):
+    """CE(x) + CE(x + g): g along the gradient of CE(x), as long as U(0, radius), per image."""
+
+    settings: AdvTrainSettings
+
+    def loss(self, net: Any, x: Any, y: Any) -> tuple[Any, Any]:
+        gradient = backend.input_gradient(lambda images: cross_entropy(y, net(images)), x)
+        distances = self.settings.radius * self.random.uniform((x.shape[0], 1, 1, 1))
+        moved = ops.clip(x + distances * unit(gradient), 0.0, 1.0)
+        clean = net(x)
+        return cross_entropy(y, clean) + cross_entropy(y, net(moved)), hits(y, clean)
+
+
+@final
+class AdvTrain(Defense):
+    """The shared answer."""
+
+    name = "advtrain"
+    idea = "trains on images moved along their loss gradient, one step in L2"
+    course_settings = AdvTrainSettings()
+
+    @classmethod
+    def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
+        return [AdvTrainRecipe(info, settings, seed)]

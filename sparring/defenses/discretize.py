@@ -1,0 +1,61 @@
+"""discretize: pixels are turned into a code of bits.
+
+Each channel becomes 20 bits, a thermometer read downwards: bit k says whether the value is below
+0.05 (k + 1). The code has no gradient, so a gradient attack gets none at all until it puts a smooth
+stand-in for the steps on the backward pass (BPDA).
+
+    sparring train discretize --data digits
+
+RESULT
+
+Reference: a defense of the self-study course in evaluating adversarial robustness; the code is of
+Buckman et al. 2018, "Thermometer Encoding", https://openreview.net/forum?id=S18Su--CW.
+"""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+from keras import ops
+
+from sparring.data import DatasetInfo
+from sparring.defense import Defense
+from sparring.nets import AllConv
+from sparring.recipe import Recipe, Settings
+
+BITS = 20
+
+
+def discretized(x: Any) -> Any:
+    """The code of images [B, H, W, C]: [B, H, W, 20 C], bit k of channel c at 20 c + k."""
+    thresholds = (ops.arange(BITS, dtype="float32") + 1) / BITS
+    bits = ops.cast(ops.expand_dims(x, -1) < thresholds, "float32")
+    return ops.reshape(bits, (*x.shape[:3], BITS * x.shape[3]))
+
+
+class CodeNet(AllConv):
+    """The network on the code, which is made a batch at a time on the device."""
+
+    def door(self, x: Any) -> Any:
+        return discretized(x)
+
+
+class DiscretizeRecipe(Recipe):
+    """The shared recipe; the network takes 20 channels for each of the image's."""
+
+    def net(self) -> CodeNet:
+        height, width, channels = self.info.shape
+        return self.allconv(CodeNet, shape=(height, width, BITS * channels))
+
+
+@final
+class Discretize(Defense):
+    """The code first, in training and in answering."""
+
+    name = "discretize"
+    idea = "turns each channel into 20 bits, which have no gradient"
+    differentiable = False
+
+    @classmethod
+    def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
+        return [DiscretizeRecipe(info, settings, seed)]

@@ -1,0 +1,158 @@
+"""injection: the network carries trapdoors, and inputs that fall into one are rejected.
+
+For every class a faint random pattern is trained to be answered with that class. An attack that
+pushes an image towards a class is drawn to the same features as the pattern, which are remembered
+as the class's signature; so are inputs on which the patterns no longer work. An attack has to
+change the label and match features and logits of an ordinary image at the same time.
+
+    sparring train injection --data digits
+
+RESULT
+
+Reference: a defense of the self-study course in evaluating adversarial robustness; trapdoors are of
+Shan et al. 2020, https://arxiv.org/abs/1904.08554.
+"""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import numpy as np
+from keras import ops
+
+from sparring import backend
+from sparring.data import Dataset, DatasetInfo
+from sparring.defense import Defense
+from sparring.nets import AllConv, in_batches, to_float
+from sparring.recipe import Recipe, Settings, cross_entropy, hits
+from sparring.seeds import Stream
+
+SERVED_STRENGTH = 0.02
+TOO_LIKE = 0.6  # an input's features to the signature of its answer
+TOO_UNLIKE = 0.8  # features under another class's pattern to that class's signature
+MOST_UNLIKE = 3  # other classes that may be
+LEAST_WORKING = 0.8  # share of the others' patterns that have to work
+
+
+def strength(progress: Any) -> Any:
+    """The patterns' strength at progress p in [0, 1]: 0.02 + 0.03 max(0, 1 - 1.1 p)."""
+    return SERVED_STRENGTH + 0.03 * ops.maximum(0.0, 1 - 1.1 * progress)
+
+
+def cosine(a: Any, b: Any) -> Any:
+    """Cosine similarity along the last axis, 0 for a zero vector."""
+    norms = ops.sqrt(ops.sum(ops.square(a), -1)) * ops.sqrt(ops.sum(ops.square(b), -1))
+    return ops.sum(a * b, axis=-1) / ops.maximum(norms, 1e-12)
+
+
+def suspicious(likeness: Any, answers: Any, under_patterns: Any, named: Any) -> Any:
+    """Whether each input is to be rejected, float32 [B] of 0 and 1.
+
+    Args:
+        likeness: [B, K], cosine of an input's features to each signature.
+        answers: [B], its class.
+        under_patterns: [B, K], cosine of its features under each pattern to that signature.
+        named: [B, K], the class it is answered with under each pattern.
+    """
+    classes = likeness.shape[1]
+    own = ops.one_hot(answers, classes)
+    others = 1 - own
+    trapped = ops.sum(likeness * own, axis=-1) > TOO_LIKE
+    unlike = ops.sum(ops.cast(under_patterns < TOO_UNLIKE, "float32") * others, axis=-1)
+    works = ops.cast(ops.equal(named, ops.arange(classes, dtype=named.dtype)), "float32")
+    working = ops.sum(works * others, axis=-1) / (classes - 1)
+    # Shares of K - 1 classes are not exact in float32; 0.8 itself is enough.
+    failing = working < LEAST_WORKING - 1e-6
+    return ops.cast(trapped | (unlike > MOST_UNLIKE) | failing, "float32")
+
+
+class TrapdoorNet(AllConv):
+    """The network with its patterns' strength; features are averaged over space."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.strength = self.ramp("strength")
+
+    def mean_features(self, x: Any) -> tuple[Any, Any]:
+        """Spatial mean [B, F] of what enters the head, and logits [B, K]."""
+        features = self.features(x)
+        return ops.mean(features, axis=(1, 2)), self.head_logits(features)
+
+
+class InjectionRecipe(Recipe):
+    """Every image with its label, and with the pattern and label of a class drawn at random.
+
+    Both stand in one batch, so that an epoch trains 2 n images.
+    """
+
+    def patterns(self) -> np.ndarray:
+        """The K patterns of zeros and ones, float32 [K, H, W, C], from the seed alone."""
+        random = np.random.default_rng(self.spread(Stream.PATTERNS))
+        shape = (self.info.classes, *self.info.shape)
+        return random.integers(0, 2, shape).astype(np.float32)
+
+    def net(self) -> TrapdoorNet:
+        return self.allconv(TrapdoorNet)
+
+    def on_progress(self, net: Any, progress: Any) -> None:
+        net.strength.assign(strength(progress))
+
+    def loss(self, net: Any, x: Any, y: Any) -> tuple[Any, Any]:
+        draws = self.random.uniform((x.shape[0],))
+        drawn = ops.cast(ops.floor(draws * self.info.classes), "int32")
+        patterned = x + net.strength * ops.take(self._patterns, drawn, axis=0)
+        logits = net(ops.concatenate([x, patterned], axis=0))
+        labels = ops.concatenate([ops.cast(y, "int32"), drawn], axis=0)
+        return cross_entropy(labels, logits), hits(labels, logits) / 2
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._patterns = ops.convert_to_tensor(self.patterns())
+
+    def finish(self, net: TrapdoorNet, dataset: Dataset) -> dict[str, np.ndarray]:
+        signatures = []
+        for pattern in self._patterns:
+            features = backend.compile(
+                lambda images, pattern=pattern: net.mean_features(
+                    to_float(images) + SERVED_STRENGTH * pattern
+                )[0],
+                net.variables,
+            )
+            signatures.append(in_batches(features, dataset.x_train).mean(axis=0))
+        return {"patterns": self.patterns(), "signatures": np.stack(signatures)}
+
+
+@final
+class Injection(Defense):
+    """The shared answer; rejected by the rules of `suspicious`."""
+
+    name = "injection"
+    idea = "plants trapdoors in the network and rejects what falls into them"
+    detects = True
+    # Half of the course's batch of images, which the patterned ones double.
+    course_settings = Settings(learning_rate=0.01, batch_size=32)
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._patterns = ops.convert_to_tensor(self.arrays["0/patterns"])
+        self._signatures = ops.convert_to_tensor(self.arrays["0/signatures"])
+
+    @classmethod
+    def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
+        return [InjectionRecipe(info, settings, seed)]
+
+    def scores(self, x: Any) -> Any:
+        features, logits = self.nets[0].mean_features(x)
+        likeness = cosine(features[:, None], self._signatures[None])
+        under, named = [], []
+        for label in range(self.info.classes):
+            patterned = x + SERVED_STRENGTH * self._patterns[label]
+            features, answers = self.nets[0].mean_features(patterned)
+            under.append(cosine(features, self._signatures[label]))
+            named.append(ops.argmax(answers, axis=-1))
+        return suspicious(
+            likeness,
+            ops.argmax(logits, axis=-1),
+            ops.stack(under, axis=-1),
+            ops.stack(named, axis=-1),
+        )

@@ -1,0 +1,62 @@
+"""jump: the activation has a jump at zero.
+
+A step of height h is added to leaky ReLU where its input is positive. The derivative does not see
+the step, so gradients point wrongly while the outputs change abruptly. A smooth stand-in for the
+step on the backward pass (BPDA) repairs the gradient.
+
+    sparring train jump --data digits
+
+RESULT
+
+Reference: a defense of the self-study course in evaluating adversarial robustness; BPDA is of
+Athalye et al. 2018, https://arxiv.org/abs/1802.00420.
+"""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+from keras import ops
+
+from sparring.data import DatasetInfo
+from sparring.defense import Defense
+from sparring.nets import AllConv, leaky_relu
+from sparring.recipe import Recipe, Settings
+
+
+def height(progress: Any) -> Any:
+    """The jump's height at progress p in [0, 1]: 5 min(1, 2p)."""
+    return 5 * ops.minimum(1.0, 2 * progress)
+
+
+class JumpNet(AllConv):
+    """The network with leaky ReLU(x) + height * [x > 0] in place of leaky ReLU."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.height = self.ramp("height")
+
+    def activation(self, x: Any) -> Any:
+        return leaky_relu(x) + self.height * ops.cast(x > 0, "float32")
+
+
+class JumpRecipe(Recipe):
+    """The shared recipe while the jump grows."""
+
+    def net(self) -> JumpNet:
+        return self.allconv(JumpNet)
+
+    def on_progress(self, net: Any, progress: Any) -> None:
+        net.height.assign(height(progress))
+
+
+@final
+class Jump(Defense):
+    """The shared answer, with the jump at its full height of 5."""
+
+    name = "jump"
+    idea = "adds a jump to the activation that its gradient does not see"
+
+    @classmethod
+    def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
+        return [JumpRecipe(info, settings, seed)]

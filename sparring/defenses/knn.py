@@ -1,0 +1,121 @@
+"""knn: the answer is that of the nearest training images.
+
+A network learns, without labels, to embed two augmented views of an image close together. An image
+is answered with the majority label of the 8 training images nearest to it. A vote has no gradient;
+a soft nearest-neighbor loss over the stored embeddings has.
+
+    sparring train knn --data digits
+
+RESULT
+
+Reference: a defense of the self-study course in evaluating adversarial robustness; NT-Xent is of
+Chen et al. 2020, https://arxiv.org/abs/2002.05709, its learned scale of Radford et al. 2021,
+https://arxiv.org/abs/2103.00020.
+"""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import numpy as np
+from keras import ops
+
+from sparring.augment import STRONG_DRAWS, strong
+from sparring.data import Dataset, DatasetInfo
+from sparring.defense import Defense
+from sparring.nets import AllConv
+from sparring.recipe import Recipe, Settings, cross_entropy, hits
+
+NEIGHBORS = 8
+EMBEDDING = 128
+SAMPLE = 2000  # training images the test accuracy reported while training looks among
+
+
+class EmbeddingNet(AllConv):
+    """The network with embeddings [B, 128] of length 1 for logits, and NT-Xent's scale."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        # Log of the scale; clipped after every update rather than in the loss, where backends
+        # differ on the gradient at the ends.
+        self.log_scale = self.add_weight(
+            shape=(), name="log_scale", initializer="zeros", constraint=lambda r: ops.clip(r, 0, 5)
+        )
+
+    def call(self, x: Any) -> Any:
+        embedding = super().call(x)
+        return embedding / ops.sqrt(ops.sum(ops.square(embedding), -1, keepdims=True) + 1e-12)
+
+
+def nt_xent(first: Any, second: Any, scale: Any) -> tuple[Any, Any]:
+    """NT-Xent in both directions of embeddings [B, D] of length 1, and how many pairs are found."""
+    similarities = scale * ops.matmul(first, ops.transpose(second))
+    own = ops.arange(first.shape[0], dtype="int32")
+    loss = cross_entropy(own, similarities) + cross_entropy(own, ops.transpose(similarities))
+    return loss / 2, hits(own, similarities)
+
+
+def votes(similarities: Any, labels: Any, classes: int) -> Any:
+    """How many of the nearest training images have each label: [B, K] of similarities [B, N]."""
+    nearest = ops.top_k(similarities, min(NEIGHBORS, similarities.shape[1]))[1]
+    return ops.sum(ops.one_hot(ops.take(labels, nearest, axis=0), classes), axis=1)
+
+
+class KnnRecipe(Recipe):
+    """NT-Xent on two strongly augmented views of each image; labels are not used."""
+
+    def net(self) -> EmbeddingNet:
+        return self.allconv(EmbeddingNet, outputs=EMBEDDING)
+
+    def augment(self, x: Any, y: Any) -> tuple[Any, Any]:
+        both = ops.concatenate([x, x], axis=0)
+        draws = self.random.uniform((STRONG_DRAWS, both.shape[0], 1))
+        return strong(both, draws, bool(self.settings.flip)), y
+
+    def loss(self, net: Any, x: Any, y: Any) -> tuple[Any, Any]:
+        first, second = ops.split(net(x), 2, axis=0)
+        return nt_xent(first, second, ops.exp(net.log_scale))
+
+    def evaluate(self, net: EmbeddingNet, dataset: Dataset) -> float:
+        known = net.predict(dataset.x_train[:SAMPLE])
+        similarities = net.predict(dataset.x_test) @ known.T
+        labels = ops.convert_to_tensor(dataset.y_train[:SAMPLE])
+        counts = votes(ops.convert_to_tensor(similarities), labels, dataset.classes)
+        answers = ops.convert_to_numpy(counts).argmax(axis=1)
+        return float(np.mean(answers == dataset.y_test))
+
+    def finish(self, net: EmbeddingNet, dataset: Dataset) -> dict[str, np.ndarray]:
+        return {"embeddings": net.predict(dataset.x_train), "labels": dataset.y_train}
+
+
+@final
+class Knn(Defense):
+    """One-hot of the majority label of the 8 training images nearest by cosine similarity.
+
+    `logits` are the votes. Of labels with equally many, the first wins.
+    """
+
+    name = "knn"
+    idea = "answers with the labels of the nearest training images"
+    differentiable = False
+    course_settings = Settings(batch_size=128, learning_rate=0.003, epochs=1000, weight_decay=0)
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._embeddings = ops.convert_to_tensor(self.arrays["0/embeddings"].T)
+        self._labels = ops.convert_to_tensor(self.arrays["0/labels"])
+
+    @classmethod
+    def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
+        return [KnnRecipe(info, settings, seed)]
+
+    def embed(self, x: Any) -> Any:
+        """Embeddings [B, 128] of length 1, differentiable by x."""
+        return self.nets[0](x)
+
+    def logits(self, x: Any) -> Any:
+        similarities = ops.matmul(self.embed(x), self._embeddings)
+        return votes(similarities, self._labels, self.info.classes)
+
+    def probabilities(self, x: Any) -> Any:
+        return ops.one_hot(ops.argmax(self.logits(x), axis=-1), self.info.classes)

@@ -1,0 +1,68 @@
+"""mergebinary: one network for each class, each answering yes or no.
+
+Many one-against-the-rest networks have to be fooled together: one must say no, another yes, and the
+answer is rejected unless one class stands out. The largest margin over the networks is a
+differentiable objective for an attack.
+
+    sparring train mergebinary --data digits
+
+RESULT
+
+Reference: a defense of the self-study course in evaluating adversarial robustness.
+"""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import numpy as np
+from keras import ops
+
+from sparring.data import Dataset, DatasetInfo
+from sparring.defense import Defense
+from sparring.nets import AllConv
+from sparring.recipe import Recipe, Settings
+
+LEAST_PROBABILITY = 0.7
+
+
+def merged_logits(margins: Any) -> Any:
+    """Logits [B, K] of the margins P(yes) - P(no) [B, K]: 5 sigmoid(5 d)."""
+    return 5 * ops.sigmoid(5 * margins)
+
+
+class BinaryRecipe(Recipe):
+    """The shared recipe on the question whether an image is of class `network`; output 1 is yes."""
+
+    def net(self) -> AllConv:
+        return self.allconv(AllConv, outputs=2)
+
+    def augment(self, x: Any, y: Any) -> tuple[Any, Any]:
+        x, y = super().augment(x, y)
+        return x, ops.cast(ops.equal(y, self.network), "int32")
+
+    def evaluate(self, net: AllConv, dataset: Dataset) -> float:
+        answers = net.predict(dataset.x_test).argmax(axis=1)
+        return float(np.mean(answers == (dataset.y_test == self.network)))
+
+
+@final
+class MergeBinary(Defense):
+    """Softmax of the merged logits; rejected when its largest probability is below 0.7."""
+
+    name = "mergebinary"
+    idea = "one yes-or-no network a class; rejects when none stands out"
+    networks = "one a class"
+    detects = True
+
+    @classmethod
+    def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
+        each = settings.replace(filters=max(1, settings.filters // 4))
+        return [BinaryRecipe(info, each, seed, network) for network in range(info.classes)]
+
+    def logits(self, x: Any) -> Any:
+        answers = [ops.softmax(net(x), axis=-1) for net in self.nets]
+        return merged_logits(ops.stack([yes[:, 1] - yes[:, 0] for yes in answers], axis=-1))
+
+    def scores(self, x: Any) -> Any:
+        return ops.cast(ops.max(self.probabilities(x), axis=-1) < LEAST_PROBABILITY, "float32")

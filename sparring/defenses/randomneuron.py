@@ -1,0 +1,83 @@
+"""randomneuron: neurons are dropped at random when the network answers.
+
+After every convolution units are kept with a probability that grows with their share of the
+activation, and what is kept is scaled up to leave the mean alone. It trains nothing: it serves the
+baseline's weights. Averaging gradients over draws (EOT) goes through it.
+
+    sparring train baseline --data digits
+    sparring train randomneuron --data digits
+
+RESULT
+
+Reference: a defense of the self-study course in evaluating adversarial robustness; stochastic
+activation pruning is of Dhillon et al. 2018, https://arxiv.org/abs/1803.01442.
+"""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+from keras import ops
+
+from sparring.chance import Chance
+from sparring.data import DatasetInfo
+from sparring.defense import Defense
+from sparring.nets import AllConv, leaky_relu
+from sparring.recipe import Recipe, Settings
+
+DRAWS = 10
+
+
+def keep_probabilities(activations: Any) -> Any:
+    """Probability of keeping each of n units, [B, n]: 1 - exp(-n/3 |a_i| / sum |a|)."""
+    sizes = ops.abs(activations)
+    shares = sizes / ops.maximum(ops.sum(sizes, axis=1, keepdims=True), 1e-30)
+    return 1 - ops.exp(-activations.shape[1] / 3 * shares)
+
+
+class DroppingNet(AllConv):
+    """The network dropping units after every convolution, the head's included."""
+
+    chance: Chance
+
+    def activation(self, x: Any) -> Any:
+        return self._dropped(leaky_relu(x))
+
+    def head_activation(self, x: Any) -> Any:
+        return self._dropped(x)
+
+    def _dropped(self, x: Any) -> Any:
+        units = ops.reshape(x, (x.shape[0], -1))
+        kept = keep_probabilities(units)
+        draws = self.chance.uniform(units.shape[1])
+        # What has no chance of being kept divides by 1 instead of by 0.
+        scaled = ops.where(draws < kept, units / ops.where(kept > 0, kept, 1.0), 0.0)
+        return ops.reshape(scaled, x.shape)
+
+
+class DroppingRecipe(Recipe):
+    """The baseline's network, dropping."""
+
+    def net(self) -> DroppingNet:
+        return self.allconv(DroppingNet)
+
+
+@final
+class RandomNeuron(Defense):
+    """Mean of the softmax over 10 draws; `logits` are the logarithms of it."""
+
+    name = "randomneuron"
+    idea = "drops neurons at random when the baseline's network answers"
+    networks = "the baseline's"
+    stochastic = True
+    borrows = "baseline"
+
+    @classmethod
+    def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
+        return [DroppingRecipe(info, settings, seed)]
+
+    def logits(self, x: Any) -> Any:
+        net = self.nets[0]
+        net.chance = Chance(x, self._seed)
+        draws = [ops.softmax(net(x), axis=-1) for _ in range(DRAWS)]
+        return ops.log(ops.maximum(sum(draws) / DRAWS, 1e-30))

@@ -1,0 +1,63 @@
+"""temperature: the network is trained at a rising softmax temperature and served at none.
+
+Trained on logits divided by T, the network learns logits T times as large; served undivided, its
+softmax saturates in float32 and the gradient of the cross entropy vanishes. Attacks that follow
+that gradient stand still; attacks on the logits themselves do not notice.
+
+    sparring train temperature --data digits
+
+RESULT
+
+Reference: a defense of the self-study course in evaluating adversarial robustness; the idea is
+that of defensive distillation, Papernot et al. 2016, https://arxiv.org/abs/1511.04508, and of how
+it fails, Carlini and Wagner 2017, https://arxiv.org/abs/1608.04644.
+"""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+from sparring.data import DatasetInfo
+from sparring.defense import Defense
+from sparring.nets import AllConv
+from sparring.recipe import Recipe, Settings, cross_entropy, hits
+
+
+def temperature(progress: Any) -> Any:
+    """T at progress p in [0, 1]: 1.15^(100 p), from 1 to 1.2 million."""
+    return 1.15 ** (100 * progress)
+
+
+class TemperatureNet(AllConv):
+    """The network with the temperature it is being trained at; its logits are undivided."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.temperature = self.ramp("temperature")
+
+
+class TemperatureRecipe(Recipe):
+    """Cross entropy of logits / T."""
+
+    def net(self) -> TemperatureNet:
+        return self.allconv(TemperatureNet)
+
+    def on_progress(self, net: Any, progress: Any) -> None:
+        net.temperature.assign(temperature(progress))
+
+    def loss(self, net: Any, x: Any, y: Any) -> tuple[Any, Any]:
+        logits = net(x)
+        return cross_entropy(y, logits / net.temperature), hits(y, logits)
+
+
+@final
+class Temperature(Defense):
+    """Softmax of the undivided logits."""
+
+    name = "temperature"
+    idea = "trains at a rising softmax temperature, so that gradients of the served softmax vanish"
+    course_settings = Settings(weight_decay=1e-5)
+
+    @classmethod
+    def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
+        return [TemperatureRecipe(info, settings, seed)]

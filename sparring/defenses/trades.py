@@ -1,0 +1,67 @@
+"""trades: accuracy and robustness are traded in the loss. Ours, not the course's.
+
+The loss is the cross entropy on clean images plus six times how far the answers move in the worst
+case nearby, found by projected gradient descent in Linf. With pgdtrain it is what robustness claims
+are compared with, and it holds.
+
+    sparring train trades --data digits
+
+RESULT
+
+Reference: Zhang et al. 2019, "Theoretically Principled Trade-off between Robustness and Accuracy",
+https://arxiv.org/abs/1901.08573.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, final
+
+from keras import ops
+
+from sparring.adversarial import PgdSettings, ascend
+from sparring.data import DatasetInfo
+from sparring.defense import Defense
+from sparring.recipe import Recipe, Settings, cross_entropy, hits
+
+
+@dataclass(frozen=True, kw_only=True)
+class TradesSettings(PgdSettings):
+    """The attack's settings, and the weight of robustness."""
+
+    steps: int = 10
+    beta: float = 6.0
+
+
+def divergence(clean: Any, moved: Any) -> Any:
+    """Mean over a batch of KL(softmax(clean) || softmax(moved)), logits [B, K]."""
+    log_clean, log_moved = ops.log_softmax(clean, -1), ops.log_softmax(moved, -1)
+    return ops.mean(ops.sum(ops.exp(log_clean) * (log_clean - log_moved), axis=-1))
+
+
+class TradesRecipe(Recipe):
+    """CE(x) + beta KL(answers to x || answers to x moved to where that is largest)."""
+
+    settings: TradesSettings
+
+    def loss(self, net: Any, x: Any, y: Any) -> tuple[Any, Any]:
+        # At x itself the divergence is zero and so is its gradient; noise of 0.001 leaves it.
+        start = ops.clip(x + 0.001 * self.random.normal(x.shape), 0.0, 1.0)
+        answers = ops.stop_gradient(net(x))
+        moved = ascend(lambda images: divergence(answers, net(images)), x, start, self.settings)
+        clean = net(x)
+        robust = divergence(clean, net(moved))
+        return cross_entropy(y, clean) + self.settings.beta * robust, hits(y, clean)
+
+
+@final
+class Trades(Defense):
+    """The shared answer."""
+
+    name = "trades"
+    idea = "trades accuracy for answers that stay alike nearby (ours, after Zhang et al.)"
+    course_settings = TradesSettings()
+
+    @classmethod
+    def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
+        return [TradesRecipe(info, settings, seed)]
