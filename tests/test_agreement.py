@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from sparring.backend_choice import NAMES
+from sparring.defenses import DEFENSES
 from tests.conftest import patterns
 
 # float32 keeps 7 digits. A sum of n products in another order differs by about sqrt(n) units in
@@ -71,6 +72,24 @@ def test_loss_logits_and_gradients_agree(
     for name in names:
         assert first[name].shape == second[name].shape
         assert _largest_relative(second[name], first[name]) < ROUNDING, name
+
+
+# The attack inside these takes the sign of gradients, and one that is zero but for rounding may
+# have either.
+SIGNED = ("pgdtrain", "trades")
+
+
+@pytest.mark.parametrize("other", NAMES[1:])
+@pytest.mark.parametrize("name", [name for name in DEFENSES if name not in SIGNED])
+def test_every_recipe_agrees(
+    results: dict[str, dict[str, np.ndarray]], name: str, other: str
+) -> None:
+    first, second = results["torch"], results[other]
+    keys = [key for key in first if key.startswith(f"{name}/")]
+    assert len(keys) >= 7 or name == "randomneuron"
+    for key in keys:
+        # Several networks' passes follow each other in some: TRAINED rather than ROUNDING.
+        assert _largest_relative(second[key], first[key]) < TRAINED, key
 
 
 @pytest.mark.parametrize("other", NAMES[1:])

@@ -16,6 +16,8 @@ from sparring.data import Dataset
 from sparring.defense import Defense
 from sparring.defenses import DEFENSES, get
 from sparring.errors import DataError, SettingsError
+from sparring.train_loop import EpochMetrics, Silent
+from tests.conftest import patterns
 
 pytestmark = pytest.mark.backend
 
@@ -23,8 +25,6 @@ pytestmark = pytest.mark.backend
 @pytest.fixture(scope="module", params=list(DEFENSES))
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Defense:
     """Each defense, trained for two small epochs on three-channel images."""
-    from tests.conftest import patterns
-
     x, y = patterns(40, channels=3)
     dataset = Dataset("patterns", x, y, x[:16], y[:16], tuple("abcd"))
     out = tmp_path_factory.mktemp("runs")
@@ -87,8 +87,12 @@ def test_tensors_are_taken_too(trained: Defense, images: np.ndarray) -> None:
 def test_answers_do_not_depend_on_how_the_batch_is_cut(trained: Defense) -> None:
     images = np.random.default_rng(2).random((131, 8, 8, 3), dtype=np.float32)
     parts = np.concatenate([trained.classify(images[:1]), trained.classify(images[1:])])
-    # Kernels for other batch sizes may add up in another order.
-    np.testing.assert_allclose(trained.classify(images), parts, rtol=1e-4, atol=1e-6)
+    whole = trained.classify(images)
+    # Kernels for other batch sizes may add up in another order, which may tip a vote that is tied
+    # but for rounding; probabilities move by no more than rounding.
+    votes = set(np.unique(whole)) == {0, 1}
+    close = np.isclose(whole, parts, rtol=1e-4, atol=1e-6).all(axis=1)
+    assert (~close).sum() <= (2 if votes else 0)
 
 
 @pytest.mark.parametrize("method", ["classify", "detect"])
@@ -139,6 +143,36 @@ def test_logits_are_differentiable(trained: Defense, images: np.ndarray) -> None
         up, down = (_objective(trained, images + sign * step) for sign in (1, -1))
         slope = (ops.convert_to_numpy(up) - ops.convert_to_numpy(down)) / 2e-2
         assert slope == pytest.approx(np.linalg.norm(gradient), rel=0.02)
+
+
+class Stop(BaseException):
+    """What a training is interrupted with."""
+
+
+class StopAfterEpoch(Silent):
+    """Interrupts a training after its first epoch, if that is not its last."""
+
+    def epoch(self, metrics: EpochMetrics, seconds_left: float) -> None:
+        raise Stop
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_interrupted_after_every_epoch_the_weights_are_the_same(name: str, tmp_path: Path) -> None:
+    x, y = patterns(24, channels=3)
+    dataset = Dataset("patterns", x, y, x[:8], y[:8], tuple("abcd"))
+    small: dict[str, Any] = {"filters": 4, "epochs": 4 if name == "majority" else 2}
+    if get(name).borrows:
+        pytest.skip(f"{name} trains nothing")
+    whole = sparring.train(name, dataset, out=tmp_path / "whole", batch_size=16, **small)
+    arguments: dict[str, Any] = {"out": tmp_path, "batch_size": 16, **small}
+    for _ in range(2 * len(whole.nets)):
+        with pytest.raises(Stop):
+            sparring.train(name, dataset, progress=StopAfterEpoch(), **arguments)
+    parts = sparring.train(name, dataset, progress=StopAfterEpoch(), **arguments)
+    assert whole.path is not None
+    assert parts.path is not None
+    file = "weights.safetensors"
+    assert (whole.path / file).read_bytes() == (parts.path / file).read_bytes()
 
 
 def _objective(defense: Defense, images: Any) -> Any:
