@@ -128,14 +128,18 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
 
     The run goes to OUT/<data set>/<defense>: its weights, settings, results and the metrics of
     every epoch. Run the same command again after an interruption and it goes on from the last
-    completed epoch. Settings not given here are the defense's own; --config takes more of them
+    completed epoch. 'all' trains one defense after the other, skips what is finished and goes on
+    past one that fails. Settings not given here are the defense's own; --config takes more of them
     (momentum, weight_decay, ema_decay, head_size, flip).
     """
 )
 def train(
     context: typer.Context,
     defense: Annotated[
-        str, typer.Argument(help="Name of the defense, as 'sparring list' shows it.")
+        str,
+        typer.Argument(
+            help="Name of the defense, as 'sparring list' shows it, or all of them: all."
+        ),
     ],
     data: Annotated[
         str,
@@ -218,23 +222,58 @@ def train(
             "learning_rate": learning_rate,
         }
         settings |= {name: value for name, value in named.items() if value is not None}
+        options: dict[str, Any] = {
+            "data": data,
+            "data_dir": data_dir,
+            "limit_train": limit_train,
+            "limit_test": limit_test,
+            "out": out,
+            "seed": seed,
+            "restarts": restarts,
+            "device": device,
+            "eval_every": eval_every,
+            "force": force,
+            **settings,
+        }
+        if defense == "all":
+            _train_all(options, quiet)
+        else:
+            with display.shown(quiet) as progress:
+                trained = api.train(defense, progress=progress, **options)
+            _summary(trained)
+
+
+def _train_all(options: dict[str, Any], quiet: bool) -> None:
+    """Train one defense after the other, go on past those that fail, and end with a table."""
+    from rich.table import Table
+
+    from sparring import api, display
+    from sparring.defenses import DEFENSES
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("defense", "test accuracy", "rejected", "training time", ""):
+        table.add_column(column, overflow="fold")
+    failed = []
+    for number, name in enumerate(DEFENSES, start=1):
         with display.shown(quiet) as progress:
-            trained = api.train(
-                defense,
-                data,
-                data_dir=data_dir,
-                limit_train=limit_train,
-                limit_test=limit_test,
-                out=out,
-                seed=seed,
-                restarts=restarts,
-                device=device,
-                eval_every=eval_every,
-                force=force,
-                progress=progress,
-                **settings,
-            )
-        _summary(trained)
+            progress.message(f"{name} ({number} of {len(DEFENSES)})")
+            try:
+                results = api.train(name, progress=progress, **options).results
+            except (SparringError, OSError) as error:
+                failed.append(name)
+                progress.message(f"{name} failed: {error}")
+                table.add_row(name, "-", "-", "-", str(error).splitlines()[0])
+            else:
+                table.add_row(
+                    name,
+                    f"{results['test_accuracy']:.2%}",
+                    f"{results['rejected']:.2%}",
+                    display.duration(results["seconds"]),
+                    "",
+                )
+    Console().print(table)
+    if failed:
+        _fail(f"{len(failed)} of {len(DEFENSES)} failed: {', '.join(failed)}", EXIT_FAILED)
 
 
 def _summary(trained: Any) -> None:

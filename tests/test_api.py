@@ -85,6 +85,7 @@ def test_a_finished_run_on_disk(dataset: Dataset, tmp_path: Path) -> None:
     right = defense.classify(dataset.x_test).argmax(axis=1) == dataset.y_test
     assert run["results"]["test_accuracy"] == lines[-1]["test_accuracy"] == right.mean()
     assert defense.results == run["results"]
+    assert run["results"]["rejected"] == 0
 
 
 @pytest.mark.backend

@@ -79,11 +79,13 @@ def test_blur_averages_each_2x2_of_the_padded_image() -> None:
 
 @pytest.mark.parametrize(("progress", "expected"), [(0, 1), (0.1, 1.15**10), (1, 1174313.4507)])
 def test_temperature(progress: float, expected: float) -> None:
-    assert temperature.temperature(progress) == pytest.approx(expected, rel=1e-9)
+    assert temperature.temperature(1.15, progress) == pytest.approx(expected, rel=1e-9)
 
 
 def test_temperature_divides_logits_in_training_alone() -> None:
-    recipe = get("temperature").recipes(_info(), Settings(filters=2), 0)[0]
+    settings = get("temperature").course_settings.replace(filters=2)
+    assert settings.base == 1.15  # type: ignore[attr-defined]
+    recipe = get("temperature").recipes(_info(), settings, 0)[0]
     net = recipe.net()
     recipe.on_progress(net, 0.1)
     x, y = _batch()
@@ -291,7 +293,7 @@ def test_chance_is_the_same_on_every_backend() -> None:
 
 
 def test_injection_strength() -> None:
-    strengths = [float(array(injection.strength(p))) for p in (0, 0.5, 10 / 11, 1)]
+    strengths = [float(array(injection.strength(0.02, p))) for p in (0, 0.5, 10 / 11, 1)]
     assert strengths == pytest.approx([0.05, 0.0335, 0.02, 0.02])
 
 
@@ -340,7 +342,8 @@ def test_cosine() -> None:
 def test_injection_signatures_are_means_over_training_images() -> None:
     x, y = patterns(20)
     dataset = Dataset("patterns", x, y, x[:4] // 2, y[:4], tuple("abcd"))
-    recipe = get("injection").recipes(dataset.info, Settings(filters=2), 0)[0]
+    settings = get("injection").course_settings.replace(filters=2)
+    recipe = get("injection").recipes(dataset.info, settings, 0)[0]
     net = recipe.net()
     arrays = recipe.finish(net, dataset)
     assert arrays["patterns"].shape == (4, 8, 8, 1)

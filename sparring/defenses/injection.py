@@ -15,6 +15,7 @@ Shan et al. 2020, https://arxiv.org/abs/1904.08554.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
@@ -27,16 +28,37 @@ from sparring.nets import AllConv, in_batches, to_float
 from sparring.recipe import Recipe, Settings, cross_entropy, hits
 from sparring.seeds import Stream
 
-SERVED_STRENGTH = 0.02
 TOO_LIKE = 0.6  # an input's features to the signature of its answer
 TOO_UNLIKE = 0.8  # features under another class's pattern to that class's signature
 MOST_UNLIKE = 3  # other classes that may be
 LEAST_WORKING = 0.8  # share of the others' patterns that have to work
 
 
-def strength(progress: Any) -> Any:
-    """The patterns' strength at progress p in [0, 1]: 0.02 + 0.03 max(0, 1 - 1.1 p)."""
-    return SERVED_STRENGTH + 0.03 * ops.maximum(0.0, 1 - 1.1 * progress)
+@dataclass(frozen=True, kw_only=True)
+class InjectionSettings(Settings):
+    """The shared settings, and how strong the patterns are."""
+
+    learning_rate: float = 0.01
+    batch_size: int = 32  # half of the course's, which the patterned images double
+    strength: float = 0.02  # when served; training starts at 2.5 times it
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._expect("strength", 0 < self.strength <= 1, "above 0, at most 1")
+
+    def scaled_to(self, dataset: str) -> Settings:
+        settings = super().scaled_to(dataset)
+        # A pattern's L2 norm grows with the root of the pixels; 0.14 in 8x8x1 images is to it what
+        # 0.02 is in 32x32x3 ones. At 0.02 no pattern was learned and every input rejected.
+        return settings.replace(strength=0.14) if dataset == "digits" else settings
+
+
+def strength(served: float, progress: Any) -> Any:
+    """The patterns' strength at progress p in [0, 1]: served (1 + 1.5 max(0, 1 - 1.1 p)).
+
+    With the course's 0.02 that is 0.02 + 0.03 max(0, 1 - 1.1 p).
+    """
+    return served * (1 + 1.5 * ops.maximum(0.0, 1 - 1.1 * progress))
 
 
 def cosine(a: Any, b: Any) -> Any:
@@ -85,6 +107,8 @@ class InjectionRecipe(Recipe):
     Both stand in one batch, so that an epoch trains 2 n images.
     """
 
+    settings: InjectionSettings
+
     def patterns(self) -> np.ndarray:
         """The K patterns of zeros and ones, float32 [K, H, W, C], from the seed alone."""
         random = np.random.default_rng(self.spread(Stream.PATTERNS))
@@ -95,7 +119,7 @@ class InjectionRecipe(Recipe):
         return self.allconv(TrapdoorNet)
 
     def on_progress(self, net: Any, progress: Any) -> None:
-        net.strength.assign(strength(progress))
+        net.strength.assign(strength(self.settings.strength, progress))
 
     def loss(self, net: Any, x: Any, y: Any) -> tuple[Any, Any]:
         draws = self.random.uniform((x.shape[0],))
@@ -114,7 +138,7 @@ class InjectionRecipe(Recipe):
         for pattern in self._patterns:
             features = backend.compile(
                 lambda images, pattern=pattern: net.mean_features(
-                    to_float(images) + SERVED_STRENGTH * pattern
+                    to_float(images) + self.settings.strength * pattern
                 )[0],
                 net.variables,
             )
@@ -129,8 +153,8 @@ class Injection(Defense):
     name = "injection"
     idea = "plants trapdoors in the network and rejects what falls into them"
     detects = True
-    # Half of the course's batch of images, which the patterned ones double.
-    course_settings = Settings(learning_rate=0.01, batch_size=32)
+    course_settings = InjectionSettings()
+    settings: InjectionSettings
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -146,7 +170,7 @@ class Injection(Defense):
         likeness = cosine(features[:, None], self._signatures[None])
         under, named = [], []
         for label in range(self.info.classes):
-            patterned = x + SERVED_STRENGTH * self._patterns[label]
+            patterned = x + self.settings.strength * self._patterns[label]
             features, answers = self.nets[0].mean_features(patterned)
             under.append(cosine(features, self._signatures[label]))
             named.append(ops.argmax(answers, axis=-1))
