@@ -11,9 +11,10 @@ from keras import ops
 from sparring import backend
 from sparring.recipe import Settings
 
-# Grey images on black stand larger perturbations than photographs.
-_SCALED: dict[str, dict[str, float]] = {
-    "digits": {"eps": 0.1, "step_size": 0.025},
+# Grey images on black stand larger perturbations than photographs; on the digits half of the epochs
+# keep training, eight times the passes of the baseline's, to minutes.
+_SCALED: dict[str, dict[str, Any]] = {
+    "digits": {"eps": 0.1, "step_size": 0.025, "epochs": 50},
     "fashion-mnist": {"eps": 0.1, "step_size": 0.025},
 }
 

@@ -164,6 +164,10 @@ def load(run: str | Path) -> Defense:
         loaded = _assemble(defense, info, settings, recipes, arrays)
     except RunError as error:
         raise RunError(f"{directory.weights_file}: {error}") from error
+    except KeyError as error:
+        raise RunError(
+            f"{directory.weights_file}: expected an array {error}, found none"
+        ) from error
     loaded.results, loaded.path = results, directory.path
     return loaded
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, final
 
@@ -25,9 +25,9 @@ _REMEMBERED_LOSSES = 30
 _STEPS_BETWEEN_LOOKS = 50
 
 
-def learning_rate_factor(progress: float) -> float:
+def learning_rate_factor(progress: Any) -> Any:
     """What the learning rate is multiplied with: cos(7/16 pi p), p in [0, 1]; ends at 0.195."""
-    return math.cos(7 / 16 * math.pi * progress)
+    return ops.cos(7 / 16 * math.pi * progress)
 
 
 @dataclass(frozen=True)
@@ -123,14 +123,20 @@ class TrainLoop:
         x = to_float(ops.take(images, indices, axis=0))
         x, y = self.recipe.augment(x, ops.take(labels, indices, axis=0))
 
-        def objective() -> tuple[Any, Any]:
-            loss, hits = self.recipe.loss(self.net, x, y)
-            squares = sum(ops.sum(ops.square(kernel)) for kernel in self.net.kernels)
-            return loss + self.settings.weight_decay / 2 * squares, hits
-
-        variables = self.net.trainable_variables
-        loss, hits, gradients = backend.value_and_gradients(objective, variables)
-        rate = self.settings.learning_rate * ops.cos(7 / 16 * math.pi * progress)
+        variables, kernels = self.net.trainable_variables, self.net.kernels
+        loss, hits, gradients = backend.value_and_gradients(
+            lambda: self.recipe.loss(self.net, x, y), variables
+        )
+        # Weight decay is a term of the loss; its gradient is known and need not be derived.
+        penalty, penalized = self.settings.weight_decay, {id(kernel) for kernel in kernels}
+        if penalty:
+            flat = [ops.reshape(kernel, (-1,)) for kernel in kernels]
+            loss = loss + penalty / 2 * sum(ops.dot(weights, weights) for weights in flat)
+            gradients = [
+                gradient + penalty * variable if id(variable) in penalized else gradient
+                for gradient, variable in zip(gradients, variables, strict=True)
+            ]
+        rate = self.settings.learning_rate * learning_rate_factor(progress)
         self._optimizer.apply([gradient * rate for gradient in gradients])
         decay = ops.minimum(self.settings.ema_decay, (1 + updates) / (10 + updates))
         backend.moving_average(self.ema.trainable_variables, variables, decay)
@@ -138,7 +144,13 @@ class TrainLoop:
 
     # All epochs, on the host
 
-    def run(self, save: Any, progress: Progress, networks: int = 1, eval_every: int = 1) -> None:
+    def run(
+        self,
+        save: Callable[[EpochMetrics], None],
+        progress: Progress,
+        networks: int = 1,
+        eval_every: int = 1,
+    ) -> None:
         """Train the epochs that are left.
 
         Args:
@@ -209,7 +221,8 @@ class TrainLoop:
 
     def _learning_rate(self, step: int) -> float:
         """The learning rate at a step counted from 0 over all epochs."""
-        return self.settings.learning_rate * learning_rate_factor(step / self._steps)
+        factor = ops.convert_to_numpy(learning_rate_factor(step / self._steps))
+        return self.settings.learning_rate * float(factor)
 
     def _look(self, scalars: list[Any], steps_before: int) -> np.ndarray:
         """The losses of the steps after `steps_before`; Diverged at the first not finite."""

@@ -393,6 +393,21 @@ def test_knn_scale_is_clipped_and_labels_are_not_used() -> None:
     assert float(array(loss)) == float(array(other))
 
 
+def test_a_run_without_its_embeddings_is_refused(tmp_path: Path) -> None:
+    from sparring.checkpoint import Run, read_tensors
+
+    x, y = patterns(16)
+    dataset = Dataset("patterns", x, y, x, y, tuple("abcd"))
+    trained = sparring.train("knn", dataset, out=tmp_path, epochs=1, filters=2)
+    assert trained.path is not None
+    run = Run(trained.path)
+    arrays, _, _ = read_tensors(run.weights_file)
+    assert arrays.pop("0/embeddings").shape == (16, 128)
+    run.finish(run.read(), arrays)
+    with pytest.raises(RunError, match="expected an array '0/embeddings', found none"):
+        sparring.load(run.path)
+
+
 # advtrain, pgdtrain, trades
 
 

@@ -6,7 +6,8 @@ Each of the three modules here offers the same functions:
 - `compile(function, variables)`: the function made fast. It may assign `variables` (the full list
   of Keras variables it reads or writes) and runs without recording gradients.
 - `value_and_gradients(objective, variables)`: value, auxiliary value and gradients of
-  `objective() -> (scalar, auxiliary)` by Keras variables; for use inside a compiled function.
+  `objective() -> (scalar, auxiliary)` by Keras variables, zero for one it does not depend on; for
+  use inside a compiled function.
 - `input_gradient(function, x)`: the gradient of a scalar function at a tensor x, a constant for
   whatever is differentiated around it.
 - `moving_average(averages, values, decay)`: averages <- decay * averages + (1 - decay) * values.

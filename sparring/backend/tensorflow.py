@@ -40,7 +40,11 @@ def value_and_gradients(
 ) -> tuple[Any, Any, list[Any]]:
     with tf.GradientTape() as tape:
         value, auxiliary = objective()
-    gradients = tape.gradient(value, [variable.value for variable in variables])
+    gradients = tape.gradient(
+        value,
+        [variable.value for variable in variables],
+        unconnected_gradients=tf.UnconnectedGradients.ZERO,
+    )
     return value, auxiliary, gradients
 
 

@@ -57,7 +57,9 @@ def value_and_gradients(
 ) -> tuple[Any, Any, list[Any]]:
     with torch.enable_grad():
         value, auxiliary = objective()
-        gradients = torch.autograd.grad(value, [variable.value for variable in variables])
+        gradients = torch.autograd.grad(
+            value, [variable.value for variable in variables], materialize_grads=True
+        )
     return value.detach(), auxiliary, list(gradients)
 
 
