@@ -72,16 +72,12 @@ def list_defenses(
     out: Annotated[Path, typer.Option(help="Folder of runs to look into.")] = Path("runs"),
 ) -> None:
     with _errors():
-        from rich.table import Table
-
         backend_choice.choose()
 
         from sparring.checkpoint import Run
         from sparring.defenses import DEFENSES
 
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("defense", "networks", "stochastic", "detects", "trained on", "idea"):
-            table.add_column(column, overflow="fold")
+        rows = [("defense", "networks", "random", "detects", "trained on", "idea")]
         for name, defense in DEFENSES.items():
             runs = (Run(folder) for folder in sorted(out.glob(f"*/{name}")))
             trained = [
@@ -89,15 +85,20 @@ def list_defenses(
                 for run in runs
                 if run.exists() and run.read().get("status") == "finished"
             ]
-            table.add_row(
-                name,
-                defense.networks,
-                "yes" if defense.stochastic else "no",
-                "yes" if defense.detects else "no",
-                ", ".join(trained) or "-",
-                defense.idea,
+            rows.append(
+                (
+                    name,
+                    defense.networks,
+                    "yes" if defense.stochastic else "no",
+                    "yes" if defense.detects else "no",
+                    ", ".join(trained) or "-",
+                    defense.idea,
+                )
             )
-        Console().print(table)
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            print("  ".join(cells).rstrip())
 
 
 _SETTINGS = "sparring.settings"

@@ -459,8 +459,8 @@ def _npz(path: Path) -> Dataset:
         raise
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
         raise DataError(
-            f"{path}: expected an .npz file of plain numeric arrays (as numpy.savez writes), "
-            f"found otherwise: {error}"
+            f"{path}: expected an .npz file of plain numeric arrays, as numpy.savez writes; this "
+            "one is damaged, of another kind, or holds pickled objects, which are never loaded"
         ) from error
     for key in ("x_train", "x_test"):
         if arrays[key].ndim == 3:

@@ -21,6 +21,7 @@ from typer.testing import CliRunner, Result
 from sparring import display
 from sparring.checkpoint import Run
 from sparring.cli import app
+from sparring.defenses import DEFENSES
 from sparring.errors import Diverged
 from sparring.train_loop import EpochMetrics
 
@@ -67,7 +68,8 @@ def test_train_ends_with_a_summary(call: Callable[..., Result], tmp_path: Path) 
     assert "runs/digits/baseline/weights.safetensors" in answer.output
     assert "defense = sparring.load('runs/digits/baseline')" in answer.output
     listed = call("list").output
-    assert re.search(r"baseline +1 +no +no +digits", listed)
+    assert re.search(r"^baseline +1 +no +no +digits +a plain network", listed, re.MULTILINE)
+    assert len(listed.splitlines()) == 1 + len(DEFENSES)
     before = (tmp_path / "runs/digits/baseline/run.json").read_bytes()
     assert call("train", "baseline", *SMALL).exit_code == 0
     assert (tmp_path / "runs/digits/baseline/run.json").read_bytes() == before

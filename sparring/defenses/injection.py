@@ -7,8 +7,6 @@ change the label and match features and logits of an ordinary image at the same 
 
     sparring train injection --data digits
 
-RESULT
-
 Reference: a defense of the self-study course in evaluating adversarial robustness; trapdoors are of
 Shan et al. 2020, https://arxiv.org/abs/1904.08554.
 """

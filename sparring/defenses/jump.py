@@ -6,8 +6,6 @@ step on the backward pass (BPDA) repairs the gradient.
 
     sparring train jump --data digits
 
-RESULT
-
 Reference: a defense of the self-study course in evaluating adversarial robustness; BPDA is of
 Athalye et al. 2018, https://arxiv.org/abs/1802.00420.
 """

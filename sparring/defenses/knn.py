@@ -6,8 +6,6 @@ a soft nearest-neighbor loss over the stored embeddings has.
 
     sparring train knn --data digits
 
-RESULT
-
 Reference: a defense of the self-study course in evaluating adversarial robustness; NT-Xent is of
 Chen et al. 2020, https://arxiv.org/abs/2002.05709, its learned scale of Radford et al. 2021,
 https://arxiv.org/abs/2103.00020.

@@ -6,8 +6,6 @@ and adversarial examples transfer.
 
     sparring train majority --data digits
 
-RESULT
-
 Reference: a defense of the self-study course in evaluating adversarial robustness.
 """
 

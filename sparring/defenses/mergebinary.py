@@ -6,8 +6,6 @@ differentiable objective for an attack.
 
     sparring train mergebinary --data digits
 
-RESULT
-
 Reference: a defense of the self-study course in evaluating adversarial robustness.
 """
 
