@@ -22,17 +22,20 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def epoch_line(metrics: EpochMetrics, networks: int, epochs: int, seconds_left: float) -> str:
-    """One epoch as a line of text."""
-    network = f"network {metrics.network + 1}/{networks}  " if networks > 1 else ""
+def figures(metrics: EpochMetrics, seconds_left: float) -> str:
+    """One epoch's figures as text."""
     tested = "" if metrics.test_accuracy is None else f"  test {metrics.test_accuracy:6.2%}"
-    width = len(str(epochs))
     return (
-        f"{network}epoch {metrics.epoch:{width}}/{epochs}  loss {metrics.loss:.4f}  "
-        f"accuracy {metrics.accuracy:6.2%}{tested}  "
+        f"loss {metrics.loss:.4f}  accuracy {metrics.accuracy:6.2%}{tested}  "
         f"learning rate {metrics.learning_rate:.4f}  "
         f"{metrics.images_per_second:,.0f} images/s  {duration(seconds_left)} left"
     )
+
+
+def place(epoch: int, epochs: int, network: int = 0, networks: int = 1) -> str:
+    """Which epoch, and of which network where there are several; `network` counts from 0."""
+    which = f"network {network + 1}/{networks}  " if networks > 1 else ""
+    return f"{which}epoch {epoch:{len(str(epochs))}}/{epochs}"
 
 
 class Lines(Silent):
@@ -40,47 +43,44 @@ class Lines(Silent):
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._networks = self._epochs = self._steps = 0
-        self._epoch = 0
+        self._network = self._networks = self._epoch = self._epochs = self._steps = 0
         self._last = time.monotonic()
 
     def begin(self, network: int, networks: int, epoch: int, epochs: int, steps: int) -> None:
-        self._networks, self._epoch, self._epochs, self._steps = networks, epoch, epochs, steps
+        self._network, self._networks = network, networks
+        self._epoch, self._epochs, self._steps = epoch, epochs, steps
 
     def step(self, step: int, loss: float) -> None:
         if time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
-            self._print(
-                f"epoch {self._epoch + 1}/{self._epochs}  step {step}/{self._steps}  "
-                f"loss {loss:.4f}"
-            )
+            self.message(f"{self._place(1)}  step {step}/{self._steps}  loss {loss:.4f}")
 
     def epoch(self, metrics: EpochMetrics, seconds_left: float) -> None:
         self._epoch = metrics.epoch
-        self._print(epoch_line(metrics, self._networks, self._epochs, seconds_left))
+        self.message(f"{self._place()}  {figures(metrics, seconds_left)}")
 
     def message(self, text: str) -> None:
-        self._print(text)
-
-    def _print(self, text: str) -> None:
         self._last = time.monotonic()
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
         self._console.file.flush()
 
+    def _place(self, ahead: int = 0) -> str:
+        return place(self._epoch + ahead, self._epochs, self._network, self._networks)
+
 
 class Live(Lines):
-    """A bar that moves with every step; the last epoch stands beside it."""
+    """A bar that moves with every step, the last epoch's figures beside it."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[figures]}"),
             console=console,
             transient=True,
         )
-        self._task = self._bar.add_task("", total=1, text="", visible=False)
-        self._text = ""
+        self._task = self._bar.add_task("", total=1, figures="", visible=False)
+        self._figures = ""
 
     def __enter__(self) -> Live:
         self._bar.start()
@@ -94,20 +94,18 @@ class Live(Lines):
         self._bar.update(self._task, total=epochs * steps, completed=epoch * steps, visible=True)
 
     def step(self, step: int, loss: float) -> None:
-        done = self._epoch * self._steps + step
         self._bar.update(
             self._task,
-            completed=done,
-            description=f"epoch {self._epoch + 1}/{self._epochs}",
-            text=self._text or f"loss {loss:.4f}",
+            completed=self._epoch * self._steps + step,
+            description=self._place(1),
+            figures=self._figures or f"loss {loss:.4f}",
         )
 
     def epoch(self, metrics: EpochMetrics, seconds_left: float) -> None:
-        self._epoch = metrics.epoch
-        self._text = epoch_line(metrics, self._networks, self._epochs, seconds_left)
-        self._text = self._text.split("  ", 1)[1] if self._networks == 1 else self._text
+        self._figures = figures(metrics, seconds_left)
         if metrics.epoch == self._epochs:
-            self._print(epoch_line(metrics, self._networks, self._epochs, seconds_left))
+            super().epoch(metrics, seconds_left)  # the last one stays when the bar goes
+        self._epoch = metrics.epoch
 
 
 @contextmanager

@@ -306,7 +306,11 @@ def test_a_live_bar_on_a_terminal() -> None:
 
 
 def test_networks_are_counted_when_there_are_several() -> None:
-    line = display.epoch_line(_metrics(3, network=1), networks=3, epochs=100, seconds_left=3725)
+    console = Console(width=200, record=True)
+    lines = display.Lines(console)
+    lines.begin(1, 3, 2, 100, 10)
+    lines.epoch(_metrics(3, network=1), 3725)
+    line = console.export_text().strip()
     assert line.startswith("network 2/3  epoch   3/100  loss 0.2500  accuracy 50.00%")
     assert line.endswith("1,234 images/s  1:02:05 left")
     assert "test" not in line
