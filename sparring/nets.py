@@ -72,6 +72,7 @@ class AllConv(keras.layers.Layer):
                 channels = size
             self.scales.append(convs)
         self.head = self._conv("head", head_size, channels, outputs)
+        backend.lay_out(self.kernels)
         self.built = True
 
     def _conv(self, name: str, side: int, inputs: int, outputs: int) -> tuple[Any, Any]:

@@ -99,6 +99,7 @@ class TrainLoop:
         # step; at rate 1 with gradients scaled beforehand the arithmetic is the same without it.
         self._optimizer = keras.optimizers.SGD(lambda: 1.0, momentum=self.settings.momentum)
         self._optimizer.build(self.net.trainable_variables)
+        backend.lay_out(self._optimizer.variables)
         self.steps_per_epoch = math.ceil(len(dataset.x_train) / self.settings.batch_size)
         self._steps = self.steps_per_epoch * self.settings.epochs
         self.epoch = 0

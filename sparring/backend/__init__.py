@@ -15,6 +15,8 @@ Each of the three modules here offers the same functions:
   [0, 1), `normal(shape)` from the standard normal distribution; `variables` belong among those of
   a compiled function that draws.
 - `conv2d(x, kernel, bias)`, `average_pool2d(x)`: NHWC in and out, "same" padding; 2x2 pooling.
+- `lay_out(variables)`: the memory of kernels, and of what is kept for each, put into the order that
+  convolutions are fastest in; values and shapes stay.
 - `index_batches(order, size)`: an epoch's order cut into index tensors on the device.
 - `fetch(scalars)`: scalars on the device as one numpy array, with one wait for all of them.
 - `on_cpu(tensor)`: whether a tensor lies in the host's memory, so that looking at it is free.

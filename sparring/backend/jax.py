@@ -14,7 +14,7 @@ import jax
 import keras
 import numpy as np
 
-from sparring.backend.common import Random, average_pool2d, conv2d, moving_average
+from sparring.backend.common import Random, average_pool2d, conv2d, lay_out, moving_average
 
 __all__ = [
     "Random",
@@ -25,6 +25,7 @@ __all__ = [
     "fetch",
     "index_batches",
     "input_gradient",
+    "lay_out",
     "moving_average",
     "on_cpu",
     "value_and_gradients",

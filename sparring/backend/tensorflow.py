@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from sparring.backend.common import Random, average_pool2d, conv2d, moving_average
+from sparring.backend.common import Random, average_pool2d, conv2d, lay_out, moving_average
 
 __all__ = [
     "Random",
@@ -19,6 +19,7 @@ __all__ = [
     "fetch",
     "index_batches",
     "input_gradient",
+    "lay_out",
     "moving_average",
     "on_cpu",
     "value_and_gradients",

@@ -24,6 +24,7 @@ __all__ = [
     "fetch",
     "index_batches",
     "input_gradient",
+    "lay_out",
     "moving_average",
     "on_cpu",
     "value_and_gradients",
@@ -79,6 +80,14 @@ def conv2d(x: Any, kernel: Any, bias: Any) -> Any:
         padding=(height // 2, width // 2),
     )
     return y.permute(0, 2, 3, 1)
+
+
+def lay_out(variables: Sequence[Any]) -> None:
+    # [out, height, width, in] in memory is what convolutions read and give gradients in.
+    for variable in variables:
+        if len(variable.shape) == 4:
+            tensor = variable.value
+            tensor.data = tensor.data.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
 
 
 def average_pool2d(x: Any) -> Any:
