@@ -12,9 +12,9 @@ _ONE_GIBIBYTE = 1 << 30
 def keep_freed() -> None:
     """Let glibc keep freed memory for the next training step instead of returning it.
 
-    A step on a CPU allocates the same tens of megabytes again and again; glibc gives them back
-    and the kernel zeroes the pages anew, 10,000 page faults and a fifth of a step at 16 filters
-    (benchmarks/step_time.py, without and with). Elsewhere than on glibc this does nothing.
+    A step on a CPU allocates the same tens of megabytes again and again; glibc gives them back and
+    the kernel hands out zeroed pages anew, which can take a third of a step at 16 filters
+    (docs/benchmarks.md, "freed memory kept"). Elsewhere than on glibc this does nothing.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
