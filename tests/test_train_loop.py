@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from sparring import backend
 from sparring.data import Dataset
 from sparring.errors import Diverged
 from sparring.recipe import Recipe, Settings
@@ -165,6 +166,28 @@ def test_divergence_is_seen_at_its_step(dataset: Dataset, bad: float) -> None:
     assert all(map(math.isfinite, error.losses[:-1]))
     assert not math.isfinite(error.losses[-1])
     assert "--restarts" in str(error)
+    assert [line.epoch for line in saved] == [1]
+
+
+def test_losses_looked_at_together_tell_the_step_too(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On an accelerator losses are fetched every 50 steps, and before an epoch is saved.
+    monkeypatch.setattr(backend, "on_cpu", lambda tensor: False)
+    recipe = Breaking(dataset.info, SETTINGS.replace(batch_size=1), 0)
+    seen: list[int] = []
+
+    class Watching(Silent):
+        def step(self, step: int, loss: float) -> None:
+            seen.append(step)
+
+    recipe.at = 5  # after half of 120 steps: from step 61 on, counted from 0
+    saved: list[EpochMetrics] = []
+    with pytest.raises(Diverged) as caught:
+        TrainLoop(recipe, dataset).run(saved.append, Watching())
+    assert seen == [40]
+    assert (caught.value.epoch, caught.value.step) == (2, 22)
+    assert not math.isfinite(caught.value.losses[-1])
     assert [line.epoch for line in saved] == [1]
 
 
