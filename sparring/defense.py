@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -18,16 +17,17 @@ from sparring.nets import in_batches
 from sparring.recipe import Recipe, Settings
 
 
-class Defense(ABC):
+class Defense:
     """A defense: which networks it trains, and how it answers with them.
 
     A defense is one leaf class. It says what it changes; what stands here is the rule that all
     share: softmax of the one network's logits, nothing rejected.
 
-    Class attributes: `name`; `idea`, one line; `course_settings`; `networks`, how many it trains,
-    in words; `stochastic`: answers are drawn at random; `differentiable`: gradients of `logits` by
-    the images are useful as they are; `detects`: some inputs are rejected; `threshold`: those
-    whose score is above it; `borrows`: the defense whose weights it serves instead of training.
+    Class attributes: `name`; `idea`, one line; `recipe`, how its network is trained;
+    `course_settings`; `networks`, how many it trains, in words; `stochastic`: answers are drawn at
+    random; `differentiable`: gradients of `logits` by the images are useful as they are;
+    `detects`: some inputs are rejected; `threshold`: those whose score is above it; `borrows`: the
+    defense whose weights it serves instead of training.
 
     Attributes: `info` (of the data set), `settings`, `nets`, `arrays` (from Recipe.finish, by
     "network/name"), and of a loaded run `path` and `results`, what its training came to.
@@ -35,6 +35,7 @@ class Defense(ABC):
 
     name: ClassVar[str]
     idea: ClassVar[str]
+    recipe: ClassVar[type[Recipe]] = Recipe
     course_settings: ClassVar[Settings] = Settings()
     networks: ClassVar[str] = "1"
     stochastic: ClassVar[bool] = False
@@ -65,9 +66,9 @@ class Defense(ABC):
     # Training
 
     @classmethod
-    @abstractmethod
     def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
         """One recipe for each network, in the order they are trained in."""
+        return [cls.recipe(info, settings, seed)]
 
     @classmethod
     def settings_for(cls, dataset: Dataset) -> Settings:

@@ -18,7 +18,6 @@ from typing import Any, final
 from keras import ops
 
 from sparring import backend
-from sparring.data import DatasetInfo
 from sparring.defense import Defense
 from sparring.recipe import Recipe, Settings, cross_entropy, hits
 
@@ -61,8 +60,5 @@ class AdvTrain(Defense):
 
     name = "advtrain"
     idea = "trains on images moved along their loss gradient, one step in L2"
+    recipe = AdvTrainRecipe
     course_settings = AdvTrainSettings()
-
-    @classmethod
-    def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
-        return [AdvTrainRecipe(info, settings, seed)]

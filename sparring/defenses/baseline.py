@@ -17,9 +17,7 @@ from __future__ import annotations
 
 from typing import final
 
-from sparring.data import DatasetInfo
 from sparring.defense import Defense
-from sparring.recipe import Recipe, Settings
 
 
 @final
@@ -28,7 +26,3 @@ class Baseline(Defense):
 
     name = "baseline"
     idea = "a plain network, no defense: what the others are measured against"
-
-    @classmethod
-    def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
-        return [Recipe(info, settings, seed)]

@@ -15,10 +15,9 @@ from typing import Any, final
 
 from keras import ops
 
-from sparring.data import DatasetInfo
 from sparring.defense import Defense
 from sparring.nets import AllConv
-from sparring.recipe import Recipe, Settings
+from sparring.recipe import Recipe
 
 
 def blur(x: Any) -> Any:
@@ -49,7 +48,4 @@ class Blur(Defense):
 
     name = "blur"
     idea = "blurs images before the network sees them"
-
-    @classmethod
-    def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
-        return [BlurRecipe(info, settings, seed)]
+    recipe = BlurRecipe

@@ -16,10 +16,9 @@ from typing import Any, final
 
 from keras import ops
 
-from sparring.data import DatasetInfo
 from sparring.defense import Defense
 from sparring.nets import AllConv
-from sparring.recipe import Recipe, Settings
+from sparring.recipe import Recipe
 
 BITS = 20
 
@@ -52,8 +51,5 @@ class Discretize(Defense):
 
     name = "discretize"
     idea = "turns each channel into 20 bits, which have no gradient"
+    recipe = DiscretizeRecipe
     differentiable = False
-
-    @classmethod
-    def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
-        return [DiscretizeRecipe(info, settings, seed)]

@@ -20,7 +20,7 @@ import numpy as np
 from keras import ops
 
 from sparring import backend
-from sparring.data import Dataset, DatasetInfo
+from sparring.data import Dataset
 from sparring.defense import Defense
 from sparring.nets import AllConv, in_batches, to_float
 from sparring.recipe import Recipe, Settings, cross_entropy, hits
@@ -150,6 +150,7 @@ class Injection(Defense):
 
     name = "injection"
     idea = "plants trapdoors in the network and rejects what falls into them"
+    recipe = InjectionRecipe
     detects = True
     course_settings = InjectionSettings()
     settings: InjectionSettings
@@ -158,10 +159,6 @@ class Injection(Defense):
         super().__init__(*arguments, **options)
         self._patterns = ops.convert_to_tensor(self.arrays["0/patterns"])
         self._signatures = ops.convert_to_tensor(self.arrays["0/signatures"])
-
-    @classmethod
-    def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
-        return [InjectionRecipe(info, settings, seed)]
 
     def scores(self, x: Any) -> Any:
         features, logits = self.nets[0].mean_features(x)

@@ -16,10 +16,9 @@ from typing import Any, final
 
 from keras import ops
 
-from sparring.data import DatasetInfo
 from sparring.defense import Defense
 from sparring.nets import AllConv, leaky_relu
-from sparring.recipe import Recipe, Settings
+from sparring.recipe import Recipe
 
 
 def height(progress: Any) -> Any:
@@ -54,7 +53,4 @@ class Jump(Defense):
 
     name = "jump"
     idea = "adds a jump to the activation that its gradient does not see"
-
-    @classmethod
-    def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
-        return [JumpRecipe(info, settings, seed)]
+    recipe = JumpRecipe

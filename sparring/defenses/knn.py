@@ -20,7 +20,7 @@ import numpy as np
 from keras import ops
 
 from sparring.augment import STRONG_DRAWS, strong
-from sparring.data import Dataset, DatasetInfo
+from sparring.data import Dataset
 from sparring.defense import Defense
 from sparring.nets import AllConv
 from sparring.recipe import Recipe, Settings, cross_entropy, hits
@@ -111,6 +111,7 @@ class Knn(Defense):
 
     name = "knn"
     idea = "answers with the labels of the nearest training images"
+    recipe = KnnRecipe
     differentiable = False
     course_settings = KnnSettings()
 
@@ -118,10 +119,6 @@ class Knn(Defense):
         super().__init__(*arguments, **options)
         self._embeddings = ops.convert_to_tensor(self.arrays["0/embeddings"].T)
         self._labels = ops.convert_to_tensor(self.arrays["0/labels"])
-
-    @classmethod
-    def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
-        return [KnnRecipe(info, settings, seed)]
 
     def embed(self, x: Any) -> Any:
         """Embeddings [B, 128] of length 1, differentiable by x."""

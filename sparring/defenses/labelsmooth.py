@@ -16,7 +16,6 @@ from typing import Any, final
 
 from keras import ops
 
-from sparring.data import DatasetInfo
 from sparring.defense import Defense
 from sparring.recipe import Recipe, Settings, hits
 
@@ -42,8 +41,5 @@ class LabelSmooth(Defense):
 
     name = "labelsmooth"
     idea = "trains against smoothed labels for a flatter loss"
+    recipe = LabelSmoothRecipe
     course_settings = Settings(weight_decay=0)
-
-    @classmethod
-    def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
-        return [LabelSmoothRecipe(info, settings, seed)]

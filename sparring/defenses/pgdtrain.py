@@ -17,9 +17,8 @@ from typing import Any, final
 from keras import ops
 
 from sparring.adversarial import PgdSettings, ascend
-from sparring.data import DatasetInfo
 from sparring.defense import Defense
-from sparring.recipe import Recipe, Settings, cross_entropy, hits
+from sparring.recipe import Recipe, cross_entropy, hits
 
 
 class PgdTrainRecipe(Recipe):
@@ -41,8 +40,5 @@ class PgdTrain(Defense):
 
     name = "pgdtrain"
     idea = "trains on multi-step Linf adversarial examples (ours, after Madry et al.)"
+    recipe = PgdTrainRecipe
     course_settings = PgdSettings()
-
-    @classmethod
-    def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
-        return [PgdTrainRecipe(info, settings, seed)]

@@ -18,10 +18,9 @@ from typing import Any, final
 from keras import ops
 
 from sparring.chance import Chance
-from sparring.data import DatasetInfo
 from sparring.defense import Defense
 from sparring.nets import AllConv, leaky_relu
-from sparring.recipe import Recipe, Settings
+from sparring.recipe import Recipe
 
 DRAWS = 10
 
@@ -66,13 +65,10 @@ class RandomNeuron(Defense):
 
     name = "randomneuron"
     idea = "drops neurons at random when the baseline's network answers"
+    recipe = DroppingRecipe
     networks = "the baseline's"
     stochastic = True
     borrows = "baseline"
-
-    @classmethod
-    def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
-        return [DroppingRecipe(info, settings, seed)]
 
     def logits(self, x: Any) -> Any:
         net = self.nets[0]

@@ -16,7 +16,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, final
 
-from sparring.data import DatasetInfo
 from sparring.defense import Defense
 from sparring.nets import AllConv
 from sparring.recipe import Recipe, Settings, cross_entropy, hits
@@ -74,8 +73,5 @@ class Temperature(Defense):
 
     name = "temperature"
     idea = "trains at a rising softmax temperature, so that gradients of the served softmax vanish"
+    recipe = TemperatureRecipe
     course_settings = TemperatureSettings()
-
-    @classmethod
-    def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
-        return [TemperatureRecipe(info, settings, seed)]

@@ -18,9 +18,8 @@ from typing import Any, final
 from keras import ops
 
 from sparring.adversarial import PgdSettings, ascend
-from sparring.data import DatasetInfo
 from sparring.defense import Defense
-from sparring.recipe import Recipe, Settings, cross_entropy, hits
+from sparring.recipe import Recipe, cross_entropy, hits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +57,5 @@ class Trades(Defense):
 
     name = "trades"
     idea = "trades accuracy for answers that stay alike nearby (ours, after Zhang et al.)"
+    recipe = TradesRecipe
     course_settings = TradesSettings()
-
-    @classmethod
-    def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
-        return [TradesRecipe(info, settings, seed)]

@@ -18,9 +18,8 @@ from keras import ops
 
 from sparring.augment import STRONG_DRAWS, strong
 from sparring.chance import Chance
-from sparring.data import DatasetInfo
 from sparring.defense import Defense
-from sparring.recipe import Recipe, Settings
+from sparring.recipe import Recipe
 
 
 class TransformRecipe(Recipe):
@@ -37,11 +36,8 @@ class Transform(Defense):
 
     name = "transform"
     idea = "augments images strongly and at random before it answers"
+    recipe = TransformRecipe
     stochastic = True
-
-    @classmethod
-    def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
-        return [TransformRecipe(info, settings, seed)]
 
     def logits(self, x: Any) -> Any:
         draws = ops.transpose(Chance(x, self._seed).uniform(STRONG_DRAWS))[:, :, None]
