@@ -157,7 +157,7 @@ class Run:
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             with filelock.FileLock(self.path / ".lock", timeout=0):
-                for leftover in self.path.glob(".*.tmp"):
+                for leftover in self.path.rglob(".*.tmp"):
                     leftover.unlink(missing_ok=True)
                 yield
         except filelock.Timeout:

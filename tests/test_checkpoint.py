@@ -210,7 +210,9 @@ def test_a_second_process_is_refused_until_the_first_ends(run: Run) -> None:
 
 
 def test_leftovers_of_a_killed_write_are_removed(run: Run) -> None:
-    leftover = run.path / ".run.json.123.tmp"
-    leftover.write_bytes(b"half")
+    run.state_folder.mkdir()
+    leftovers = [run.path / ".run.json.123.tmp", run.state_folder / ".network.safetensors.9.tmp"]
+    for leftover in leftovers:
+        leftover.write_bytes(b"half")
     with run.locked():
-        assert not leftover.exists()
+        assert not any(leftover.exists() for leftover in leftovers)

@@ -233,7 +233,7 @@ def _interrupt(process: subprocess.Popen[str], out: Path, after: int, number: in
     """Send a signal once so many epochs are saved; what the process printed."""
     state = out / "digits" / "baseline" / "state"
     deadline = time.monotonic() + 120
-    while not any(state.glob(f"*epoch-{after:06d}*")):
+    while not any(state.glob(f"network-*-epoch-{after:06d}.safetensors")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -272,7 +272,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
     resumed = _start(tmp_path)
     output, _ = resumed.communicate(timeout=120)
     assert resumed.returncode == 0, output
-    assert re.search(r"Resuming .* after epoch [345] of network 1", output), output
+    assert re.search(r"Resuming .* after epoch [3-7] of network 1", output), output
     assert (run / "weights.safetensors").read_bytes() == uninterrupted
     assert [line["epoch"] for line in Run(run).metrics()] == list(range(1, 9))
 
