@@ -47,7 +47,7 @@ class InjectionSettings(Settings):
     def scaled_to(self, dataset: str) -> Settings:
         settings = super().scaled_to(dataset)
         # A pattern's L2 norm grows with the root of the pixels; 0.14 in 8x8x1 images is to it what
-        # 0.02 is in 32x32x3 ones. At 0.02 no pattern was learned and every input rejected.
+        # 0.02 is in 32x32x3 ones. At 0.02 every input was rejected.
         return settings.replace(strength=0.14) if dataset == "digits" else settings
 
 
