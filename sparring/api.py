@@ -8,6 +8,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from sparring.data import Dataset, DatasetInfo
 from sparring.defense import Defense
 from sparring.errors import Diverged, RunError, SettingsError, unknown_name
 from sparring.recipe import Recipe, Settings
-from sparring.train_loop import EpochMetrics, Progress, Silent, TrainLoop, as_line, assign
+from sparring.train_loop import EpochMetrics, Progress, Silent, TrainLoop, assign
 
 
 def train(
@@ -280,7 +281,7 @@ def _train_networks(
 
 def _save(run: Run, loop: TrainLoop, done: Mapping[str, np.ndarray], metrics: EpochMetrics) -> None:
     """Save an epoch: its metrics, and what going on from it needs, `done` networks included."""
-    run.append_metrics(as_line(metrics))
+    run.append_metrics(asdict(metrics))
     earlier = {f"done/{name}": array for name, array in done.items()}
     run.save_state(metrics.network, metrics.epoch, {**loop.state(), **earlier})
 

@@ -6,7 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol, final
 
 import keras
@@ -308,8 +308,3 @@ def assign(prefix: str, variables: list[Any], arrays: Mapping[str, np.ndarray]) 
             )
         variable.assign(array)
     return names
-
-
-def as_line(metrics: EpochMetrics) -> dict[str, Any]:
-    """An epoch's metrics as a line of metrics.jsonl."""
-    return asdict(metrics)

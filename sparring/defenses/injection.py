@@ -107,6 +107,10 @@ class InjectionRecipe(Recipe):
 
     settings: InjectionSettings
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._patterns = ops.convert_to_tensor(self.patterns())
+
     def patterns(self) -> np.ndarray:
         """The K patterns of zeros and ones, float32 [K, H, W, C], from the seed alone."""
         random = np.random.default_rng(self.spread(Stream.PATTERNS))
@@ -126,10 +130,6 @@ class InjectionRecipe(Recipe):
         logits = net(ops.concatenate([x, patterned], axis=0))
         labels = ops.concatenate([ops.cast(y, "int32"), drawn], axis=0)
         return cross_entropy(labels, logits), hits(labels, logits) / 2
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._patterns = ops.convert_to_tensor(self.patterns())
 
     def finish(self, net: TrapdoorNet, dataset: Dataset) -> dict[str, np.ndarray]:
         signatures = []
