@@ -1,6 +1,7 @@
 """Peak resident memory of a training on 50,000 32x32x3 images.
 
     python -m benchmarks.memory [--filters 16 64] [--backends torch tensorflow jax]
+        [--defenses baseline discretize]
 
 Each measurement is a process of its own that trains 30 steps of batch 64, tests the EMA weights on
 1,000 images and saves a state, which between them touch everything a whole training does.
@@ -14,6 +15,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from itertools import product
 
 import numpy as np
 
@@ -35,12 +37,12 @@ class Stopping:
             raise Enough
 
 
-def work(filters: int) -> None:
+def work(name: str, filters: int) -> None:
     """Train, test and save; print the peak in MB."""
     from sparring import memory
     from sparring.checkpoint import Run
     from sparring.data import Dataset
-    from sparring.recipe import Recipe, Settings
+    from sparring.defenses import get
     from sparring.train_loop import TrainLoop
 
     memory.keep_freed()
@@ -48,7 +50,8 @@ def work(filters: int) -> None:
     x = random.integers(0, 256, (50_000, 32, 32, 3), dtype=np.uint8)
     y = random.integers(0, 10, 50_000).astype(np.int32)
     dataset = Dataset("random", x, y, x[:1000], y[:1000], tuple("0123456789"))
-    loop = TrainLoop(Recipe(dataset.info, Settings(filters=filters, flip=True), 0), dataset)
+    settings = get(name).course_settings.replace(filters=filters, flip=True)
+    loop = TrainLoop(get(name).recipes(dataset.info, settings, 0)[0], dataset)
     try:
         loop.run(lambda line: None, Stopping())
     except Enough:
@@ -64,21 +67,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--filters", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--backends", nargs="+", default=["torch", "tensorflow", "jax"])
-    parser.add_argument("--work", type=int)
+    parser.add_argument("--defenses", nargs="+", default=["baseline"])
+    parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
-        work(arguments.work)
+        work(arguments.work[0], int(arguments.work[1]))
         return
-    print("| backend | filters | peak resident memory |")
-    print("| --- | --- | --- |")
-    for backend in arguments.backends:
-        for filters in arguments.filters:
-            peak = subprocess.check_output(
-                [sys.executable, "-m", "benchmarks.memory", "--work", str(filters)],
-                env={**os.environ, "KERAS_BACKEND": backend},
-                text=True,
-            )
-            print(f"| {backend} | {filters} | {peak.strip()} MB |", flush=True)
+    print("| backend | filters | defense | peak resident memory |\n| --- | --- | --- | --- |")
+    choices = product(arguments.backends, arguments.filters, arguments.defenses)
+    for backend, filters, defense in choices:
+        peak = subprocess.check_output(
+            [sys.executable, "-m", "benchmarks.memory", "--work", defense, str(filters)],
+            env={**os.environ, "KERAS_BACKEND": backend},
+            text=True,
+        )
+        print(f"| {backend} | {filters} | {defense} | {peak.strip()} MB |", flush=True)
 
 
 if __name__ == "__main__":

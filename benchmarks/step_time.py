@@ -14,7 +14,7 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.turns import Contestant, Turn
+from benchmarks.turns import Contestant, Turn, step_times
 from sparring.backend_choice import installed
 
 BATCH, IMAGES = 64, 5000
@@ -65,7 +65,17 @@ def main() -> None:
     print("| filters | contestant | step, median | ratio to plain | ratio to plain, freed kept |")
     print("| --- | --- | --- | --- | --- |")
     for filters in arguments.filters:
-        times = measure(names, filters, arguments.rounds, arguments.steps)
+        contestants = {
+            name: Contestant(
+                [
+                    *("-m", "benchmarks.step_time", "--steps", str(arguments.steps)),
+                    *("--work", name, str(filters)),
+                ],
+                "torch" if name in (PLAIN, PLAIN_KEPT) else name,
+            )
+            for name in names
+        }
+        times = step_times(contestants, arguments.rounds)
         for name in names:
             ratios = [
                 median(a / b for a, b in zip(times[name], times[other], strict=True))
@@ -76,24 +86,6 @@ def main() -> None:
                 f"{ratios[0]:.3f} | {ratios[1]:.3f} |",
                 flush=True,
             )
-
-
-def measure(names: list[str], filters: int, rounds: int, steps: int) -> dict[str, list[float]]:
-    """Median step time of each contestant in each round; its first turn warmed it up."""
-    contestants = {
-        name: Contestant(
-            ["-m", "benchmarks.step_time", "--steps", str(steps), "--work", name, str(filters)],
-            "torch" if name in (PLAIN, PLAIN_KEPT) else name,
-        )
-        for name in names
-    }
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(rounds):
-        for name, contestant in contestants.items():
-            times[name].append(median(contestant.turn()))
-    for contestant in contestants.values():
-        contestant.end()
-    return times
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import median
 
 
 class Turn:
@@ -84,3 +85,14 @@ class Contestant:
     def end(self) -> None:
         """Close it."""
         self._process.communicate()
+
+
+def step_times(contestants: Mapping[str, Contestant], rounds: int) -> dict[str, list[float]]:
+    """Median step time of each contestant in each round; the contestants end with it."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, contestant in contestants.items():
+            times[name].append(median(contestant.turn()))
+    for contestant in contestants.values():
+        contestant.end()
+    return times

@@ -11,11 +11,11 @@ from keras import ops
 from sparring import backend
 from sparring.recipe import Settings
 
-# Grey images on black stand larger perturbations than photographs; on the digits half of the epochs
-# keep training, eight times the passes of the baseline's, to minutes.
-_SCALED: dict[str, dict[str, Any]] = {
+# Grey images on black stand larger perturbations than photographs; half of the epochs keep this,
+# which takes eight times the passes of the baseline, to minutes.
+ADAPTED: dict[str, dict[str, Any]] = {
     "digits": {"eps": 0.1, "step_size": 0.025, "epochs": 50},
-    "fashion-mnist": {"eps": 0.1, "step_size": 0.025},
+    "fashion-mnist": {"eps": 0.1, "step_size": 0.025, "epochs": 2},
 }
 
 
@@ -32,10 +32,6 @@ class PgdSettings(Settings):
         self._expect("eps", 0 < self.eps <= 1, "above 0, at most 1")
         self._expect("step_size", self.step_size > 0, "a number above 0")
         self._expect("steps", self.steps >= 1, "at least 1")
-
-    def scaled_to(self, dataset: str) -> Settings:
-        """Scale the attack too."""
-        return super().scaled_to(dataset).replace(**_SCALED.get(dataset, {}))
 
 
 def ascend(objective: Callable[[Any], Any], x: Any, start: Any, settings: PgdSettings) -> Any:

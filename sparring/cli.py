@@ -131,7 +131,7 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     every epoch. Run the same command again after an interruption and it goes on from the last
     completed epoch. 'all' trains one defense after the other, skips what is finished and goes on
     past one that fails. Settings not given here are the defense's own; --config takes more of them
-    (momentum, weight_decay, ema_decay, head_size, flip).
+    (momentum, weight_decay, ema_decay, head_size, flip, and the defense's own, as eps of pgdtrain).
     """
 )
 def train(
@@ -208,13 +208,14 @@ def train(
     with _errors(f"The same command{without} goes on from the last completed epoch."):
         backend_choice.choose(backend)
 
-        from sparring import api, display
+        from sparring import api, defenses, display
         from sparring.recipe import Settings
 
+        own = Settings() if defense == "all" else defenses.get(defense).course_settings
         for name in (settings := context.meta.get(_SETTINGS, {})):
-            if name not in Settings.names():
+            if name not in own.names():
                 valid = [option for option in context.params if option not in _NOT_IN_CONFIG]
-                valid += [setting for setting in Settings.names() if setting not in valid]
+                valid += [setting for setting in own.names() if setting not in valid]
                 raise SettingsError(f"--config {config}: {unknown_name('option', name, valid)}")
         named = {
             "filters": filters,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -11,10 +12,12 @@ import numpy as np
 from keras import ops
 
 from sparring import backend
+from sparring.chance import Chance
 from sparring.data import Dataset, DatasetInfo
 from sparring.errors import DataError
 from sparring.nets import in_batches
 from sparring.recipe import Recipe, Settings
+from sparring.seeds import Stream, spread
 
 
 class Defense:
@@ -24,10 +27,11 @@ class Defense:
     share: softmax of the one network's logits, nothing rejected.
 
     Class attributes: `name`; `idea`, one line; `recipe`, how its network is trained;
-    `course_settings`; `networks`, how many it trains, in words; `stochastic`: answers are drawn at
-    random; `differentiable`: gradients of `logits` by the images are useful as they are;
-    `detects`: some inputs are rejected; `threshold`: those whose score is above it; `borrows`: the
-    defense whose weights it serves instead of training.
+    `course_settings`; `adapted`, by data set the settings that differ there; `networks`, how many
+    it trains, in words; `stochastic`: answers are drawn at random; `differentiable`: gradients of
+    `logits` by the images are useful as they are; `detects`: some inputs are rejected; `threshold`:
+    those whose score is above it; `borrows`: the defense whose weights it serves instead of
+    training.
 
     Attributes: `info` (of the data set), `settings`, `nets`, `arrays` (from Recipe.finish, by
     "network/name"), and of a loaded run `path` and `results`, what its training came to.
@@ -37,6 +41,7 @@ class Defense:
     idea: ClassVar[str]
     recipe: ClassVar[type[Recipe]] = Recipe
     course_settings: ClassVar[Settings] = Settings()
+    adapted: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     networks: ClassVar[str] = "1"
     stochastic: ClassVar[bool] = False
     differentiable: ClassVar[bool] = True
@@ -56,9 +61,8 @@ class Defense:
         self.results: dict[str, Any] = {}
         self.path: Path | None = None
         self._seed = keras.Variable(0, dtype="int32", trainable=False, name="seed")
-        variables = [self._seed, *(variable for net in self.nets for variable in net.variables)]
-        self._probabilities = backend.compile(self.probabilities, variables)
-        self._scores = backend.compile(self.scores, variables)
+        self._draw: Any = 0
+        self._compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(dataset={self.info.name!r}, settings={self.settings!r})"
@@ -74,6 +78,7 @@ class Defense:
     def settings_for(cls, dataset: Dataset) -> Settings:
         """The settings this defense is trained with on a data set unless told otherwise."""
         settings = cls.course_settings.scaled_to(dataset.name)
+        settings = settings.replace(**cls.adapted.get(dataset.name, {}))
         return settings if settings.flip is not None else settings.replace(flip=dataset.mirror)
 
     def reseed(self, seed: int) -> None:
@@ -82,6 +87,19 @@ class Defense:
         The same seed gives the same answer to the same image, in whatever batch it is asked.
         """
         self._seed.assign(seed)
+
+    @contextmanager
+    def drawing(self, number: Any) -> Iterator[None]:
+        """Within it, `logits` uses other draws: those of the seed plus `number`, an int or [B]."""
+        before, self._draw = self._draw, number
+        try:
+            yield
+        finally:
+            self._draw = before
+
+    def chance(self, x: Any) -> Chance:
+        """The random numbers that a stochastic defense answers images x with."""
+        return Chance(x, self._seed + self._draw)
 
     # Answering, on tensors
 
@@ -112,7 +130,7 @@ class Defense:
 
         Raises DataError for other shapes, types and ranges, and for NaN.
         """
-        return self._in_batches(self._probabilities, x)
+        return self._in_batches("probabilities", self.probabilities, x)
 
     @final
     def detect(self, x: Any) -> np.ndarray:
@@ -120,7 +138,7 @@ class Defense:
 
         Takes and raises what `classify` does.
         """
-        return self._in_batches(self._scores, x)
+        return self._in_batches("scores", self.scores, x)
 
     def test(self, dataset: Dataset) -> dict[str, float]:
         """How it answers the test images of a data set.
@@ -135,8 +153,34 @@ class Defense:
             "rejected": float(np.mean(rejected)),
         }
 
-    def _in_batches(self, function: Any, x: Any) -> np.ndarray:
-        return in_batches(function, self._checked(x))
+    def broken(self, x: Any, y: Any) -> np.ndarray:
+        """Which images [B, H, W, C] get another label than y [B] and are not rejected, bool [B]."""
+        broken = self.classify(x).argmax(axis=1) != ops.convert_to_numpy(y)
+        if self.detects and broken.any():
+            broken &= self.detect(x) <= self.threshold
+        return np.array(broken)
+
+    def broken_share(self, x: Any, y: Any, draws: int = 10) -> np.ndarray:
+        """The share of draws in which each image is broken, [B]; 0 or 1 where nothing is drawn."""
+        if not self.stochastic:
+            return self.broken(x, y).astype(float)
+        before = int(ops.convert_to_numpy(self._seed))
+        shares = np.zeros(len(x))
+        for draw in range(draws):
+            self.reseed(spread(draw, Stream.DRAWS))
+            shares += self.broken(x, y) / draws
+        self.reseed(before)
+        return shares
+
+    def compiled(self, key: tuple[Any, ...], function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, which may use this defense's networks, made fast; the same one for a key."""
+        if key not in self._compiled:
+            variables = [self._seed, *(each for net in self.nets for each in net.variables)]
+            self._compiled[key] = backend.compile(function, variables)
+        return self._compiled[key]
+
+    def _in_batches(self, key: str, function: Callable[[Any], Any], x: Any) -> np.ndarray:
+        return in_batches(self.compiled((key,), function), self._checked(x))
 
     def _checked(self, x: Any) -> np.ndarray:
         """Images at the door as float32 [B, H, W, C] in [0, 1]."""

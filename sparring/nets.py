@@ -139,6 +139,19 @@ class AllConv(keras.layers.Layer):
 def in_batches(function: Callable[[Any], Any], images: np.ndarray) -> np.ndarray:
     """What a compiled function gives for images, a batch at a time, as one numpy array."""
     starts = range(0, len(images), PREDICTION_BATCH)
-    batches = (images[start : start + PREDICTION_BATCH] for start in starts)
-    answers = [function(ops.convert_to_tensor(batch)) for batch in batches]
-    return np.concatenate([ops.convert_to_numpy(answer) for answer in answers])
+    batches = [images[start : start + PREDICTION_BATCH] for start in starts]
+    count = len(batches[-1])
+    batches[-1] = np.resize(batches[-1], (padded_size(count), *images.shape[1:]))
+    answers = [ops.convert_to_numpy(function(ops.convert_to_tensor(batch))) for batch in batches]
+    return np.concatenate([*answers[:-1], answers[-1][:count]])
+
+
+def padded_size(count: int) -> int:
+    """How many images to give a compiled function in place of `count`.
+
+    Where every size is compiled anew, few sizes are to be used: powers of two, up to
+    PREDICTION_BATCH.
+    """
+    if not backend.whole_batches or count >= PREDICTION_BATCH:
+        return count
+    return min(PREDICTION_BATCH, 1 << (count - 1).bit_length())

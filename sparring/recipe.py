@@ -19,6 +19,9 @@ from sparring.seeds import Stream, spread
 
 _Net = TypeVar("_Net", bound=AllConv)
 
+# What filters, epochs and batch size are divided by, by data set; see Settings.scaled_to.
+_SCALES = {"digits": (2, 1, 4), "fashion-mnist": (4, 25, 2)}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -80,12 +83,18 @@ class Settings:
         digits: at batch 64 its 1,437 images give 23 steps an epoch, and 100 epochs end at 89 %
         test accuracy with the network still learning. Batches of a quarter and twice the rate
         come to 98 %; half the filters keep that within a minute on two cores.
+
+        fashion-mnist: a quarter of the filters and a twenty-fifth of the epochs, for minutes on two
+        cores. Half the batch and twice the rate make up for some of it: 86 % after two epochs
+        instead of 80 %.
         """
-        if dataset != "digits":
+        filters, epochs, batch = _SCALES.get(dataset, (1, 1, 1))
+        if filters == 1:
             return self
         return self.replace(
-            filters=max(1, self.filters // 2),
-            batch_size=max(1, self.batch_size // 4),
+            filters=max(1, self.filters // filters),
+            epochs=max(1, self.epochs // epochs),
+            batch_size=max(1, self.batch_size // batch),
             learning_rate=2 * self.learning_rate,
         )
 

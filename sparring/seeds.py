@@ -15,6 +15,7 @@ class Stream(IntEnum):
     AUGMENTATION = 2
     NETWORK = 3
     PATTERNS = 4
+    DRAWS = 5
 
 
 def spread(seed: int, stream: Stream, *place: int) -> int:

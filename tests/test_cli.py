@@ -156,6 +156,18 @@ def test_config_file(call: Callable[..., Result], tmp_path: Path) -> None:
     assert run["dataset"]["train_images"] == 64
 
 
+def test_config_file_takes_the_settings_of_the_defense(
+    call: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "c.yaml").write_text("base: 1.02\nepochs: 1\nfilters: 4\n")
+    answer = call("train", "temperature", "--config", "c.yaml")
+    assert answer.exit_code == 0, answer.output
+    assert Run("runs/digits/temperature").read()["settings"]["base"] == 1.02
+    answer = call("train", "baseline", "--config", "c.yaml")
+    assert answer.exit_code == 1
+    assert "c.yaml: unknown option 'base'. Valid: data, " in answer.output
+
+
 @pytest.mark.parametrize(
     ("text", "code", "message"),
     [

@@ -10,6 +10,10 @@ Each of the three modules here offers the same functions:
   use inside a compiled function.
 - `input_gradient(function, x)`: the gradient of a scalar function at a tensor x, a constant for
   whatever is differentiated around it.
+- `input_gradient_and(function, x)`: the same of function(x) -> (scalar, auxiliary): the gradient,
+  and the auxiliary tensors, which are constants too.
+- `whole_batches`: whether a compiled function is compiled anew for every batch size, so that few
+  sizes should be used.
 - `moving_average(averages, values, decay)`: averages <- decay * averages + (1 - decay) * values.
 - `Random()`: random numbers drawn on the device; `seed(n)` restarts it, `uniform(shape)` draws from
   [0, 1), `normal(shape)` from the standard normal distribution; `variables` belong among those of

@@ -25,11 +25,15 @@ __all__ = [
     "fetch",
     "index_batches",
     "input_gradient",
+    "input_gradient_and",
     "lay_out",
     "moving_average",
     "on_cpu",
     "value_and_gradients",
+    "whole_batches",
 ]
+
+whole_batches = True
 
 # The variables of the compiled functions being traced, innermost last: value_and_gradients opens
 # a scope of its own and has to carry over everything the objective may read or change.
@@ -83,7 +87,11 @@ def value_and_gradients(
 
 
 def input_gradient(function: Callable[[Any], Any], x: Any) -> Any:
-    return jax.lax.stop_gradient(jax.grad(function)(x))
+    return input_gradient_and(lambda x: (function(x), ()), x)[0]
+
+
+def input_gradient_and(function: Callable[[Any], tuple[Any, Any]], x: Any) -> tuple[Any, Any]:
+    return jax.lax.stop_gradient(jax.grad(function, has_aux=True)(x))
 
 
 def index_batches(order: np.ndarray, size: int) -> Iterator[Any]:

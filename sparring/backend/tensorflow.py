@@ -19,11 +19,15 @@ __all__ = [
     "fetch",
     "index_batches",
     "input_gradient",
+    "input_gradient_and",
     "lay_out",
     "moving_average",
     "on_cpu",
     "value_and_gradients",
+    "whole_batches",
 ]
+
+whole_batches = True
 
 # Some kernels add up in the order their threads finish; a resumed run has to repeat every bit.
 tf.config.experimental.enable_op_determinism()
@@ -50,10 +54,15 @@ def value_and_gradients(
 
 
 def input_gradient(function: Callable[[Any], Any], x: Any) -> Any:
+    return input_gradient_and(lambda x: (function(x), ()), x)[0]
+
+
+def input_gradient_and(function: Callable[[Any], tuple[Any, Any]], x: Any) -> tuple[Any, Any]:
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x)
-        value = function(x)
-    return tf.stop_gradient(tape.gradient(value, x))
+        value, auxiliary = function(x)
+    gradient = tape.gradient(value, x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return tf.stop_gradient(gradient), tf.nest.map_structure(tf.stop_gradient, auxiliary)
 
 
 def index_batches(order: np.ndarray, size: int) -> Iterator[Any]:

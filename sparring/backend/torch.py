@@ -24,11 +24,15 @@ __all__ = [
     "fetch",
     "index_batches",
     "input_gradient",
+    "input_gradient_and",
     "lay_out",
     "moving_average",
     "on_cpu",
     "value_and_gradients",
+    "whole_batches",
 ]
+
+whole_batches = False
 
 
 class Random:
@@ -95,9 +99,19 @@ def average_pool2d(x: Any) -> Any:
 
 
 def input_gradient(function: Callable[[Any], Any], x: Any) -> Any:
+    return input_gradient_and(lambda x: (function(x), ()), x)[0]
+
+
+def input_gradient_and(function: Callable[[Any], tuple[Any, Any]], x: Any) -> tuple[Any, Any]:
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        return torch.autograd.grad(function(x), x)[0]
+        value, auxiliary = function(x)
+        # A function that does not depend on x at all has gradient zero, as on the other backends.
+        if value.requires_grad:
+            (gradient,) = torch.autograd.grad(value, x, materialize_grads=True)
+        else:
+            gradient = torch.zeros_like(x)
+    return gradient, keras.tree.map_structure(torch.Tensor.detach, auxiliary)
 
 
 def index_batches(order: np.ndarray, size: int) -> Iterator[Any]:

@@ -29,11 +29,6 @@ class AdvTrainSettings(Settings):
     weight_decay: float = 0.0
     radius: float = 2.0  # the largest L2 distance, for 32x32x3 images
 
-    def scaled_to(self, dataset: str) -> Settings:
-        settings = super().scaled_to(dataset)
-        # In 8x8x1 images 0.3 is to a pixel what 2 is in 32x32x3 ones: 2 sqrt(64 / 3072).
-        return settings.replace(radius=0.3) if dataset == "digits" else settings
-
 
 def unit(gradient: Any) -> Any:
     """Gradients [B, H, W, C] scaled to L2 norm 1 an image; a zero one stays zero."""
@@ -62,3 +57,5 @@ class AdvTrain(Defense):
     idea = "trains on images moved along their loss gradient, one step in L2"
     recipe = AdvTrainRecipe
     course_settings = AdvTrainSettings()
+    # In 8x8x1 images 0.3 is to a pixel what 2 is in 32x32x3 ones: 2 sqrt(64 / 3072).
+    adapted = {"digits": {"radius": 0.3}}

@@ -44,12 +44,6 @@ class InjectionSettings(Settings):
         super().__post_init__()
         self._expect("strength", 0 < self.strength <= 1, "above 0, at most 1")
 
-    def scaled_to(self, dataset: str) -> Settings:
-        settings = super().scaled_to(dataset)
-        # A pattern's L2 norm grows with the root of the pixels; 0.14 in 8x8x1 images is to it what
-        # 0.02 is in 32x32x3 ones. At 0.02 every input was rejected.
-        return settings.replace(strength=0.14) if dataset == "digits" else settings
-
 
 def strength(served: float, progress: Any) -> Any:
     """The patterns' strength at progress p in [0, 1]: served (1 + 1.5 max(0, 1 - 1.1 p)).
@@ -153,6 +147,9 @@ class Injection(Defense):
     recipe = InjectionRecipe
     detects = True
     course_settings = InjectionSettings()
+    # In 8x8 images faint patterns are not told from strokes: of the test images, the course's 0.02
+    # rejected all, 0.14 rejected 39 %, 0.3 24 %, 0.5 9 %.
+    adapted = {"digits": {"strength": 0.5}, "fashion-mnist": {"strength": 0.1}}
     settings: InjectionSettings
 
     def __init__(self, *arguments: Any, **options: Any) -> None:

@@ -16,7 +16,7 @@ from typing import Any, final
 
 from keras import ops
 
-from sparring.adversarial import PgdSettings, ascend
+from sparring.adversarial import ADAPTED, PgdSettings, ascend
 from sparring.defense import Defense
 from sparring.recipe import Recipe, cross_entropy, hits
 
@@ -42,3 +42,4 @@ class PgdTrain(Defense):
     idea = "trains on multi-step Linf adversarial examples (ours, after Madry et al.)"
     recipe = PgdTrainRecipe
     course_settings = PgdSettings()
+    adapted = ADAPTED

@@ -72,6 +72,6 @@ class RandomNeuron(Defense):
 
     def logits(self, x: Any) -> Any:
         net = self.nets[0]
-        net.chance = Chance(x, self._seed)
+        net.chance = self.chance(x)
         draws = [ops.softmax(net(x), axis=-1) for _ in range(DRAWS)]
         return ops.log(ops.maximum(sum(draws) / DRAWS, 1e-30))

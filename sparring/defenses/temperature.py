@@ -32,11 +32,6 @@ class TemperatureSettings(Settings):
         super().__post_init__()
         self._expect("base", self.base >= 1, "at least 1")
 
-    def scaled_to(self, dataset: str) -> Settings:
-        settings = super().scaled_to(dataset)
-        # A tenth of CIFAR-10's steps: logits cannot follow T to a million (36 % test accuracy).
-        return settings.replace(base=1.05) if dataset == "digits" else settings
-
 
 def temperature(base: float, progress: Any) -> Any:
     """T at progress p in [0, 1]: base^(100 p); 1.15 takes it from 1 to 1.2 million."""
@@ -75,3 +70,6 @@ class Temperature(Defense):
     idea = "trains at a rising softmax temperature, so that gradients of the served softmax vanish"
     recipe = TemperatureRecipe
     course_settings = TemperatureSettings()
+    # In a tenth of CIFAR-10's steps logits cannot follow T to a million: 36 % on the digits, where
+    # 1.05 came to 91 % and 1.04 to 93 %. T up to 50 still saturates the softmax.
+    adapted = {"digits": {"base": 1.04}, "fashion-mnist": {"base": 1.04}}

@@ -17,7 +17,7 @@ from typing import Any, final
 
 from keras import ops
 
-from sparring.adversarial import PgdSettings, ascend
+from sparring.adversarial import ADAPTED, PgdSettings, ascend
 from sparring.defense import Defense
 from sparring.recipe import Recipe, cross_entropy, hits
 
@@ -59,3 +59,4 @@ class Trades(Defense):
     idea = "trades accuracy for answers that stay alike nearby (ours, after Zhang et al.)"
     recipe = TradesRecipe
     course_settings = TradesSettings()
+    adapted = ADAPTED

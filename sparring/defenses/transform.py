@@ -17,7 +17,6 @@ from typing import Any, final
 from keras import ops
 
 from sparring.augment import STRONG_DRAWS, strong
-from sparring.chance import Chance
 from sparring.defense import Defense
 from sparring.recipe import Recipe
 
@@ -40,5 +39,5 @@ class Transform(Defense):
     stochastic = True
 
     def logits(self, x: Any) -> Any:
-        draws = ops.transpose(Chance(x, self._seed).uniform(STRONG_DRAWS))[:, :, None]
+        draws = ops.transpose(self.chance(x).uniform(STRONG_DRAWS))[:, :, None]
         return self.nets[0](strong(x, draws, bool(self.settings.flip)))
