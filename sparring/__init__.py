@@ -1,9 +1,10 @@
-"""Sparring trains the adversarial-example defenses that people learn to break, and serves them.
+"""Sparring trains the adversarial-example defenses that people learn to break, and attacks them.
 
     import sparring
     defense = sparring.train("baseline", data="digits")
     defense = sparring.load("runs/digits/baseline")
     defense.classify(images), defense.detect(images)
+    print(sparring.evaluate(defense, sparring.PGD(), sparring.Linf(0.15)))
 
 The backend (torch, tensorflow or jax) is KERAS_BACKEND, else the first one installed. It is
 fixed at the first use of any of these names, not by importing this package.
@@ -18,33 +19,73 @@ from sparring.backend_choice import prefer_installed
 
 if TYPE_CHECKING:
     from sparring.api import load, train
+    from sparring.attacks import BPDA, EOT, FGSM, PGD, Noise, Square, gradient
     from sparring.data import Dataset
+    from sparring.data import load as load_data
     from sparring.defense import Defense
-    from sparring.errors import DataError, Diverged, RunError, SettingsError, SparringError
+    from sparring.ecosystem import as_torch_module
+    from sparring.errors import (
+        AttackError,
+        DataError,
+        Diverged,
+        RunError,
+        SettingsError,
+        SparringError,
+    )
+    from sparring.judge import Report, evaluate
+    from sparring.threat import L2, Linf
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "train": "api",
     "load": "api",
+    "evaluate": "judge",
+    "Report": "judge",
+    "Linf": "threat",
+    "L2": "threat",
+    "gradient": "attacks",
+    "Noise": "attacks",
+    "FGSM": "attacks",
+    "PGD": "attacks",
+    "Square": "attacks",
+    "EOT": "attacks",
+    "BPDA": "attacks",
+    "as_torch_module": "ecosystem",
     "Dataset": "data",
+    "load_data": "data.load",
     "Defense": "defense",
     "SparringError": "errors",
     "DataError": "errors",
     "SettingsError": "errors",
     "RunError": "errors",
+    "AttackError": "errors",
     "Diverged": "errors",
 }
 
 __all__ = [
+    "BPDA",
+    "EOT",
+    "FGSM",
+    "L2",
+    "PGD",
+    "AttackError",
     "DataError",
     "Dataset",
     "Defense",
     "Diverged",
+    "Linf",
+    "Noise",
+    "Report",
     "RunError",
     "SettingsError",
     "SparringError",
+    "Square",
+    "as_torch_module",
+    "evaluate",
+    "gradient",
     "load",
+    "load_data",
     "train",
 ]
 
@@ -56,6 +97,7 @@ def __getattr__(name: str) -> Any:
     # Importing a home may import keras and so fix the backend; that waits until a name is used.
     if name not in _HOMES:
         raise AttributeError(f"module 'sparring' has no attribute {name!r}")
-    if _HOMES[name] == "api":
+    if _HOMES[name] != "errors":
         import_module("sparring.backend")  # says what is wrong with a backend better than keras
-    return getattr(import_module(f"sparring.{_HOMES[name]}"), name)
+    module, _, other_name = _HOMES[name].partition(".")
+    return getattr(import_module(f"sparring.{module}"), other_name or name)

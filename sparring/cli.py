@@ -7,6 +7,7 @@ SIGTERM.
 from __future__ import annotations
 
 import enum
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -243,6 +244,175 @@ def train(
             with display.shown(quiet) as progress:
                 trained = api.train(defense, progress=progress, **options)
             _summary(trained)
+
+
+@app.command(
+    help="""Attack a trained defense and judge what comes of it.
+
+    Every adversarial image is checked independently: shape, type, range, distance, and whether the
+    defense answers with another label and does not reject it. The verdict goes to a folder of the
+    run: report.json and adversarial.safetensors; an interrupted evaluation goes on from there.
+    """
+)
+def attack(
+    defense: Annotated[str, typer.Argument(help="Name of a trained defense, or a run directory.")],
+    attack: Annotated[
+        str,
+        typer.Argument(
+            help="noise, fgsm, pgd, square, reference (a spoiler), or a file.py with a function "
+            "attack(defense, x, y, threat)."
+        ),
+    ] = "pgd",
+    data: Annotated[
+        str, typer.Option(metavar="NAME|FILE.npz", help="Data set of the defense named.")
+    ] = "digits",
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with the data set's files.")] = None,
+    norm: Annotated[
+        str, typer.Option(metavar="Linf|L2", help="Norm of the threat model.")
+    ] = "Linf",
+    eps: Annotated[
+        str | None,
+        typer.Option(metavar="X", help="Its radius, as 0.03 or 8/255. Default: the data set's."),
+    ] = None,
+    n: Annotated[int, typer.Option("--n", "-n", metavar="N", help="How many test images.")] = 100,
+    images: Annotated[
+        str | None,
+        typer.Option(metavar="I,J,...", help="Indices of test images, in place of the first N."),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option", "-o", metavar="NAME=VALUE", help="Of the attack, as steps=100; repeatable."
+        ),
+    ] = None,
+    draws: Annotated[
+        int, typer.Option(metavar="N", help="How often a stochastic defense is asked.")
+    ] = 20,
+    batch_size: Annotated[
+        int, typer.Option(metavar="N", help="Images given to the attack at a time.")
+    ] = 128,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of a stochastic defense's draws.")] = 0,
+    check: Annotated[
+        bool, typer.Option(help="Look for signs that the result should be distrusted.")
+    ] = True,
+    time_limit: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="For the attack, per batch.")
+    ] = None,
+    backend: Annotated[
+        Backend | None,
+        typer.Option(help="Default: KERAS_BACKEND, else the first of these that is installed."),
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the verdict. Default: in the run.")
+    ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print nothing but the verdict.")
+    ] = False,
+) -> None:
+    with _errors("The same command goes on with the images that are left."):
+        backend_choice.choose(backend)
+
+        import sparring
+        from sparring import attacks, display
+        from sparring import threat as threats
+
+        trained = sparring.load(_run(defense, data, runs))
+        chosen = attacks.get(attack, _options(option or []), trained.name)
+        dataset = trained.info.name if Path(defense).is_dir() else data
+        threat = (
+            threats.default_threat(norm, trained.info.name)
+            if eps is None
+            else threats.threat_model(norm, eps)
+        )
+        assert trained.path is not None
+        where = f"{Path(attack).stem}-{threat.norm}-{threat.eps:.4g}{'-some' if images else ''}"
+        folder = out or trained.path / "attacks" / where
+        baseline = trained.path.parent / "baseline"
+        with display.counted(quiet) as progress:
+            report = sparring.evaluate(
+                trained,
+                chosen,
+                threat,
+                dataset,
+                n,
+                data_dir=data_dir,
+                images=_indices(images),
+                draws=draws,
+                batch_size=batch_size,
+                seed=seed,
+                check=check,
+                transfer_from=(
+                    sparring.load(baseline)
+                    if check and trained.name != "baseline" and (baseline / "run.json").is_file()
+                    else None
+                ),
+                time_limit=time_limit,
+                out=folder,
+                progress=progress,
+            )
+        print(report)
+        print(f"Verdict   {folder / 'report.json'} and adversarial.safetensors")
+        if report.failed:
+            again = shlex.join(["sparring", *sys.argv[1:]])
+            print(f"Failed    {again} --images {','.join(map(str, report.failed))}")
+
+
+def _run(defense: str, data: str, runs: Path) -> Path:
+    """The run directory that a defense's name stands for."""
+    from sparring import defenses
+
+    if Path(defense).is_dir():
+        return Path(defense)
+    name = defenses.get(defense).name
+    return runs / Path(data).stem / name
+
+
+def _options(given: list[str]) -> dict[str, Any]:
+    """Options of an attack, from NAME=VALUE."""
+    import yaml
+
+    options = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"--option: expected NAME=VALUE, got {text!r}")
+        options[name] = yaml.safe_load(value)
+    return options
+
+
+def _indices(text: str | None) -> list[int] | None:
+    """Indices of images, from I,J,..."""
+    if text is None:
+        return None
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"--images: expected numbers as 3,17,52, got {text!r}") from None
+
+
+@app.command(
+    help="""Write an attack to fill in, attack_NAME.py, for breaking a defense yourself.
+
+    'sparring attack NAME attack_NAME.py' grades it.
+    """
+)
+def exercise(
+    defense: Annotated[str, typer.Argument(help="Name of the defense to break.")],
+    out: Annotated[Path, typer.Option(help="Folder to write it into.")] = Path(),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
+) -> None:
+    with _errors():
+        backend_choice.choose()
+
+        from sparring import exercises
+
+        path = exercises.write(defense, out, force)
+        print(
+            f"{path}\n"
+            f"Train     sparring train {defense}\n"
+            f"Grade     sparring attack {defense} {path}"
+        )
 
 
 def _train_all(options: dict[str, Any], quiet: bool) -> None:

@@ -61,6 +61,7 @@ class Defense:
         self.results: dict[str, Any] = {}
         self.path: Path | None = None
         self._seed = keras.Variable(0, dtype="int32", trainable=False, name="seed")
+        self.averaged = False  # whether draws were chosen since this was last set to False
         self._draw: Any = 0
         self._compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
@@ -86,16 +87,32 @@ class Defense:
 
         The same seed gives the same answer to the same image, in whatever batch it is asked.
         """
+        self.tell_averaged()
         self._seed.assign(seed)
+
+    @contextmanager
+    def seeded(self, seed: int) -> Iterator[None]:
+        """Within it, the draws are those of `seed`."""
+        before = int(ops.convert_to_numpy(self._seed))
+        self._seed.assign(seed)
+        try:
+            yield
+        finally:
+            self._seed.assign(before)
 
     @contextmanager
     def drawing(self, number: Any) -> Iterator[None]:
         """Within it, `logits` uses other draws: those of the seed plus `number`, an int or [B]."""
+        self.tell_averaged()
         before, self._draw = self._draw, number
         try:
             yield
         finally:
             self._draw = before
+
+    def tell_averaged(self) -> None:
+        """Note that an attack chooses draws itself, which the judge expects of a sound one."""
+        self.averaged = True
 
     def chance(self, x: Any) -> Chance:
         """The random numbers that a stochastic defense answers images x with."""
@@ -164,13 +181,11 @@ class Defense:
         """The share of draws in which each image is broken, [B]; 0 or 1 where nothing is drawn."""
         if not self.stochastic:
             return self.broken(x, y).astype(float)
-        before = int(ops.convert_to_numpy(self._seed))
         shares = np.zeros(len(x))
         for draw in range(draws):
-            self.reseed(spread(draw, Stream.DRAWS))
-            shares += self.broken(x, y) / draws
-        self.reseed(before)
-        return shares
+            with self.seeded(spread(draw, Stream.DRAWS)):
+                shares += self.broken(x, y)
+        return shares / draws
 
     def compiled(self, key: tuple[Any, ...], function: Callable[..., Any]) -> Callable[..., Any]:
         """`function`, which may use this defense's networks, made fast; the same one for a key."""

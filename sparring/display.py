@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -106,6 +106,32 @@ class Live(Lines):
         if metrics.epoch == self._epochs:
             super().epoch(metrics, seconds_left)  # the last one stays when the bar goes
         self._epoch = metrics.epoch
+
+
+@contextmanager
+def counted(quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
+    """A function told (done, total, text): a bar on a terminal, now and then a line elsewhere."""
+    console = Console()
+    if quiet:
+        yield lambda done, total, text: None
+    elif console.is_terminal:
+        columns = TextColumn("{task.completed}/{task.total} images"), BarColumn(bar_width=20)
+        with Bar(
+            *columns, TextColumn("{task.description}"), console=console, transient=True
+        ) as bar:
+            task = bar.add_task("", total=None)
+            yield lambda done, total, text: bar.update(
+                task, completed=done, total=total, description=text
+            )
+    else:
+        last = [time.monotonic()]
+
+        def tell(done: int, total: int, text: str) -> None:
+            if time.monotonic() - last[0] >= _SECONDS_BETWEEN_LINES:
+                console.print(f"{done}/{total} images  {text}", markup=False, highlight=False)
+                last[0] = time.monotonic()
+
+        yield tell
 
 
 @contextmanager

@@ -21,6 +21,10 @@ class RunError(SparringError, RuntimeError):
     """A run directory cannot be used: missing, unfinished, damaged, busy, or of other settings."""
 
 
+class AttackError(SparringError, RuntimeError):
+    """An attack raised, or ran past its time limit."""
+
+
 class Diverged(SparringError, ArithmeticError):
     """Training met a loss or a weight that is not finite.
 

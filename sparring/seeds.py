@@ -16,6 +16,7 @@ class Stream(IntEnum):
     NETWORK = 3
     PATTERNS = 4
     DRAWS = 5
+    JUDGE = 6
 
 
 def spread(seed: int, stream: Stream, *place: int) -> int:

@@ -7,14 +7,19 @@ int32 [B]; `threat` a ThreatModel. What comes back has the shape of x, as tensor
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from sparring.attacks.gradients import BPDA, EOT, cross_entropies, gradient, margins
 from sparring.attacks.pgd import FGSM, PGD
-from sparring.attacks.simple import Noise
+from sparring.attacks.simple import InTurn, Noise
 from sparring.attacks.square import Square
-from sparring.errors import SettingsError, unknown_name
+from sparring.errors import AttackError, SettingsError, unknown_name
 
 Attack = Callable[[Any, Any, Any, Any], Any]
 
@@ -25,6 +30,7 @@ __all__ = [
     "FGSM",
     "PGD",
     "Attack",
+    "InTurn",
     "Noise",
     "Square",
     "cross_entropies",
@@ -33,11 +39,63 @@ __all__ = [
     "margins",
 ]
 
-ATTACKS: dict[str, type] = {"noise": Noise, "fgsm": FGSM, "pgd": PGD, "square": Square}
+ATTACKS: dict[str, Callable[..., Attack]] = {
+    "noise": Noise,
+    "fgsm": FGSM,
+    "pgd": PGD,
+    "square": Square,
+}
 
 
-def get(name: str) -> type:
-    """The attack's class of that name. Raises SettingsError, listing the valid names."""
+def get(name: str | Path, options: Mapping[str, Any] | None = None, defense: str = "") -> Attack:
+    """The attack of that name, or of a Python file, with options such as steps=100.
+
+    "reference" is the reference attack on the defense of that name. A file is run; it has to define
+    a function `attack(defense, x, y, threat)` or a class `Attack` whose instances are called so.
+    Options are the arguments of the class, or keyword arguments of the function. Raises
+    SettingsError for unknown names and options, AttackError for a file that defines no attack.
+    """
+    options = dict(options or {})
+    if str(name).endswith(".py"):
+        return _from_file(Path(name), options)
+    if name == "reference":
+        from sparring import spoilers
+
+        return _with_options(spoilers.get(defense), options)
     if name not in ATTACKS:
-        raise SettingsError(unknown_name("attack", name, list(ATTACKS)))
-    return ATTACKS[name]
+        valid = [*ATTACKS, "reference", "a file ending in .py"]
+        raise SettingsError(unknown_name("attack", str(name), valid))
+    return _with_options(ATTACKS[str(name)], options)
+
+
+def _from_file(path: Path, options: Mapping[str, Any]) -> Attack:
+    if not path.is_file():
+        raise AttackError(f"{path}: no such file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise AttackError(f"{path}: {type(error).__name__}: {error}") from error
+    for found in (getattr(module, "Attack", None), getattr(module, "attack", None)):
+        if callable(found):
+            return _with_options(found, options)
+    raise AttackError(
+        f"{path}: expected a function attack(defense, x, y, threat) or a class Attack in it"
+    )
+
+
+def _with_options(attack: Callable[..., Any], options: Mapping[str, Any]) -> Attack:
+    if is_dataclass(attack) and not isinstance(attack, type):
+        return _with_options(partial(type(attack), **vars(attack)), options)
+    parameters = inspect.signature(attack).parameters.values()
+    valid = [each.name for each in parameters if each.default is not each.empty]
+    for name in options:
+        if name not in valid:
+            raise SettingsError(unknown_name("option of the attack", name, valid or ["none"]))
+    if inspect.isclass(attack) or (isinstance(attack, partial) and inspect.isclass(attack.func)):
+        made: Any = attack(**options)
+        return made
+    return partial(attack, **options) if options else attack

@@ -70,6 +70,11 @@ class EOT(Wrapped):
         if type(self.draws) is not int or self.draws < 1:
             raise SettingsError(f"draws: expected at least 1, got {self.draws!r}")
 
+    def compiled(self, key: tuple[Any, ...], function: Callable[..., Any]) -> Callable[..., Any]:
+        """As Defense.compiled; what is compiled already averages without asking `drawing` again."""
+        self.defense.tell_averaged()
+        return super().compiled(key, function)
+
     def logits(self, x: Any) -> Any:
         images = x.shape[0]
         copies = ops.tile(x, (self.draws, 1, 1, 1))

@@ -38,3 +38,25 @@ class Noise:
             if not len(left):
                 break
         return chosen
+
+
+@final
+@dataclass(frozen=True)
+class InTurn:
+    """Several attacks one after the other, each on the images that are not broken yet."""
+
+    attacks: tuple[Any, ...]
+
+    def __call__(self, defense: Any, x: Any, y: Any, threat: ThreatModel) -> np.ndarray:
+        images, labels = np.array(ops.convert_to_numpy(x)), np.array(ops.convert_to_numpy(y))
+        best, share = images.copy(), np.full(len(images), -1.0)
+        for attack in self.attacks:
+            left = np.flatnonzero(share < 1)
+            if not len(left):
+                break
+            part, names = (ops.convert_to_tensor(array[left]) for array in (images, labels))
+            found = ops.convert_to_numpy(attack(defense, part, names, threat))
+            shares = defense.broken_share(found, labels[left])
+            better = shares > share[left]
+            best[left[better]], share[left[better]] = found[better], shares[better]
+        return best

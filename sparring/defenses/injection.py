@@ -154,17 +154,17 @@ class Injection(Defense):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._patterns = ops.convert_to_tensor(self.arrays["0/patterns"])
-        self._signatures = ops.convert_to_tensor(self.arrays["0/signatures"])
+        self.patterns = ops.convert_to_tensor(self.arrays["0/patterns"])
+        self.signatures = ops.convert_to_tensor(self.arrays["0/signatures"])
 
     def scores(self, x: Any) -> Any:
         features, logits = self.nets[0].mean_features(x)
-        likeness = cosine(features[:, None], self._signatures[None])
+        likeness = cosine(features[:, None], self.signatures[None])
         under, named = [], []
         for label in range(self.info.classes):
-            patterned = x + self.settings.strength * self._patterns[label]
+            patterned = x + self.settings.strength * self.patterns[label]
             features, answers = self.nets[0].mean_features(patterned)
-            under.append(cosine(features, self._signatures[label]))
+            under.append(cosine(features, self.signatures[label]))
             named.append(ops.argmax(answers, axis=-1))
         return suspicious(
             likeness,

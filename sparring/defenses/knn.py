@@ -114,16 +114,19 @@ class Knn(Defense):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._embeddings = ops.convert_to_tensor(self.arrays["0/embeddings"].T)
-        self._labels = ops.convert_to_tensor(self.arrays["0/labels"])
+        self.embeddings = ops.convert_to_tensor(self.arrays["0/embeddings"].T)
+        self.labels = ops.convert_to_tensor(self.arrays["0/labels"])
 
     def embed(self, x: Any) -> Any:
         """Embeddings [B, 128] of length 1, differentiable by x."""
         return self.nets[0](x)
 
     def logits(self, x: Any) -> Any:
-        similarities = ops.matmul(self.embed(x), self._embeddings)
-        return votes(similarities, self._labels, self.info.classes)
+        return self.count(ops.matmul(self.embed(x), self.embeddings))
+
+    def count(self, similarities: Any) -> Any:
+        """Votes [B, K] of the stored images at cosine similarities [B, N]."""
+        return votes(similarities, self.labels, self.info.classes)
 
     def probabilities(self, x: Any) -> Any:
         return ops.one_hot(ops.argmax(self.logits(x), axis=-1), self.info.classes)

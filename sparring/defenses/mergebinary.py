@@ -51,8 +51,6 @@ class MergeBinary(Defense):
     name = "mergebinary"
     idea = "one yes-or-no network a class; rejects when none stands out"
     networks = "one a class"
-    # Ten narrow networks take longer than their arithmetic.
-    adapted = {"digits": {"epochs": 30}, "fashion-mnist": {"epochs": 2}}
     detects = True
 
     @classmethod

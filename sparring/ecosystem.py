@@ -1,0 +1,43 @@
+"""Defenses as other libraries' attacks want them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sparring import backend
+from sparring.errors import SettingsError
+
+if TYPE_CHECKING:
+    from sparring.defense import Defense
+
+
+def as_torch_module(defense: Defense) -> Any:
+    """A torch.nn.Module that answers as the defense does: NCHW images in, logits out.
+
+    Takes float32 [B, C, H, W] in [0, 1] and gives logits [B, K]; gradients flow where the defense
+    has them, and the module is in evaluation mode with its parameters frozen. Wrappers (EOT, BPDA)
+    may be put around the defense first. AutoAttack, torchattacks, foolbox and the Adversarial
+    Robustness Toolbox take such a module. What a defense rejects (`detect`) is no part of it.
+
+    Raises SettingsError on other backends than PyTorch: a run trained on any of them can be loaded
+    with KERAS_BACKEND=torch.
+    """
+    if backend.name != "torch":
+        raise SettingsError(
+            f"as_torch_module: expected the backend torch, running is {backend.name}; "
+            "set KERAS_BACKEND=torch and load the run again, whichever backend trained it"
+        )
+    import torch
+
+    class TorchDefense(torch.nn.Module):
+        """A defense's logits, NCHW in."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.nets = torch.nn.ModuleList(defense.nets)
+
+        def forward(self, images: Any) -> Any:
+            """Logits [B, K] of images float32 [B, C, H, W] in [0, 1]."""
+            return defense.logits(images.permute(0, 2, 3, 1))
+
+    return TorchDefense().eval().requires_grad_(False)

@@ -1,0 +1,72 @@
+"""Exercises: an attack to fill in, for breaking a defense oneself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sparring import defenses
+from sparring.errors import SettingsError
+
+PUBLISHED = {
+    "baseline": 97,
+    "blur": 95,
+    "temperature": 89,
+    "mergebinary": 90,
+    "labelsmooth": 98,
+    "jump": 92,
+    "majority": 62,
+    "discretize": 97,
+    "randomneuron": 80,
+    "transform": 71,
+    "injection": 28,
+    "knn": 62,
+    "advtrain": 48,
+}
+"""The course's best published attack success at Linf 4/255 on CIFAR-10, in %."""
+
+_TEMPLATE = '''"""An attack on {name}: {idea}.
+
+Goal: {goal}
+
+    sparring train {name}
+    sparring attack {name} {file}
+
+How {name} works, training and answering, stands in sparring/defenses/{name}.py.
+"""
+
+from sparring import gradient
+from sparring.attacks import cross_entropies
+
+
+def attack(defense, x, y, threat, steps=10):
+    """Adversarial images for images x [B, H, W, C] in [0, 1] with labels y [B].
+
+    defense.logits(x) are its logits, defense.classify(x) its probabilities and defense.detect(x)
+    its scores: above defense.threshold it rejects. threat.project(x_adv, x) brings images back
+    into the ball of radius threat.eps around x, threat.direction(g) is the step of size 1 along g.
+    """
+    x_adv = x
+    for _ in range(steps):
+        g = gradient(lambda images: cross_entropies(y, defense.logits(images)), x_adv)
+        # Your turn: this takes no step yet.
+        x_adv = threat.project(x_adv + 0 * threat.direction(g), x)
+    return x_adv
+'''
+
+
+def write(name: str, folder: Path, force: bool = False) -> Path:
+    """Write attack_NAME.py into a folder and give its path.
+
+    Raises SettingsError for an unknown defense and, unless `force`, for a file that is there.
+    """
+    defense = defenses.get(name)
+    path = folder / f"attack_{name}.py"
+    if path.exists() and not force:
+        raise SettingsError(f"{path} exists; --force overwrites it")
+    goal = "as many images as you can; it is meant to hold, and nobody published a number."
+    if name in PUBLISHED:
+        goal = f"{PUBLISHED[name]} % of the images it gets right, the best the course published."
+    text = _TEMPLATE.format(name=name, idea=defense.idea, goal=goal, file=path.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path

@@ -1,0 +1,23 @@
+"""SPOILERS: for every defense a reference attack that breaks it. Try yourself first.
+
+sparring exercise blur          writes attack_blur.py for you to fill in
+sparring attack blur reference  runs the attack of blur.py in this folder
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from sparring.errors import SettingsError
+
+
+def get(defense: str) -> Any:
+    """The reference attack on the defense of that name. Raises SettingsError if there is none."""
+    try:
+        module = import_module(f"sparring.spoilers.{defense}")
+    except ModuleNotFoundError as error:
+        if error.name != f"sparring.spoilers.{defense}":
+            raise
+        raise SettingsError(f"no reference attack on {defense!r}: see sparring/spoilers/") from None
+    return module.attack

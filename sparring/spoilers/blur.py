@@ -1,0 +1,7 @@
+"""SPOILER: blur. The blur is linear: the gradient goes through it like through any layer."""
+
+from __future__ import annotations
+
+from sparring.attacks import PGD
+
+attack = PGD(steps=100, loss="margin", restarts=2)

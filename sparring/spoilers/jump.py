@@ -1,0 +1,32 @@
+"""SPOILER: jump. A steep sigmoid stands in for the jump on the backward pass (BPDA)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+from keras import ops
+
+from sparring.attacks import BPDA, PGD
+from sparring.nets import leaky_relu
+from sparring.threat import ThreatModel
+
+HEIGHT, STEEPNESS = 5, 2
+
+
+def smooth(x: Any) -> Any:
+    """Leaky ReLU and a jump of the height served, made of a sigmoid."""
+    return leaky_relu(x) + HEIGHT * ops.sigmoid(STEEPNESS * x)
+
+
+@final
+@dataclass(frozen=True)
+class SmoothJump(PGD):
+    """PGD through the smooth activation."""
+
+    def __call__(self, defense: Any, x: Any, y: Any, threat: ThreatModel) -> np.ndarray:
+        return super().__call__(BPDA(defense, activation=smooth), x, y, threat)
+
+
+attack = SmoothJump(steps=200, loss="margin", restarts=2, momentum=0.75)

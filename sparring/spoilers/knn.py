@@ -1,0 +1,34 @@
+"""SPOILER: knn. A soft vote of the stored embeddings has the gradient that the hard one lacks.
+
+Every stored image votes, with a weight that falls steeply with its distance; the votes of the label
+are to become fewer than those of all others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, final
+
+from keras import ops
+
+from sparring.attacks import PGD
+
+
+@final
+@dataclass(frozen=True)
+class SoftNeighbors(PGD):
+    """PGD on the logarithm of the others' votes to the label's."""
+
+    sharpness: float = 50.0  # of the weights, by cosine similarity
+
+    def objective(self, defense: Any, x: Any, y: Any) -> tuple[Any, Any]:
+        similarities = ops.matmul(defense.embed(x), defense.embeddings)
+        same = ops.cast(defense.labels, "int32")[None, :] == ops.cast(y, "int32")[:, None]
+        weights = self.sharpness * similarities
+        others = ops.logsumexp(ops.where(same, -1e30, weights), axis=-1)
+        label = ops.logsumexp(ops.where(same, weights, -1e30), axis=-1)
+        answer = ops.argmax(defense.count(similarities), axis=-1)
+        return others - label, ops.cast(answer, "int32") != ops.cast(y, "int32")
+
+
+attack = SoftNeighbors(steps=100, restarts=2)

@@ -1,0 +1,38 @@
+"""SPOILER: mergebinary. The networks' own logits, not their saturated probabilities.
+
+One other class's network has to say yes, the label's network no: the larger of the two shortfalls
+is what to work on, and the other networks may stay as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, final
+
+from keras import ops
+
+from sparring.attacks import PGD
+from sparring.defenses.mergebinary import LEAST_PROBABILITY
+
+ENOUGH = 4.0  # a logit gap at which P(yes) - P(no) is 0.96
+
+
+@final
+@dataclass(frozen=True)
+class LargestMargin(PGD):
+    """PGD on the largest margin over the other networks and the least over the label's own."""
+
+    def objective(self, defense: Any, x: Any, y: Any) -> tuple[Any, Any]:
+        answers = [net(x) for net in defense.nets]
+        gaps = ops.stack([each[:, 1] - each[:, 0] for each in answers], axis=-1)
+        own = ops.one_hot(y, gaps.shape[1])
+        other = ops.max(ops.where(own > 0, -1e30, gaps), axis=-1)
+        label = ops.sum(own * gaps, axis=-1)
+        loss = ops.minimum(other, ENOUGH) - ops.maximum(label, -ENOUGH)
+        probabilities = defense.probabilities(x)
+        changed = ops.argmax(probabilities, axis=-1) != ops.cast(y, "int32")
+        accepted = ops.max(probabilities, axis=-1) >= LEAST_PROBABILITY
+        return loss, ops.logical_and(changed, accepted)
+
+
+attack = LargestMargin(steps=200, restarts=3)
