@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from keras import ops
 
-from sparring.data import Dataset
+import sparring
+from sparring.data import Dataset, DatasetInfo
+from sparring.defense import Defense
+from sparring.recipe import Settings
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,3 +43,34 @@ def make_dataset() -> Callable[..., Dataset]:
 def dataset(make_dataset: Callable[..., Dataset]) -> Dataset:
     """40 training and 16 test images, 8x8x1, four classes: more than two batches of 16."""
     return make_dataset()
+
+
+class Linear(Defense):
+    """Two classes told apart by where an image lies along a direction: logits 0 and w.x - b."""
+
+    name = "linear"
+    idea = "a hyperplane, for tests"
+
+    def __init__(self, direction: np.ndarray, bias: float) -> None:
+        shape = cast(tuple[int, int, int], direction.shape)
+        info = DatasetInfo("linear", shape, ("a", "b"), False, 1, 1, "")
+        super().__init__(info, Settings(), [])
+        self.direction, self.bias = direction.astype(np.float32), bias
+
+    def logits(self, x: Any) -> Any:
+        along = ops.sum(x * ops.convert_to_tensor(self.direction), axis=(1, 2, 3)) - self.bias
+        return ops.stack([ops.zeros_like(along), along], axis=-1)
+
+
+@pytest.fixture
+def linear() -> Linear:
+    """64 pixels in alternating directions; of one gray, an image has logit 4 for class b."""
+    signs = np.where(np.indices((8, 8, 1)).sum(axis=0) % 2, 1.0, -1.0)
+    return Linear(signs, -4.0)
+
+
+@pytest.fixture(scope="session")
+def digits_baseline(tmp_path_factory: pytest.TempPathFactory) -> Defense:
+    """A baseline trained on the digits for seconds."""
+    out = tmp_path_factory.mktemp("digits")
+    return sparring.train("baseline", out=out, filters=16, epochs=20, eval_every=0)
