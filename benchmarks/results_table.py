@@ -1,52 +1,158 @@
-"""The table of docs/results.md, from the run.json files of a folder of runs.
+"""docs/results.md, from the run.json and report.json files of a folder of runs.
 
-    python -m benchmarks.results_table runs/digits
+    python -m benchmarks.results_table runs/fashion-mnist --data-dir DIR > docs/results.md
 
-Prints Markdown: clean accuracy (answered correctly and not rejected), share rejected, training
-time, and what to type for the same run; then the versions and the machine.
+The runs are those of `sparring train all --data fashion-mnist --data-dir DIR --eval-every 0`, the
+attacks those of `--attack`, which makes the ones that are missing, one after the other:
+
+    python -m benchmarks.results_table runs/fashion-mnist --data-dir DIR --attack
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sparring.defenses import DEFENSES
 from sparring.display import duration
+from sparring.exercises import PUBLISHED
+from sparring.threat import default_threat
+
+ATTACKS = ["noise", "fgsm", "pgd", "reference"]
 
 
-def row(run: dict[str, Any]) -> str:
-    """One run as a line of the table."""
-    results = run["results"]
-    dataset, settings = run["dataset"], run["settings"]
-    return (
-        f"| {run['defense']} | {results['test_accuracy']:.2%} | {results['rejected']:.2%} | "
-        f"{duration(results['seconds'])} | {dataset['train_images']:,} | {settings['filters']} | "
-        f"{settings['epochs']} | {run['seed']} | {run['backend']} |"
-    )
+def folder(run: Path, attack: str, dataset: str) -> Path:
+    """Where the verdict on an attack lies."""
+    threat = default_threat("Linf", dataset)
+    return run / "attacks" / f"{attack}-{threat.norm}-{threat.eps:.4g}"
+
+
+def missing(runs: Path, data_dir: Path | None) -> None:
+    """Make the verdicts that are not there, or not finished."""
+    import sparring
+    from sparring import attacks
+
+    for name in DEFENSES:
+        if not (runs / name / "run.json").is_file():
+            continue
+        defense = sparring.load(runs / name)
+        for attack in ATTACKS:
+            out = folder(runs / name, attack, defense.info.name)
+            report = out / "report.json"
+            if report.is_file() and json.loads(report.read_text())["finished"]:
+                continue
+            print(f"{name} {attack}", file=sys.stderr, flush=True)
+            made = attacks.get(attack, {"draws": 10} if attack == "noise" else {}, name)
+            baseline = None if name == "baseline" else sparring.load(runs / "baseline")
+            verdict = sparring.evaluate(
+                *(defense, made),
+                data_dir=data_dir,
+                out=out,
+                transfer_from=baseline if attack == "reference" else None,
+                check=attack in ("pgd", "reference"),
+            )
+            print(verdict, file=sys.stderr, flush=True)
+
+
+def percent(value: float | None) -> str:
+    """A share for the table."""
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def training(runs: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Lines of the table of trainings."""
+    yield "| defense | clean accuracy | rejected | training time | filters | epochs | seed |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    for name, run in runs.items():
+        results, settings = run["results"], run["settings"]
+        shown = [f"{settings['filters']}", f"{settings['epochs']}", f"{results['seed_used']}"]
+        yield (
+            f"| {name} | {percent(results['test_accuracy'])} | {percent(results['rejected'])} | "
+            f"{duration(results['seconds']) if results['seconds'] else '-'} | "
+            + " | ".join(shown if DEFENSES[name].borrows is None else ["-"] * 3)
+            + " |"
+        )
+
+
+def attacking(runs: dict[str, dict[str, Any]], paths: dict[str, Path]) -> Iterator[str]:
+    """Lines of the table of attacks."""
+    yield "| defense | clean accuracy | noise | FGSM | PGD | reference | of images | course's |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
+    for name, run in runs.items():
+        cells, images, clean = [], "-", "-"
+        for attack in ATTACKS:
+            file = folder(paths[name].parent, attack, run["dataset"]["name"]) / "report.json"
+            if not file.is_file():
+                cells.append("-")
+                continue
+            found = json.loads(file.read_text())["results"]
+            rate = found["success_rate"]
+            text = percent(rate["value"])
+            if attack == "reference":
+                text += f" ({100 * rate['low']:.0f} to {100 * rate['high']:.0f})"
+            cells.append(text)
+            images, clean = f"{rate['n']}", percent(found["clean_accuracy"]["value"])
+        published = f"{PUBLISHED[name]} %" if name in PUBLISHED else "-"
+        yield f"| {' | '.join([name, clean, *cells, images, published])} |"
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the page, or make what is missing for it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", type=Path, help="a folder with one run directory per defense")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--attack", action="store_true", help="make the verdicts that are missing")
     arguments = parser.parse_args()
-    runs = {path.parent.name: path for path in arguments.runs.glob("*/run.json")}
+    if arguments.attack:
+        missing(arguments.runs, arguments.data_dir)
+        return
+    paths = {name: arguments.runs / name / "run.json" for name in DEFENSES}
+    found = {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
+    runs = {name: run for name, run in found.items() if run["status"] == "finished"}
+    first = next(iter(runs.values()))
+    dataset = first["dataset"]
+    threat = default_threat("Linf", dataset["name"])
+    versions = {
+        f"{run['machine']}; "
+        + ", ".join(f"{what} {which}" for what, which in run["versions"].items())
+        for run in runs.values()
+    }
     print(
-        "| defense | clean accuracy | rejected | training time | images | filters | epochs | seed "
-        "| backend |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+        f"""# Results on {dataset["name"]}
+
+Written by `python -m benchmarks.results_table` from the files that trainings and attacks left.
+{"; ".join(sorted(versions))}.
+
+## Training
+
+    sparring train all --data {dataset["name"]} --data-dir DIR --eval-every 0
+
+All {dataset["train_images"]:,} training images; tested on all {dataset["test_images"]:,} test
+images as each defense answers, what it rejects counted as wrong. Filters and epochs are those of
+the baseline's network; what an ensemble makes of them stands in its file. Times were taken on a
+shared machine with two cores while other programs ran, and differ by a factor of two for no other
+reason.
+"""
     )
-    machines = set()
-    for name in DEFENSES:
-        if name in runs:
-            run = json.loads(runs[name].read_text())
-            if run["status"] == "finished":
-                print(row(run))
-                versions = ", ".join(f"{what} {which}" for what, which in run["versions"].items())
-                machines.add(f"{run['machine']}; {versions}.")
-    print("\n" + "\n".join(sorted(machines)))
+    print("\n".join(training(runs)))
+    print(
+        f"""
+## Attacks
+
+    python -m benchmarks.results_table runs/{dataset["name"]} --data-dir DIR --attack
+
+Share of the images broken, of those among the first 100 test images that the defense answers
+rightly, within {threat}: another label, not rejected, for random defenses the mean of 20 draws.
+Noise is the best of ten random points; FGSM and PGD (40 steps) follow the cross entropy through the
+defense as it is; reference is the attack in `sparring/spoilers/`, with its 95 % interval. The last
+column is the best attack the course published, for its own defenses on CIFAR-10 within 4/255.
+"""
+    )
+    print("\n".join(attacking(runs, paths)))
 
 
 if __name__ == "__main__":

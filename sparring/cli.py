@@ -454,9 +454,10 @@ def _summary(trained: Any) -> None:
     from sparring.display import duration
 
     height, width, channels = trained.info.shape
+    rejected = f", {results['rejected']:.2%} rejected" if trained.detects else ""
     print(
         f"{trained.name} on {trained.info.name}: test accuracy {results['test_accuracy']:.2%} "
-        f"(EMA weights, {trained.info.test_images:,} images), "
+        f"(EMA weights, {trained.info.test_images:,} images{rejected}), "
         f"trained in {duration(results['seconds'])}\n"
         f"Weights   {path / 'weights.safetensors'}\n"
         f"Run       {path / 'run.json'} and metrics.jsonl\n"

@@ -6,13 +6,16 @@ import importlib.util
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import sparring
 from sparring.data import Dataset
+from sparring.defense import Defense
 from sparring.defenses import DEFENSES
+from sparring.threat import DEFAULT_EPS
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,6 +42,30 @@ def test_the_page_on_adding_a_defense(
     np.testing.assert_allclose(
         defense.classify(np.round(x * 8) / 8), defense.classify(x), rtol=1e-5
     )
+
+
+def test_the_page_on_attacks(
+    digits_baseline: Defense, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("foolbox")
+    assert digits_baseline.path is not None
+    (tmp_path / "runs").symlink_to(digits_baseline.path.parent.parent)
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "attacks.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(code, "attacks.md", "exec"), names)
+    assert names["report"].success_rate.value > 0.9
+    for name in ("averaging", "theirs"):
+        report = sparring.evaluate(digits_baseline, names[name], sparring.Linf(0.15), n=20)
+        assert report.success_rate.value > 0.8
+
+
+def test_the_page_on_attacks_has_the_usual_eps() -> None:
+    page = (ROOT / "docs" / "attacks.md").read_text(encoding="utf-8")
+    for name, eps in DEFAULT_EPS.items():
+        linf = "4/255" if name == "cifar10" else f"{eps['Linf']}"
+        assert f"| {name} | {linf} | {eps['L2']} |" in page
 
 
 def test_links_lead_somewhere() -> None:
