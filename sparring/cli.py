@@ -352,7 +352,7 @@ def attack(
                 progress=progress,
             )
         print(report)
-        print(f"Verdict   {folder / 'report.json'} and adversarial.safetensors")
+        print(f"Verdict   {folder / 'report.json'}, adversarial.safetensors and examples.svg")
         if report.failed:
             again = shlex.join(["sparring", *sys.argv[1:]])
             print(f"Failed    {again} --images {','.join(map(str, report.failed))}")

@@ -27,7 +27,7 @@ import numpy as np
 from keras import ops
 
 import sparring
-from sparring import attacks, backend, checks
+from sparring import attacks, backend, checks, pictures
 from sparring import data as datasets
 from sparring.attacks import Attack
 from sparring.checkpoint import read_tensors, write_atomically, write_tensors
@@ -82,8 +82,9 @@ class Report:
     Attributes: `about`, what was evaluated (defense, attack, threat, data set, seed, versions);
     arrays with one entry an image: `index` (of the test images), `label`, `clean` (share of draws
     in which the image itself was answered correctly and not rejected), `rejected` (share in which
-    it was rejected), `attacked` (bool), `success` (share of draws in which the adversarial image
-    counts), `distance` (float64, NaN where nothing valid came); `reasons`, one text an image;
+    it was rejected), `attacked` (bool), `success` (share of draws in which the adversarial
+    image counts), `answer` (its most frequent label) and `distance` (float64), -1 and NaN where
+    nothing valid came; `reasons`, one text an image;
     `adversarial`, float32 [N, H, W, C], the image itself where nothing valid came; `warnings`, what
     to distrust; `seconds`. For a defense that draws nothing, shares are 0 or 1.
     """
@@ -95,6 +96,7 @@ class Report:
     rejected: np.ndarray
     attacked: np.ndarray
     success: np.ndarray
+    answer: np.ndarray
     distance: np.ndarray
     reasons: list[str]
     adversarial: np.ndarray
@@ -149,7 +151,7 @@ class Report:
         rates = ("clean_accuracy", "clean_rejected", "success_rate", "robust_accuracy")
         images = zip(
             *(self.index, self.label, self.clean, self.rejected, self.attacked, self.success),
-            *(self.distance, self.reasons),
+            *(self.answer, self.distance, self.reasons),
             strict=True,
         )
         return {
@@ -172,10 +174,21 @@ class Report:
                     "rejected": round(float(rejected), 6),
                     "attacked": bool(attacked),
                     "success": round(float(success), 6),
+                    "answer": int(answer),
                     "distance": None if math.isnan(distance) else float(distance),
                     "reason": reason,
                 }
-                for index, label, clean, rejected, attacked, success, distance, reason in images
+                for (
+                    index,
+                    label,
+                    clean,
+                    rejected,
+                    attacked,
+                    success,
+                    answer,
+                    distance,
+                    reason,
+                ) in images
             ],
         }
 
@@ -267,8 +280,9 @@ def evaluate(
             x, y = _images(dataset, report.index[rows]), report.label[rows]
             given, notes = _attack(attack, defense, x, y, threat, time_limit)
             verdict = judge.verdict(x, y, given)
-            report.success[rows], report.distance[rows], report.adversarial[rows] = verdict[:3]
-            for row, reason in zip(rows, verdict[3], strict=True):
+            report.success[rows], report.answer[rows] = verdict.success, verdict.answer
+            report.distance[rows], report.adversarial[rows] = verdict.distance, verdict.adversarial
+            for row, reason in zip(rows, verdict.reasons, strict=True):
                 report.reasons[row] = reason
             for note in notes:
                 if note not in report.warnings:
@@ -295,7 +309,19 @@ def evaluate(
     report.seconds = before + time.perf_counter() - start
     if out is not None:
         _save(report, Path(out), finished=True)
+        if report.attacked.any():
+            write_atomically(Path(out) / "examples.svg", picture(report, dataset).encode())
     return report
+
+
+class _Verdict(NamedTuple):
+    """What the judge finds of a batch; the arrays are those of Report."""
+
+    success: np.ndarray
+    answer: np.ndarray
+    distance: np.ndarray
+    adversarial: np.ndarray
+    reasons: list[str]
 
 
 class _Judge:
@@ -319,14 +345,13 @@ class _Judge:
         right = [(labels == y) & ~rejected for labels, rejected in answers]
         return np.mean(right, axis=0), np.mean([rejected for _, rejected in answers], axis=0)
 
-    def verdict(
-        self, x: np.ndarray, y: np.ndarray, given: Any
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
-        """Success [B], distance [B], images [B, H, W, C] and reasons of what an attack gave."""
+    def verdict(self, x: np.ndarray, y: np.ndarray, given: Any) -> _Verdict:
+        """What comes of what an attack gave for images x with labels y."""
         success, distance = np.zeros(len(x)), np.full(len(x), np.nan)
+        answer = np.full(len(x), -1)
         adversarial, wrong = _as_images(given, x)
         if adversarial is None:
-            return success, distance, x.copy(), [wrong] * len(x)
+            return _Verdict(success, answer, distance, x.copy(), [wrong] * len(x))
         reasons = [""] * len(x)
         flat = adversarial.reshape(len(x), -1)
         finite = np.isfinite(flat).all(axis=1)
@@ -350,6 +375,9 @@ class _Judge:
             for labels, rejected in answers:
                 changed += labels != y[valid], (labels != y[valid]) & ~rejected
             success[valid] = changed[1] / len(answers)
+            given_labels = np.stack([labels for labels, _ in answers])
+            votes = given_labels[..., None] == np.arange(self._defense.info.classes)
+            answer[valid] = votes.sum(axis=0).argmax(axis=1)
             for i, other, counts in zip(np.flatnonzero(valid), *changed, strict=True):
                 if counts == len(answers):
                     reasons[i] = BROKEN
@@ -357,7 +385,7 @@ class _Judge:
                     reasons[i] = f"broken in {int(counts)} of {len(answers)} draws"
                 else:
                     reasons[i] = "rejected" if other else "label unchanged"
-        return success, distance, adversarial, reasons
+        return _Verdict(success, answer, distance, adversarial, reasons)
 
 
 def _as_images(given: Any, x: np.ndarray) -> tuple[np.ndarray | None, str]:
@@ -474,7 +502,7 @@ def _started(
         for each, share in zip(attacked, rejected, strict=True)
     ]
     report = Report(
-        *(about, index, y, clean, rejected, attacked, np.zeros(len(y))),
+        *(about, index, y, clean, rejected, attacked, np.zeros(len(y)), np.full(len(y), -1)),
         *(np.full(len(y), np.nan), reasons, x.copy()),
     )
     if out is not None:
@@ -502,7 +530,7 @@ def _go_on(report: Report, out: Path) -> None:
     report.seconds = found["seconds"]
     for row, image in enumerate(images):
         report.reasons[row] = image["reason"]
-        report.success[row] = image["success"]
+        report.success[row], report.answer[row] = image["success"], image["answer"]
         report.distance[row] = np.nan if image["distance"] is None else image["distance"]
 
 
@@ -510,8 +538,25 @@ def _as_read(values: Mapping[str, Any]) -> dict[str, Any]:
     return dict(json.loads(json.dumps(values)))
 
 
+def picture(report: Report, dataset: Dataset, columns: int = 8) -> str:
+    """The first broken images, or the first attacked ones, with what was made of them, as SVG."""
+    rows = np.flatnonzero(report.attacked & (report.success > 0.5))[:columns]
+    if not len(rows):
+        rows = np.flatnonzero(report.attacked)[:columns]
+    names = dataset.class_names
+    threat = report.about["threat"]
+    return pictures.examples(
+        _images(dataset, report.index[rows]),
+        report.adversarial[rows],
+        [names[label] for label in report.label[rows]],
+        [names[answer] if answer >= 0 else "invalid" for answer in report.answer[rows]],
+        f"{report.about['defense']} under {threat['norm']} eps {threat['eps']:.4g}: "
+        f"{100 * report.success_rate.value:.0f} % broken",
+    )
+
+
 def _save(report: Report, out: Path, finished: bool) -> None:
-    """Write both files; the images first, so that a report never speaks of missing ones."""
+    """Write the files; the images first, so that a report never speaks of missing ones."""
     out.mkdir(parents=True, exist_ok=True)
     arrays = {"adversarial": report.adversarial, "index": report.index, "label": report.label}
     sha256 = write_tensors(out / "adversarial.safetensors", arrays, {"about": report.about})
