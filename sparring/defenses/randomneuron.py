@@ -33,9 +33,12 @@ def keep_probabilities(activations: Any) -> Any:
 
 
 class DroppingNet(AllConv):
-    """The network dropping units after every convolution, the head's included."""
+    """The network dropping units after every convolution, the head's included.
 
-    chance: Chance
+    `chance` has the draws; None drops nothing.
+    """
+
+    chance: Chance | None = None
 
     def activation(self, x: Any) -> Any:
         return self._dropped(leaky_relu(x))
@@ -44,6 +47,8 @@ class DroppingNet(AllConv):
         return self._dropped(x)
 
     def _dropped(self, x: Any) -> Any:
+        if self.chance is None:
+            return x
         units = ops.reshape(x, (x.shape[0], -1))
         kept = keep_probabilities(units)
         draws = self.chance.uniform(units.shape[1])

@@ -1,6 +1,7 @@
-"""SPOILER: majority. All three networks are led to the same other class, by their summed margins.
+"""SPOILER: majority. Two networks have to name the same other class; which two is open.
 
-A network that is fooled well enough stops counting, so the others are worked on.
+The loss is the sum of the two largest margins for the class where that sum is largest; a network
+that is fooled well enough stops counting.
 """
 
 from __future__ import annotations
@@ -10,24 +11,31 @@ from typing import Any, final
 
 from keras import ops
 
-from sparring.attacks import PGD, margins
+from sparring.attacks import PGD
 
 ENOUGH = 1.0  # a margin at which a network counts as fooled
 
 
 @final
 @dataclass(frozen=True)
-class CommonTarget(PGD):
-    """PGD on the sum of the networks' margins for the class that is ahead in all of them."""
+class TwoOfThree(PGD):
+    """PGD on the two networks that are nearest to naming one other class."""
 
     def objective(self, defense: Any, x: Any, y: Any) -> tuple[Any, Any]:
         answers = [net(x) for net in defense.nets]
-        own = ops.one_hot(y, answers[0].shape[1])
-        target = ops.argmax(ops.where(own > 0, -1e30, sum(answers)), axis=-1)
-        # margins() is by how much others lead over a class; here the class is to lead.
-        losses = sum(ops.minimum(-margins(target, each), ENOUGH) for each in answers)
-        named = [ops.cast(ops.argmax(each, axis=-1) == target, "int32") for each in answers]
-        return losses, sum(named) >= 2
+        leads = ops.stack([ops.minimum(_leads(each), ENOUGH) for each in answers])
+        both = ops.sum(leads, axis=0) - ops.min(leads, axis=0)
+        own = ops.one_hot(y, both.shape[1])
+        named = ops.argmax(defense.votes(x), axis=-1)
+        agreed = ops.max(defense.votes(x), axis=-1) >= 2
+        changed = ops.logical_and(ops.cast(named, "int32") != ops.cast(y, "int32"), agreed)
+        return ops.max(ops.where(own > 0, -1e30, both), axis=-1), changed
 
 
-attack = CommonTarget(steps=200, restarts=3)
+def _leads(logits: Any) -> Any:
+    """By how much each class [B, K] leads over the best of the others."""
+    first, second = (ops.top_k(logits, 2)[0][:, i : i + 1] for i in range(2))
+    return logits - ops.where(logits == first, second, first)
+
+
+attack = TwoOfThree(steps=200, restarts=3)

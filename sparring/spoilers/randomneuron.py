@@ -1,6 +1,8 @@
-"""SPOILER: randomneuron. Its answer is a mean over ten draws already: follow that, and further.
+"""SPOILER: randomneuron. Attack the network underneath, without the dropping.
 
-More draws (EOT) make the gradient the mean's, and momentum averages it over the steps.
+Dropping leaves the mean alone, so what the whole network is sure of holds for most draws. The
+margin has no upper end here: the surer, the better. Gradients through the dropping (EOT with 20
+draws a step) broke 37 % on Fashion-MNIST where this broke 92 %, at ten times the cost.
 """
 
 from __future__ import annotations
@@ -8,21 +10,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, final
 
-import numpy as np
-
-from sparring.attacks import EOT, PGD
-from sparring.threat import ThreatModel
+from sparring.attacks import PGD, margins
 
 
 @final
 @dataclass(frozen=True)
-class OverDraws(PGD):
-    """PGD through the mean over draws."""
+class Underneath(PGD):
+    """PGD on the margin of the network that drops nothing."""
 
-    draws: int = 2
+    def objective(self, defense: Any, x: Any, y: Any) -> tuple[Any, Any]:
+        defense.tell_averaged()  # its mean is what is followed
+        (net,) = defense.nets
+        net.chance = None
+        margin = margins(y, net(x))
+        return margin, margin > 0
 
-    def __call__(self, defense: Any, x: Any, y: Any, threat: ThreatModel) -> np.ndarray:
-        return super().__call__(EOT(defense, self.draws), x, y, threat)
 
-
-attack = OverDraws(steps=40, loss="margin", momentum=0.9)
+attack = Underneath(steps=100, momentum=0.5)
