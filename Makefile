@@ -6,16 +6,24 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: train test lint clean
+# The tests' networks are too small to gain from threads; two processes at a time do gain.
+ONE_THREAD := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 NPROC=1
+
+.PHONY: train test test-torch test-others lint clean
 
 train: $(VENV)/installed-torch
 	$(BIN)/sparring train baseline --data digits
 
 # Tests marked `backend` run on every backend; the others need to run only once.
 test: $(VENV)/installed-all lint
-	KERAS_BACKEND=torch $(BIN)/pytest
-	KERAS_BACKEND=tensorflow $(BIN)/pytest -m backend
-	KERAS_BACKEND=jax $(BIN)/pytest -m backend
+	$(MAKE) --jobs=2 test-torch test-others
+
+test-torch:
+	$(ONE_THREAD) KERAS_BACKEND=torch $(BIN)/pytest
+
+test-others:
+	$(ONE_THREAD) KERAS_BACKEND=tensorflow $(BIN)/pytest -m backend
+	$(ONE_THREAD) KERAS_BACKEND=jax $(BIN)/pytest -m backend
 
 lint: $(VENV)/installed-all
 	$(BIN)/ruff check .

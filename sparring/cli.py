@@ -392,6 +392,47 @@ def _indices(text: str | None) -> list[int] | None:
 
 
 @app.command(
+    help="""Convert a trained defense's networks for use elsewhere, and prove it.
+
+    Both sides answer 256 inputs; the largest difference of a logit is printed and kept beside the
+    result, and nothing is kept when it is above 1e-4 of the largest logit.
+    """
+)
+def convert(
+    run: Annotated[Path, typer.Argument(help="A run directory, as runs/digits/baseline.")],
+    to: Annotated[str, typer.Option(metavar="TARGET", help="torch")] = "torch",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write. Default: one named after TARGET in RUN.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder with the data set's files, to compare on them too.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    backend: Annotated[
+        Backend | None,
+        typer.Option(help="Default: KERAS_BACKEND, else the first of these that is installed."),
+    ] = None,
+) -> None:
+    with _errors():
+        backend_choice.choose(backend)
+
+        import sparring
+        from sparring import convert as converting
+        from sparring import data
+
+        name = sparring.load(run).info.name
+        known = name == "digits" or data_dir is not None
+        dataset = data.load(name, data_dir) if known else None
+        proof = converting.convert(run, to, out, dataset=dataset, force=force)
+        for network, found in proof["networks"].items():
+            print(
+                f"{network}  largest difference {found['largest_difference']:.3g} of logits up to "
+                f"{found['largest_logit']:.3g}, {proof['inputs']} inputs"
+            )
+        print(f"Written   {out or run / to}, with a README.md")
+
+
+@app.command(
     help="""Write an attack to fill in, attack_NAME.py, for breaking a defense yourself.
 
     'sparring attack NAME attack_NAME.py' grades it.

@@ -21,6 +21,10 @@ class RunError(SparringError, RuntimeError):
     """A run directory cannot be used: missing, unfinished, damaged, busy, or of other settings."""
 
 
+class ConversionError(SparringError, RuntimeError):
+    """A model could not be converted, or the converted one answers otherwise."""
+
+
 class AttackError(SparringError, RuntimeError):
     """An attack raised, or ran past its time limit."""
 

@@ -94,6 +94,10 @@ class AllConv(keras.layers.Layer):
         """The convolutions' kernels, which weight decay applies to."""
         return [kernel for scale in self.scales for kernel, _ in scale] + [self.head[0]]
 
+    def plain(self) -> dict[str, Any]:
+        """What of this network is not said by its weights: arguments of `torch_model.Network`."""
+        return {}
+
     # What a defense may change
 
     def door(self, x: Any) -> Any:

@@ -33,6 +33,9 @@ class BlurNet(AllConv):
     def door(self, x: Any) -> Any:
         return blur(x)
 
+    def plain(self) -> dict[str, Any]:
+        return {"door": "blur"}
+
 
 class BlurRecipe(Recipe):
     """The shared recipe; the network takes images one pixel larger."""

@@ -36,6 +36,9 @@ class CodeNet(AllConv):
     def door(self, x: Any) -> Any:
         return discretized(x)
 
+    def plain(self) -> dict[str, Any]:
+        return {"door": "discretize"}
+
 
 class DiscretizeRecipe(Recipe):
     """The shared recipe; the network takes 20 channels for each of the image's."""

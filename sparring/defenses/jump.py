@@ -36,6 +36,9 @@ class JumpNet(AllConv):
     def activation(self, x: Any) -> Any:
         return leaky_relu(x) + self.height * ops.cast(x > 0, "float32")
 
+    def plain(self) -> dict[str, Any]:
+        return {"jump": float(height(1.0))}
+
 
 class JumpRecipe(Recipe):
     """The shared recipe while the jump grows."""

@@ -55,6 +55,9 @@ class EmbeddingNet(AllConv):
         embedding = super().call(x)
         return embedding / ops.sqrt(ops.sum(ops.square(embedding), -1, keepdims=True) + 1e-12)
 
+    def plain(self) -> dict[str, Any]:
+        return {"normalize": True}
+
 
 def nt_xent(first: Any, second: Any, scale: Any) -> tuple[Any, Any]:
     """NT-Xent in both directions of embeddings [B, D] of length 1, and how many pairs are found."""

@@ -1,0 +1,198 @@
+"""Conversions: equal answers, for every defense; refusals that leave nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from keras import ops
+from safetensors.numpy import load_file, save_file
+
+import sparring
+from sparring import convert
+from sparring.data import Dataset
+from sparring.defenses import DEFENSES, get
+from sparring.errors import ConversionError, RunError, SettingsError
+from sparring.nets import AllConv
+from tests.conftest import patterns
+
+pytestmark = pytest.mark.backend
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A defense's run on small three-channel images, by name."""
+    x, y = patterns(40, channels=3)
+    dataset = Dataset("patterns", x, y, x[:16], y[:16], tuple("abcd"))
+    out = tmp_path_factory.mktemp("runs")
+
+    def trained(name: str) -> Path:
+        if (lender := get(name).borrows) is not None:
+            trained(lender)
+        options: dict[str, Any] = {"filters": 5, "epochs": 2, "batch_size": 16}
+        if get(name).borrows:
+            options = {}
+        path = sparring.train(name, dataset, out=out, eval_every=0, **options).path
+        assert path is not None
+        return path
+
+    return trained
+
+
+# Loads what was written where nothing but PyTorch can be imported, and answers saved images.
+ALONE = """
+import sys
+
+for name in ("tensorflow", "jax", "keras", "safetensors", "sparring"):
+    sys.modules[name] = None  # importing it fails
+sys.path.insert(0, ".")
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch_model
+
+images = torch.from_numpy(np.load("images.npy")).permute(0, 3, 1, 2).requires_grad_()
+answers = {}
+for path in sorted(Path().glob("*/network-*.safetensors")):
+    network = torch_model.load(path)
+    program = torch.export.load(path.with_suffix(".pt2")).module()
+    for kind, model in (("plain", network), ("program", program)):
+        logits = model(images)
+        gradient, = torch.autograd.grad(
+            logits[:, 1].sum(), images, allow_unused=True, materialize_grads=True)
+        place = f"{path.parent.name}/{path.stem}/{kind}"
+        answers[place] = logits.detach().numpy()
+        answers[place + "/gradient"] = gradient.numpy()
+np.savez("answers.npz", **answers)
+"""
+
+
+@pytest.fixture(scope="module")
+def alone(
+    train: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, np.ndarray, dict[str, np.ndarray]]:
+    """Every defense converted; images; and what plain PyTorch answers to them."""
+    pytest.importorskip("torch")
+    folder = tmp_path_factory.mktemp("alone")
+    for name in DEFENSES:
+        proof = convert.convert(train(name), "torch", folder / name)
+        assert json.loads((folder / name / "conversion.json").read_text()) == proof
+    images = np.random.default_rng(1).random((3, 8, 8, 3), dtype=np.float32)
+    np.save(folder / "images.npy", images)
+    shutil.copy(folder / "baseline" / "torch_model.py", folder)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", ALONE], cwd=folder, env=environment, check=True)
+    return folder, images, dict(np.load(folder / "answers.npz"))
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_torch_alone_answers_alike(
+    train: Callable[[str], Path],
+    alone: tuple[Path, np.ndarray, dict[str, np.ndarray]],
+    name: str,
+) -> None:
+    folder, images, answers = alone
+    defense = sparring.load(train(name))
+    assert f"# {name} on patterns" in (folder / name / "README.md").read_text()
+    for number, net in enumerate(defense.nets):
+        expected = ops.convert_to_numpy(net(ops.convert_to_tensor(images)))
+        gradient = _gradient(net, images)
+        scale = np.abs(expected).max()
+        for kind in ("plain", "program"):
+            place = f"{name}/network-{number}/{kind}"
+            np.testing.assert_allclose(answers[place], expected, atol=1e-4 * scale)
+            found = np.moveaxis(answers[f"{place}/gradient"], 1, -1)
+            np.testing.assert_allclose(found, gradient, atol=1e-4 * max(1.0, scale))
+
+
+def _gradient(net: AllConv, images: np.ndarray) -> np.ndarray:
+    found = sparring.gradient(lambda x: net(x)[:, 1], ops.convert_to_tensor(images))
+    return np.array(ops.convert_to_numpy(found))
+
+
+def test_nothing_pickled_is_written(train: Callable[[str], Path], tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    convert.convert(train("blur"), "torch", tmp_path / "torch")
+    for entry in zipfile.ZipFile(tmp_path / "torch" / "network-0.pt2").infolist():
+        # Example inputs would be pickled; where they would be lies an empty file.
+        assert not (entry.filename.endswith((".pt", ".pkl")) and entry.file_size), entry.filename
+    assert {file.name for file in (tmp_path / "torch").iterdir()} == {
+        "README.md", "conversion.json", "network-0.pt2", "network-0.safetensors", "torch_model.py"
+    }  # fmt: skip
+
+
+def test_kernels_are_transposed_by_hand() -> None:
+    net = AllConv((8, 8, 3), 4, 2)
+    kernel = np.arange(3 * 3 * 3 * 2, dtype=np.float32).reshape(3, 3, 3, 2)
+    net.scales[0][0][0].assign(kernel)
+    state = convert.torch_state(net)
+    assert state["convs.0.weight"].shape == (2, 3, 3, 3)
+    for height, width, channel, out in ((0, 2, 1, 0), (2, 1, 0, 1), (1, 0, 2, 1)):
+        found = state["convs.0.weight"][out, channel, height, width]
+        assert found == kernel[height, width, channel, out]
+
+
+def test_other_answers_are_refused_and_nothing_is_left(
+    train: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+
+    def mirrored(net: AllConv, state: Any = convert.torch_state) -> dict[str, np.ndarray]:
+        right = state(net)
+        turned = np.ascontiguousarray(right["convs.0.weight"][:, :, :, ::-1])
+        return {**right, "convs.0.weight": turned}
+
+    monkeypatch.setattr(convert, "torch_state", mirrored)
+    with pytest.raises(ConversionError, match=r"network 0: expected logits within 0\.0001 of"):
+        convert.convert(train("baseline"), "torch", tmp_path / "torch")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_there_is_kept_without_force(train: Callable[[str], Path], tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    target = tmp_path / "torch"
+    target.mkdir()
+    (target / "mine.txt").write_text("dear to me")
+    with pytest.raises(ConversionError, match="torch exists; --force replaces it"):
+        convert.convert(train("baseline"), "torch", target)
+    assert (target / "mine.txt").exists()
+    convert.convert(train("baseline"), "torch", target, force=True)
+    assert not (target / "mine.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["torch"]
+
+
+def test_wrong_use(train: Callable[[str], Path], tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="unknown target 'pytorch'"):
+        convert.convert(train("baseline"), "pytorch", tmp_path / "x")
+    with pytest.raises(RunError, match="no such run directory"):
+        convert.convert(tmp_path / "none", "torch")
+
+
+def test_damaged_files_are_refused(train: Callable[[str], Path], tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from sparring import torch_model
+
+    convert.convert(train("baseline"), "torch", tmp_path / "torch")
+    file = tmp_path / "torch" / "network-0.safetensors"
+    whole, arrays = file.read_bytes(), load_file(file)
+    for data, message in (
+        (b"", "not written by sparring convert"),
+        (b"\x80\x04pickle.", "not written by sparring convert"),
+        (whole[:-4], "damaged"),
+    ):
+        file.write_bytes(data)
+        with pytest.raises(ValueError, match=message):
+            torch_model.load(file)
+    save_file(arrays, file)
+    with pytest.raises(ValueError, match="not written by sparring convert"):
+        torch_model.load(file)
