@@ -392,17 +392,26 @@ def _indices(text: str | None) -> list[int] | None:
 
 
 @app.command(
-    help="""Convert a trained defense's networks for use elsewhere, and prove it.
+    help="""Convert a trained defense's networks for use elsewhere, or the course's checkpoints.
 
-    Both sides answer 256 inputs; the largest difference of a logit is printed and kept beside the
-    result, and nothing is kept when it is above 1e-4 of the largest logit.
+    With --to, both sides answer 256 inputs; the largest difference of a logit is printed and kept
+    beside the result, and nothing is kept when it is above 1e-4 of the largest logit. With --from
+    selfstudy, PATH is a checkpoint of the course or its folder of checkpoints, and --out a folder
+    of runs.
     """
 )
 def convert(
-    run: Annotated[Path, typer.Argument(help="A run directory, as runs/digits/baseline.")],
-    to: Annotated[str, typer.Option(metavar="TARGET", help="torch")] = "torch",
+    path: Annotated[Path, typer.Argument(help="A run directory, or the course's checkpoints.")],
+    to: Annotated[str | None, typer.Option(metavar="TARGET", help="torch")] = None,
+    from_: Annotated[str | None, typer.Option("--from", metavar="SOURCE", help="selfstudy")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write. Default: one named after TARGET in RUN.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Folder to write. Default: named after TARGET in the run; runs."
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--as", metavar="NAME", help="What defense a checkpoint is of.")
     ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder with the data set's files, to compare on them too.")
@@ -416,20 +425,32 @@ def convert(
     with _errors():
         backend_choice.choose(backend)
 
+        if (to is None) == (from_ is None):
+            raise typer.BadParameter("expected either --to TARGET or --from selfstudy")
+        if from_ is not None:
+            if from_ != "selfstudy":
+                raise SettingsError(unknown_name("source", from_, ["selfstudy"]))
+            from sparring import selfstudy
+
+            for line in selfstudy.convert(path, out or Path("runs"), name=name):
+                print(line)
+            return
+
         import sparring
         from sparring import convert as converting
         from sparring import data
 
-        name = sparring.load(run).info.name
-        known = name == "digits" or data_dir is not None
-        dataset = data.load(name, data_dir) if known else None
-        proof = converting.convert(run, to, out, dataset=dataset, force=force)
+        assert to is not None
+        data_name = sparring.load(path).info.name
+        known = data_name == "digits" or data_dir is not None
+        dataset = data.load(data_name, data_dir) if known else None
+        proof = converting.convert(path, to, out, dataset=dataset, force=force)
         for network, found in proof["networks"].items():
             print(
                 f"{network}  largest difference {found['largest_difference']:.3g} of logits up to "
                 f"{found['largest_logit']:.3g}, {proof['inputs']} inputs"
             )
-        print(f"Written   {out or run / to}, with a README.md")
+        print(f"Written   {out or path / to}, with a README.md")
 
 
 @app.command(

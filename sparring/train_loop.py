@@ -236,7 +236,7 @@ class TrainLoop:
 
     def _expect_finite_weights(self) -> None:
         # A loss shows what the step before did; the last step's harm shows only in the weights.
-        if bad := not_finite(_arrays("net", self.net.trainable_variables)):
+        if bad := not_finite(arrays_of("net", self.net.trainable_variables)):
             raise self._diverged(f"{', '.join(bad)} became NaN or infinite", self.steps_per_epoch)
 
     def _diverged(self, what: str, step: int) -> Diverged:
@@ -256,9 +256,9 @@ class TrainLoop:
     def state(self) -> dict[str, np.ndarray]:
         """Everything resuming after this epoch needs, as arrays by name."""
         return {
-            **_arrays("net", self.net.trainable_variables),
-            **_arrays("ema", self.ema.trainable_variables),
-            **_arrays("optimizer", self._optimizer.variables),
+            **arrays_of("net", self.net.trainable_variables),
+            **arrays_of("ema", self.ema.trainable_variables),
+            **arrays_of("optimizer", self._optimizer.variables),
             "losses": np.array(self._losses, np.float32),
         }
 
@@ -275,14 +275,14 @@ class TrainLoop:
 
     def weights(self) -> dict[str, np.ndarray]:
         """The EMA weights by name, as weights.safetensors holds them."""
-        return _arrays(str(self._network), self.ema.trainable_variables)
+        return arrays_of(str(self._network), self.ema.trainable_variables)
 
 
 def _names(prefix: str, variables: list[Any]) -> list[str]:
     return [f"{prefix}/{variable.path.split('/', 1)[-1]}" for variable in variables]
 
 
-def _arrays(prefix: str, variables: list[Any]) -> dict[str, np.ndarray]:
+def arrays_of(prefix: str, variables: list[Any]) -> dict[str, np.ndarray]:
     names = _names(prefix, variables)
     return {
         name: np.array(ops.convert_to_numpy(variable.value))

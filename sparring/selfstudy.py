@@ -1,0 +1,302 @@
+"""Checkpoints of the course this project succeeds, read into ordinary run directories.
+
+The course saved each network as a TensorFlow 2 object checkpoint: keys
+`model/layers/N/{kernel,bias}/.ATTRIBUTES/VARIABLE_VALUE`, N counting convolutions and poolings
+alike. Unfinished trainings hold `ema_model/...` too, whose weights are the ones to take.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import sparring
+from sparring import defenses
+from sparring.checkpoint import Run
+from sparring.data import DatasetInfo
+from sparring.errors import ConversionError, SettingsError
+from sparring.train_loop import arrays_of
+
+FOLDERS: dict[str, list[str]] = {
+    **{
+        name: [name]
+        for name in (
+            *("baseline", "temperature", "blur", "labelsmooth", "jump", "injection"),
+            *("discretize", "transform", "advtrain"),
+        )
+    },
+    "majority": [f"diverse-{network}" for network in range(3)],
+    "mergebinary": [f"binary_models/class_{label}" for label in range(10)],
+    "knn": ["contrastive"],
+}
+"""Where the course kept each defense's networks, below its checkpoints folder."""
+
+_KEY = re.compile(r"(model|ema_model)/layers/(\d+)/(kernel|bias)/\.ATTRIBUTES/VARIABLE_VALUE")
+_OTHER_KEYS = ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter/", "opt/", "optimizer/", "step/")
+_CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+@dataclass
+class Imported:
+    """One network: kernels and biases of its convolutions, the head last; where they come from."""
+
+    convs: list[tuple[np.ndarray, np.ndarray]]
+    source: str
+    unfinished: bool
+
+    @property
+    def filters(self) -> int:
+        """Width of the first convolution."""
+        return int(self.convs[0][0].shape[3])
+
+
+def convert(path: str | Path, out: str | Path, *, name: str | None = None) -> list[str]:
+    """Read one checkpoint, or all of a checkpoints folder, into runs; what was made, in lines.
+
+    Args:
+        path: a folder with a checkpoint, its prefix (`.../final_checkpoint-1`), or a folder with
+            the course's folders (baseline, diverse-0, binary_models, ...).
+        out: folder of runs; each goes to out/<data set>/<defense>.
+        name: the defense that a single checkpoint is of; None goes by its folder's name.
+
+    Width, channels, outputs and size of the head are read from the shapes. Everything is read and
+    checked before anything is written. Raises ConversionError for missing, unexpected, misshapen or
+    non-finite tensors and files, for runs that are there already, and without TensorFlow.
+    """
+    path, out = Path(path), Path(out)
+    if name is not None:
+        defenses.get(name)
+        found = {name: [path]}
+    else:
+        found = _found(path)
+    ready = []
+    for defense_name, places in found.items():
+        networks = [_read(place) for place in places]
+        ready.append(_prepare(defense_name, networks, places[0], out))
+    lines = []
+    for run, values, arrays, networks in ready:
+        with run.locked():
+            run.finish(values, arrays)
+        note = ", unfinished: its EMA weights" if any(each.unfinished for each in networks) else ""
+        sources = ", ".join(each.source for each in networks)
+        lines.append(f"{values['defense']}: {run.path} from {sources}{note}")
+    return lines
+
+
+def _found(path: Path) -> dict[str, list[Path]]:
+    """The defenses that a path holds, with the places of their networks."""
+    if not path.is_dir() and not path.with_name(path.name + ".index").exists():
+        raise ConversionError(f"{path}: no such checkpoint or folder")
+    found = {
+        name: [path / folder for folder in folders]
+        for name, folders in FOLDERS.items()
+        if any((path / folder).is_dir() for folder in folders)
+    }
+    if found:
+        for name, places in found.items():
+            if missing := [str(place) for place in places if not place.is_dir()]:
+                raise ConversionError(f"{name} needs {len(places)} networks; missing {missing}")
+        return found
+    folder = path if path.is_dir() else path.parent
+    for name, folders in FOLDERS.items():
+        if folders == [folder.name]:
+            return {name: [path]}
+    known = ", ".join(folder for folders in FOLDERS.values() for folder in folders)
+    raise ConversionError(
+        f"{path}: cannot tell which defense this is; name it with --as. Known folders: {known}"
+    )
+
+
+def _read(place: Path) -> Imported:
+    """A checkpoint's network. A place is its folder or its prefix."""
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise ConversionError(
+            "reading the course's checkpoints needs TensorFlow: pip install 'sparring[tensorflow]'"
+        ) from error
+    prefix = _prefix(place) if place.is_dir() else place
+    try:
+        reader = tf.train.load_checkpoint(str(prefix))
+        shapes = reader.get_variable_to_shape_map()
+    except (tf.errors.OpError, ValueError, OSError, RuntimeError) as error:
+        raise ConversionError(f"{prefix}: not a readable checkpoint: {error}") from error
+    named: dict[str, dict[int, dict[str, str]]] = {}
+    for key in sorted(shapes):
+        if (match := _KEY.fullmatch(key)) is not None:
+            model, layer, part = match.groups()
+            named.setdefault(model, {}).setdefault(int(layer), {})[part] = key
+        elif not key.startswith(_OTHER_KEYS):
+            raise ConversionError(f"{prefix}: unexpected tensor {key}")
+    if not named:
+        raise ConversionError(
+            f"{prefix}: expected tensors model/layers/N/kernel and bias; found {sorted(shapes)}"
+        )
+    layers = named.get("ema_model", named.get("model", {}))
+    convs = []
+    for layer, parts in sorted(layers.items()):
+        for part in ("kernel", "bias"):
+            if part not in parts:
+                raise ConversionError(f"{prefix}: layer {layer} has no {part}")
+        try:
+            pair = reader.get_tensor(parts["kernel"]), reader.get_tensor(parts["bias"])
+        except (tf.errors.OpError, OSError, RuntimeError, IndexError) as error:
+            raise ConversionError(f"{prefix}: layer {layer} cannot be read: {error}") from error
+        convs.append(pair)
+    _check(str(prefix), sorted(layers), convs)
+    return Imported(convs, str(prefix), unfinished="ema_model" in named)
+
+
+def _prefix(folder: Path) -> Path:
+    """The checkpoint in a folder: the final one, or the last of an unfinished training."""
+    final = folder / "final_checkpoint-1"
+    if final.with_name(final.name + ".index").exists():
+        return final
+    numbered = []
+    for index in folder.glob("checkpoint-*.index"):
+        number = index.stem.rpartition("-")[2]
+        if number.isdigit():
+            numbered.append((int(number), index.with_suffix("")))
+    if not numbered:
+        raise ConversionError(
+            f"{folder}: expected final_checkpoint-1.index or checkpoint-N.index, found "
+            f"{sorted(each.name for each in folder.iterdir())}"
+        )
+    return max(numbered)[1]
+
+
+def _check(prefix: str, layers: list[int], convs: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    """ConversionError unless this is the course's network."""
+    scales = (len(convs) - 1) // 2
+    # Two convolutions and a pooling a scale, then the head.
+    expected = [layer for scale in range(scales) for layer in (3 * scale, 3 * scale + 1)]
+    expected.append(3 * scales)
+    if not scales or len(convs) % 2 == 0 or layers != expected:
+        raise ConversionError(
+            f"{prefix}: expected convolutions in layers {expected}, found {layers}"
+        )
+    filters = convs[0][0].shape[-1]
+    widths = [filters * 2 ** (scale + i) for scale in range(scales) for i in range(2)]
+    inputs = [convs[0][0].shape[2] if convs[0][0].ndim == 4 else 0, *widths]
+    outputs = [*widths, convs[-1][1].shape[0] if convs[-1][1].ndim == 1 else 0]
+    side = convs[-1][0].shape[0]
+    for layer, (kernel, bias), before, after in zip(layers, convs, inputs, outputs, strict=True):
+        sides = (3, 3) if layer != layers[-1] else (side, side)
+        wanted = (*sides, before, after)
+        square = layer != layers[-1] or side in (1, 3)
+        if kernel.shape != wanted or bias.shape != (after,) or not square:
+            raise ConversionError(
+                f"{prefix}: layer {layer}: expected kernel {list(wanted)} and bias [{after}], "
+                f"found {list(kernel.shape)} and {list(bias.shape)}"
+            )
+        for part, array in (("kernel", kernel), ("bias", bias)):
+            if array.dtype != np.float32 or not np.isfinite(array).all():
+                raise ConversionError(
+                    f"{prefix}: layer {layer}: expected a finite float32 {part}, found "
+                    f"{array.dtype}{'' if np.isfinite(array).all() else ' with NaN or infinity'}"
+                )
+
+
+def _prepare(
+    name: str, networks: list[Imported], place: Path, out: Path
+) -> tuple[Run, dict[str, Any], dict[str, np.ndarray], list[Imported]]:
+    """The run that networks become, in memory."""
+    defense = defenses.get(name)
+    first = networks[0]
+    kernels = [kernel for kernel, _ in first.convs]
+    outputs = kernels[-1].shape[3]
+    channels = kernels[0].shape[2] // (20 if name == "discretize" else 1)
+    resolution = 2 ** ((len(kernels) - 1) // 2 + 2)
+    classes: int = {"mergebinary": len(networks), "knn": 10}.get(name, int(outputs))
+    cifar = (resolution, channels, classes) == (32, 3, 10)
+    info = DatasetInfo(
+        "cifar10" if cifar else "selfstudy",
+        (resolution, resolution, channels),
+        tuple(_CIFAR) if cifar else tuple(map(str, range(classes))),
+        mirror=True,
+        train_images=50_000 if cifar else 0,
+        test_images=10_000 if cifar else 0,
+        sha256="",
+    )
+    # What an ensemble makes of `filters`, undone.
+    filters = {"mergebinary": 4 * first.filters, "majority": 3 * first.filters // 2}
+    settings = defense.course_settings.replace(
+        filters=filters.get(name, first.filters), head_size=kernels[-1].shape[0], flip=True
+    )
+    arrays: dict[str, np.ndarray] = {}
+    try:
+        recipes = defense.recipes(info, settings, 0)
+    except SettingsError as error:
+        raise ConversionError(f"{first.source}: {error}") from error
+    if len(recipes) != len(networks):
+        raise ConversionError(f"{name} has {len(recipes)} networks, found {len(networks)}")
+    for recipe, network in zip(recipes, networks, strict=True):
+        net = recipe.net()
+        variables = [conv for scale in net.scales for conv in scale] + [net.head]
+        for (kernel, bias), (old_kernel, old_bias) in zip(variables, network.convs, strict=True):
+            if tuple(kernel.shape) != old_kernel.shape:
+                raise ConversionError(
+                    f"{network.source}: expected a kernel {list(kernel.shape)} for {name}, found "
+                    f"{list(old_kernel.shape)}"
+                )
+            kernel.assign(old_kernel)
+            bias.assign(old_bias)
+        arrays |= arrays_of(f"{recipe.network}", net.trainable_variables)
+    arrays |= _beside(name, place if place.is_dir() else place.parent, info, kernels[-1].shape[2])
+    run = Run(out / info.name / name)
+    if run.exists():
+        raise ConversionError(f"{run.path} holds a run already; choose another folder with -o")
+    values = {
+        "defense": name,
+        "dataset": info.as_json(),
+        "settings": settings.as_json(),
+        "seed": 0,
+        "backend": "tensorflow",
+        "imported_from": [network.source for network in networks],
+        "unfinished": any(network.unfinished for network in networks),
+        "versions": {"sparring": sparring.__version__},
+        "results": {},
+        "imported": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return run, values, arrays, networks
+
+
+def _beside(name: str, folder: Path, info: DatasetInfo, features: int) -> dict[str, np.ndarray]:
+    """The arrays that the course kept beside the networks of injection and knn."""
+    if name == "injection":
+        classes = info.classes
+        wanted: dict[str, tuple[str, tuple[int | None, ...]]] = {
+            "0/patterns": ("backdoor.npy", (classes, *info.shape)),
+            "0/signatures": ("signature.npy", (classes, features)),
+        }
+    elif name == "knn":
+        wanted = {"0/embeddings": ("feat.npy", (None, 128)), "0/labels": ("labs.npy", (None,))}
+    else:
+        return {}
+    arrays = {}
+    for key, (file, shape) in wanted.items():
+        try:
+            array = np.load(folder / file, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise ConversionError(f"{folder / file}: cannot be read: {error}") from error
+        array = array.reshape(-1) if key == "0/labels" else array
+        fits = array.ndim == len(shape) and all(
+            want in (None, have) for want, have in zip(shape, array.shape, strict=True)
+        )
+        if not fits or not np.isfinite(array).all():
+            raise ConversionError(
+                f"{folder / file}: expected finite numbers of shape {list(shape)}, found "
+                f"{array.dtype} {list(array.shape)}"
+            )
+        arrays[key] = array.astype(np.int32 if key == "0/labels" else np.float32)
+    if name == "knn":
+        lengths = np.linalg.norm(arrays["0/embeddings"], axis=1, keepdims=True)
+        arrays["0/embeddings"] = arrays["0/embeddings"] / np.maximum(lengths, 1e-12)
+        if len(arrays["0/labels"]) != len(arrays["0/embeddings"]):
+            raise ConversionError(f"{folder}: feat.npy and labs.npy are of different length")
+    return arrays

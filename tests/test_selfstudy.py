@@ -1,0 +1,225 @@
+"""The course's checkpoints, real ones and ones written here in the same form."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from keras import ops
+from typer.testing import CliRunner
+
+import sparring
+from sparring import selfstudy
+from sparring.cli import app
+from sparring.errors import ConversionError
+
+tf = pytest.importorskip("tensorflow")
+
+REAL = Path(__file__).parent / "fixtures" / "selfstudy"
+
+
+@pytest.mark.parametrize(
+    ("folder", "dataset"), [("baseline", "cifar10"), ("binary_class_0", "selfstudy")]
+)
+def test_real_checkpoints_answer_as_the_course_s_program(
+    tmp_path: Path, folder: str, dataset: str
+) -> None:
+    [line] = selfstudy.convert(REAL / folder, tmp_path, name="baseline")
+    assert "unfinished" not in line
+    defense = sparring.load(tmp_path / dataset / "baseline")
+    expected = np.load(REAL / folder / "expected.npz", allow_pickle=False)
+    logits = ops.convert_to_numpy(defense.logits(ops.convert_to_tensor(expected["x"])))
+    np.testing.assert_allclose(logits, expected["logits"], atol=1e-5)
+    np.testing.assert_allclose(
+        defense.classify(expected["x"]), expected["probabilities"], atol=1e-5
+    )
+    assert defense.settings.head_size == 3
+
+
+class Layer(tf.Module):  # type: ignore[name-defined]
+    """A convolution, or with no shape a pooling."""
+
+    def __init__(self, random: np.random.Generator, *shape: int) -> None:
+        super().__init__()
+        if shape:
+            self.kernel = tf.Variable(random.normal(size=shape).astype(np.float32))
+            self.bias = tf.Variable(random.normal(size=shape[-1]).astype(np.float32))
+
+
+class Model(tf.Module):  # type: ignore[name-defined]
+    """The course's network of two scales, for 16x16 images."""
+
+    def __init__(self, seed: int, filters: int = 6, channels: int = 3, outputs: int = 10) -> None:
+        super().__init__()
+        random = np.random.default_rng(seed)
+        widths = [channels, filters, 2 * filters, 2 * filters, 4 * filters]
+        convs = [Layer(random, 3, 3, a, b) for a, b in pairwise(widths)]
+        head = Layer(random, 3, 3, widths[-1], outputs)
+        self.layers = [*convs[:2], Layer(random), *convs[2:], Layer(random), head]
+
+
+def write(folder: Path, model: Model, **more: Any) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    tf.train.Checkpoint(model=model, **more).write(str(folder / "final_checkpoint-1"))
+
+
+@pytest.fixture
+def course(tmp_path: Path) -> Path:
+    """A checkpoints folder with all twelve models."""
+    root = tmp_path / "checkpoints"
+    random = np.random.default_rng(0)
+    for name, folders in selfstudy.FOLDERS.items():
+        for number, folder in enumerate(folders):
+            options = {
+                "mergebinary": {"outputs": 2, "filters": 2},
+                "majority": {"filters": 4},
+                "discretize": {"channels": 60},
+                "knn": {"outputs": 128},
+            }.get(name, {})
+            write(root / folder, Model(number, **options))
+    np.save(root / "injection" / "backdoor.npy", random.integers(0, 2, (10, 16, 16, 3)))
+    np.save(root / "injection" / "signature.npy", random.normal(size=(10, 24)))
+    np.save(root / "contrastive" / "feat.npy", random.normal(size=(40, 128)))
+    np.save(root / "contrastive" / "labs.npy", random.integers(0, 10, (40, 1)))
+    return root
+
+
+def test_a_whole_folder_becomes_runs_like_our_own(course: Path, tmp_path: Path) -> None:
+    answer = CliRunner().invoke(
+        app, ["convert", str(course), "--from", "selfstudy", "-o", str(tmp_path / "runs")]
+    )
+    assert answer.exit_code == 0, answer.output
+    assert len(answer.output.splitlines()) == len(selfstudy.FOLDERS)
+    images = np.random.default_rng(1).random((3, 16, 16, 3), dtype=np.float32)
+    for name, folders in selfstudy.FOLDERS.items():
+        defense = sparring.load(tmp_path / "runs" / "selfstudy" / name)
+        assert len(defense.nets) == len(folders)
+        probabilities = defense.classify(images)
+        assert probabilities.shape == (3, 10)
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+        assert np.isfinite(defense.detect(images)).all()
+        for number, net in enumerate(defense.nets):
+            reader = tf.train.load_checkpoint(str(course / folders[number] / "final_checkpoint-1"))
+            kernel = reader.get_tensor("model/layers/3/kernel/.ATTRIBUTES/VARIABLE_VALUE")
+            np.testing.assert_array_equal(ops.convert_to_numpy(net.scales[1][0][0]), kernel)
+    knn = sparring.load(tmp_path / "runs" / "selfstudy" / "knn")
+    np.testing.assert_allclose(np.linalg.norm(knn.arrays["0/embeddings"], axis=1), 1, rtol=1e-5)
+
+
+def test_of_an_unfinished_training_the_averages_are_taken(tmp_path: Path) -> None:
+    folder = tmp_path / "baseline"
+    folder.mkdir()
+    raw, averaged = Model(0), Model(1)
+    optimizer = tf.Module()
+    optimizer.momentum = tf.Variable(np.zeros(3, np.float32))
+    for number in (9, 10):
+        checkpoint = tf.train.Checkpoint(model=raw, ema_model=averaged, opt=optimizer)
+        checkpoint.write(str(folder / f"checkpoint-{number}"))
+    [line] = selfstudy.convert(folder, tmp_path / "runs")
+    assert line.endswith("checkpoint-10, unfinished: its EMA weights")
+    defense = sparring.load(tmp_path / "runs" / "selfstudy" / "baseline")
+    found = ops.convert_to_numpy(defense.nets[0].scales[0][0][0])
+    np.testing.assert_array_equal(found, averaged.layers[0].kernel.numpy())
+    assert defense.path is not None
+    assert json.loads((defense.path / "run.json").read_text())["unfinished"] is True
+
+
+def _change(layer: int, part: str, value: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        model = Model(0)
+        old = getattr(model.layers[layer], part)
+        setattr(model.layers[layer], part, tf.Variable(value(old.numpy())))
+        write(folder, model)
+
+    return change
+
+
+def _with(**more: Any) -> Callable[[Path], None]:
+    return lambda folder: write(folder, Model(0), **more)
+
+
+def _without(part: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        model = Model(0)
+        delattr(model.layers[1], part)
+        write(folder, model)
+
+    return change
+
+
+def _file(change: Callable[[Path], Any], ending: str) -> Callable[[Path], None]:
+    return lambda folder: change(folder / f"final_checkpoint-1.{ending}")
+
+
+SHARD = "data-00000-of-00001"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_change(0, "kernel", lambda k: np.where(k > 1, np.nan, k)), "finite float32 kernel"),
+        (_change(3, "bias", lambda b: b.astype(np.float64)), "finite float32 bias, found float64"),
+        (
+            _change(1, "kernel", lambda k: k[:, :, :, :3]),
+            r"layer 1: expected kernel \[3, 3, 6, 12\]",
+        ),
+        (_change(6, "kernel", lambda k: k[:2, :2]), "layer 6: expected kernel"),
+        (_with(extra=tf.Variable(1.0)), "unexpected tensor extra"),
+        (_without("bias"), "layer 1 has no bias"),
+        (_file(lambda file: file.write_bytes(file.read_bytes()[:40]), "index"), "not a readable"),
+        (_file(Path.unlink, SHARD), r"cannot be read|not a readable"),
+        (_file(lambda file: file.write_bytes(file.read_bytes()[:99]), SHARD), "cannot be read"),
+        (_file(Path.unlink, "index"), "expected final_checkpoint-1.index or checkpoint-N.index"),
+    ],
+)
+def test_damaged_checkpoints_are_refused_and_nothing_is_written(
+    tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    write(tmp_path / "baseline", Model(0))
+    damage(tmp_path / "baseline")
+    with pytest.raises(ConversionError, match=message):
+        selfstudy.convert(tmp_path / "baseline", tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_other_wrong_use(course: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = tmp_path / "runs"
+    with pytest.raises(ConversionError, match="no such checkpoint or folder"):
+        selfstudy.convert(tmp_path / "none", runs)
+    with pytest.raises(ConversionError, match="cannot tell which defense this is"):
+        selfstudy.convert(course / "diverse-0", runs)
+    shutil.rmtree(course / "diverse-1")
+    with pytest.raises(ConversionError, match="majority needs 3 networks; missing"):
+        selfstudy.convert(course, runs)
+    (course / "injection" / "signature.npy").write_bytes(b"\x80\x04cos\nsystem\n")
+    with pytest.raises(ConversionError, match=r"signature.npy: cannot be read"):
+        selfstudy.convert(course / "injection", runs)
+    assert not runs.exists()
+    selfstudy.convert(course / "baseline", runs)
+    with pytest.raises(ConversionError, match="holds a run already"):
+        selfstudy.convert(course / "baseline", runs)
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(ConversionError, match="needs TensorFlow: pip install"):
+        selfstudy.convert(course / "blur", runs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["x"], 2, "expected either --to TARGET or --from selfstudy"),
+        (["x", "--from", "course"], 1, "unknown source 'course'. Valid: selfstudy."),
+        (["x", "--from", "selfstudy"], 1, "x: no such checkpoint or folder"),
+        (["x", "--to", "torch"], 1, "x: no such run directory"),
+    ],
+)
+def test_on_the_command_line(arguments: list[str], code: int, message: str) -> None:
+    answer = CliRunner().invoke(app, ["convert", *arguments])
+    assert answer.exit_code == code
+    assert message in answer.output
