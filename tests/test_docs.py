@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import sparring
+from sparring.convert import convert
 from sparring.data import Dataset
 from sparring.defense import Defense
 from sparring.defenses import DEFENSES
@@ -59,6 +60,25 @@ def test_the_page_on_attacks(
     for name in ("averaging", "theirs"):
         report = sparring.evaluate(digits_baseline, names[name], sparring.Linf(0.15), n=20)
         assert report.success_rate.value > 0.8
+
+
+def test_the_page_on_conversion(
+    digits_baseline: Defense, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    assert digits_baseline.path is not None
+    convert(digits_baseline.path, "torch", tmp_path / "torch")
+    monkeypatch.chdir(tmp_path / "torch")
+    monkeypatch.syspath_prepend(tmp_path / "torch")
+    page = (ROOT / "docs" / "convert.md").read_text(encoding="utf-8")
+    x = np.random.default_rng(0).random((5, 8, 8, 1), dtype=np.float32)
+    names: dict[str, Any] = {"images": torch.from_numpy(x).permute(0, 3, 1, 2)}
+    snippets = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(snippets) == 2
+    for code in snippets:
+        exec(compile(code, "convert.md", "exec"), names)
+        answers = torch.softmax(names["logits"], dim=1).detach().numpy()
+        np.testing.assert_allclose(answers, digits_baseline.classify(x), rtol=1e-3, atol=1e-6)
 
 
 def test_the_page_on_attacks_has_the_usual_eps() -> None:
