@@ -50,6 +50,8 @@ def work(contestant: str, arguments: argparse.Namespace) -> None:
                 dataset,
                 out=out,
                 filters=arguments.filters,
+                batch_size=64,  # as the course's, whatever is usual for this data set
+                learning_rate=0.03,
                 epochs=arguments.epochs,
                 eval_every=0,
                 progress=turn,
