@@ -47,13 +47,11 @@ def missing(runs: Path, data_dir: Path | None) -> None:
                 continue
             print(f"{name} {attack}", file=sys.stderr, flush=True)
             made = attacks.get(attack, {"draws": 10} if attack == "noise" else {}, name)
-            baseline = None if name == "baseline" else sparring.load(runs / "baseline")
             verdict = sparring.evaluate(
                 *(defense, made),
                 data_dir=data_dir,
                 out=out,
-                transfer_from=baseline if attack == "reference" else None,
-                check=attack in ("pgd", "reference"),
+                check=False,
             )
             print(verdict, file=sys.stderr, flush=True)
 
