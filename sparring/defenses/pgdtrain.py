@@ -6,6 +6,8 @@ of points, not to zero.
 
     sparring train pgdtrain --data digits
 
+Test accuracy with its settings (seed 0, PyTorch): digits 91.94 %, Fashion-MNIST 74.62 %.
+
 Reference: Madry et al. 2018, "Towards Deep Learning Models Resistant to Adversarial Attacks",
 https://arxiv.org/abs/1706.06083.
 """
