@@ -117,7 +117,14 @@ def test_interrupted_it_goes_on(runs: Path, tmp_path: Path) -> None:
     command += ["--batch-size", "5", "--no-check", "--n", "40"]
     report = runs / "digits" / "baseline" / "attacks" / "slow-Linf-0.15" / "report.json"
     environment = {**os.environ, "KERAS_BACKEND": "torch"}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        # A test started in the background of a shell inherits that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     asked = tmp_path / "asked"
     deadline = time.monotonic() + 60
     while not asked.exists() or len(asked.read_text()) < 3:
