@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -216,11 +216,12 @@ def _gradients(defense: Defense, x: np.ndarray, y: np.ndarray) -> tuple[int, int
     return int(np.sum(finite & (sizes == 0).all(axis=1))), int(np.sum(~finite))
 
 
-def _with_more_steps(attack: Attack) -> Attack | None:
+def _with_more_steps(attack: Any) -> Attack | None:
     """The attack with more steps, if it says that it has `steps`."""
     if is_dataclass(attack) and "steps" in {each.name for each in fields(attack)}:
-        # Dataclasses of ours are attacks with a setting; replace() cannot know that.
-        return replace(attack, steps=STEPS_FACTOR * attack.steps)  # type: ignore
+        values = {each.name: getattr(attack, each.name) for each in fields(attack)}
+        kind: Any = type(attack)
+        return kind(**{**values, "steps": STEPS_FACTOR * values["steps"]})
     if inspect.isfunction(attack) or isinstance(attack, partial):
         steps = inspect.signature(attack).parameters.get("steps")
         if steps is not None and isinstance(steps.default, int):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ def gradient(losses: Callable[[Any], Any], x: Any) -> Any:
     return backend.input_gradient(lambda images: ops.sum(losses(images)), x)
 
 
-class Wrapped:
+class Wrapped(ABC):
     """A defense seen through a wrapper: other `logits`, for their gradient; the same answers."""
 
     defense: Any
@@ -45,9 +46,9 @@ class Wrapped:
             raise AttributeError(name)
         return getattr(self.defense, name)
 
+    @abstractmethod
     def logits(self, x: Any) -> Any:
         """Logits [B, K] of images float32 [B, H, W, C]."""
-        raise NotImplementedError
 
     def compiled(self, key: tuple[Any, ...], function: Callable[..., Any]) -> Callable[..., Any]:
         """As Defense.compiled; an equal wrapper around the same defense shares it."""
