@@ -8,7 +8,7 @@ https://arxiv.org/abs/1412.6572 (FGSM); Dong et al. 2018, https://arxiv.org/abs/
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
@@ -148,12 +148,10 @@ class PGD:
 class FGSM:
     """One step as long as eps along the gradient of the cross entropy."""
 
-    seed: int = 0
-
     def __call__(self, defense: Any, x: Any, y: Any, threat: ThreatModel) -> np.ndarray:
         """Adversarial images float32 [B, H, W, C] of images x and labels y [B]."""
         one = PGD(steps=1, step_size=1.0, random_start=False, early_stopping=False)
-        return replace(one, seed=self.seed)(defense, x, y, threat)
+        return one(defense, x, y, threat)
 
 
 def _filled(rows: np.ndarray) -> np.ndarray:
