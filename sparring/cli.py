@@ -402,7 +402,9 @@ def _indices(text: str | None) -> list[int] | None:
 )
 def convert(
     path: Annotated[Path, typer.Argument(help="A run directory, or the course's checkpoints.")],
-    to: Annotated[str | None, typer.Option(metavar="TARGET", help="torch")] = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="TARGET", help="torch, keras, onnx, or selfstudy.")
+    ] = None,
     from_: Annotated[str | None, typer.Option("--from", metavar="SOURCE", help="selfstudy")] = None,
     out: Annotated[
         Path | None,

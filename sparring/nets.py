@@ -63,12 +63,12 @@ class AllConv(keras.layers.Layer):
     ) -> None:
         super().__init__(name="allconv")
         self.scales: list[list[tuple[Any, Any]]] = []
-        self._seed, self._convs = seed, 0
+        self._seed, self._made = seed, 0
         height, width, channels = shape
         for scale in range(number_of_scales(height, width)):
             convs = []
             for size in (filters * 2**scale, filters * 2 ** (scale + 1)):
-                convs.append(self._conv(f"conv_{self._convs}", 3, channels, size))
+                convs.append(self._conv(f"conv_{self._made}", 3, channels, size))
                 channels = size
             self.scales.append(convs)
         self.head = self._conv("head", head_size, channels, outputs)
@@ -77,9 +77,9 @@ class AllConv(keras.layers.Layer):
 
     def _conv(self, name: str, side: int, inputs: int, outputs: int) -> tuple[Any, Any]:
         initializer = keras.initializers.GlorotUniform(
-            seed=spread(self._seed, Stream.WEIGHTS, self._convs)
+            seed=spread(self._seed, Stream.WEIGHTS, self._made)
         )
-        self._convs += 1
+        self._made += 1
         kernel = self.add_weight(
             shape=(side, side, inputs, outputs), initializer=initializer, name=f"{name}_kernel"
         )
@@ -90,9 +90,14 @@ class AllConv(keras.layers.Layer):
         return self.add_weight(shape=(), name=name, initializer="zeros", trainable=False)
 
     @property
+    def convs(self) -> list[tuple[Any, Any]]:
+        """Kernel and bias of every convolution, the head last."""
+        return [conv for scale in self.scales for conv in scale] + [self.head]
+
+    @property
     def kernels(self) -> list[Any]:
         """The convolutions' kernels, which weight decay applies to."""
-        return [kernel for scale in self.scales for kernel, _ in scale] + [self.head[0]]
+        return [kernel for kernel, _ in self.convs]
 
     def plain(self) -> dict[str, Any]:
         """What of this network is not said by its weights: arguments of `torch_model.Network`."""

@@ -1,4 +1,4 @@
-"""Checkpoints of the course this project succeeds, read into ordinary run directories.
+"""Checkpoints of the course this project succeeds: read into ordinary run directories, written.
 
 The course saved each network as a TensorFlow 2 object checkpoint: keys
 `model/layers/N/{kernel,bias}/.ATTRIBUTES/VARIABLE_VALUE`, N counting convolutions and poolings
@@ -8,18 +8,25 @@ alike. Unfinished trainings hold `ema_model/...` too, whose weights are the ones
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from keras import ops
 
 import sparring
-from sparring import defenses
+from sparring import backend, defenses
 from sparring.checkpoint import Run
 from sparring.data import DatasetInfo
+from sparring.defense import Defense
+from sparring.defenses.knn import EMBEDDING
 from sparring.errors import ConversionError, SettingsError
+from sparring.nets import AllConv, in_batches
+from sparring.recipe import Recipe
 from sparring.train_loop import arrays_of
 
 FOLDERS: dict[str, list[str]] = {
@@ -35,6 +42,9 @@ FOLDERS: dict[str, list[str]] = {
     "knn": ["contrastive"],
 }
 """Where the course kept each defense's networks, below its checkpoints folder."""
+
+FINAL = "final_checkpoint-1"
+"""What the course named a finished network's checkpoint."""
 
 _KEY = re.compile(r"(model|ema_model)/layers/(\d+)/(kernel|bias)/\.ATTRIBUTES/VARIABLE_VALUE")
 _OTHER_KEYS = ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter/", "opt/", "optimizer/", "step/")
@@ -112,14 +122,85 @@ def _found(path: Path) -> dict[str, list[Path]]:
     )
 
 
-def _read(place: Path) -> Imported:
-    """A checkpoint's network. A place is its folder or its prefix."""
+def write(defense: Defense, folder: Path) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
+    """Write a defense as the course kept it; each network, as read back, answers images.
+
+    The folder gets what the course had in its folder of checkpoints: a final checkpoint a network
+    in the course's place for this defense, or one of its name where the course had none, and the
+    arrays beside it. Raises ConversionError where the course's program could not load it, or would
+    answer otherwise.
+    """
+    tf = _tensorflow()
+    _expect_as_the_course_s(defense)
+    lent = FOLDERS.get(defense.borrows or defense.name, [defense.name])
+    places = [folder / place for place in lent]
+    for place, net in zip(places, defense.nets, strict=True):
+        place.mkdir(parents=True)
+        model = tf.Module()
+        model.layers = []
+        for pair in net.scales:
+            model.layers += [*(_layer(tf, *conv) for conv in pair), _layer(tf)]
+        model.layers.append(_layer(tf, *net.head))
+        # The course's way of writing too: it appends the -1.
+        tf.train.Checkpoint(model=model).save(str(place / FINAL.removesuffix("-1")))
+    for key, file, shape in _files(defense.name, defense.info, defense.nets[0].head[0].shape[2]):
+        array = defense.arrays[key]
+        # The course kept labels as a column.
+        np.save(places[0] / file, array[:, None] if len(shape) == 1 else array, allow_pickle=False)
+    arrays = _beside(defense.name, places[0], defense.info, defense.nets[0].head[0].shape[2])
+    if any(not np.allclose(arrays[key], defense.arrays[key], rtol=1e-6) for key in arrays):
+        raise ConversionError(f"{defense.name}: its arrays were read back otherwise")
+    recipes = defense.recipes(defense.info, defense.settings, 0)
+    for recipe, place in zip(recipes, places, strict=True):
+        net = _net(recipe, _read(place), defense.name)
+        yield partial(in_batches, backend.compile(net, net.variables))
+
+
+def _layer(tf: Any, *conv: Any) -> Any:
+    """A layer as checkpoints see it: a kernel and a bias, or for a pooling nothing."""
+    layer = tf.Module()
+    for part, variable in zip(("kernel", "bias"), conv, strict=False):
+        setattr(layer, part, tf.Variable(ops.convert_to_numpy(variable)))
+    return layer
+
+
+def _expect_as_the_course_s(defense: Defense) -> None:
+    """ConversionError unless the course's program can load this defense and answers as it does."""
+    side, height, width = defense.settings.head_size, *defense.info.shape[:2]
+    if side != 3:
+        raise ConversionError(
+            f"the course's networks have a 3x3 head, {defense.name} here one of {side}x{side}; "
+            "train it with head_size: 3 in a --config file"
+        )
+    if height != width or height & (height - 1):
+        raise ConversionError(
+            f"the course's images are square with a power of two as side, these {height}x{width}"
+        )
+    # The one setting that is used in answering.
+    served, course = (
+        getattr(settings, "strength", None)
+        for settings in (defense.settings, defense.course_settings)
+    )
+    if served != course:
+        raise ConversionError(
+            f"the course's program adds {defense.name}'s patterns at strength {course}, this run "
+            f"at {served}; train it with strength: {course} in a --config file"
+        )
+
+
+def _tensorflow() -> Any:
     try:
-        import tensorflow as tf
+        import tensorflow
     except ImportError as error:
         raise ConversionError(
-            "reading the course's checkpoints needs TensorFlow: pip install 'sparring[tensorflow]'"
+            "the course's checkpoints need TensorFlow: pip install 'sparring[tensorflow]'"
         ) from error
+    return tensorflow
+
+
+def _read(place: Path) -> Imported:
+    """A checkpoint's network. A place is its folder or its prefix."""
+    tf = _tensorflow()
     prefix = _prefix(place) if place.is_dir() else place
     try:
         reader = tf.train.load_checkpoint(str(prefix))
@@ -154,7 +235,7 @@ def _read(place: Path) -> Imported:
 
 def _prefix(folder: Path) -> Path:
     """The checkpoint in a folder: the final one, or the last of an unfinished training."""
-    final = folder / "final_checkpoint-1"
+    final = folder / FINAL
     if final.with_name(final.name + ".index").exists():
         return final
     numbered = []
@@ -164,7 +245,7 @@ def _prefix(folder: Path) -> Path:
             numbered.append((int(number), index.with_suffix("")))
     if not numbered:
         raise ConversionError(
-            f"{folder}: expected final_checkpoint-1.index or checkpoint-N.index, found "
+            f"{folder}: expected {FINAL}.index or checkpoint-N.index, found "
             f"{sorted(each.name for each in folder.iterdir())}"
         )
     return max(numbered)[1]
@@ -236,16 +317,7 @@ def _prepare(
     if len(recipes) != len(networks):
         raise ConversionError(f"{name} has {len(recipes)} networks, found {len(networks)}")
     for recipe, network in zip(recipes, networks, strict=True):
-        net = recipe.net()
-        variables = [conv for scale in net.scales for conv in scale] + [net.head]
-        for (kernel, bias), (old_kernel, old_bias) in zip(variables, network.convs, strict=True):
-            if tuple(kernel.shape) != old_kernel.shape:
-                raise ConversionError(
-                    f"{network.source}: expected a kernel {list(kernel.shape)} for {name}, found "
-                    f"{list(old_kernel.shape)}"
-                )
-            kernel.assign(old_kernel)
-            bias.assign(old_bias)
+        net = _net(recipe, network, name)
         arrays |= arrays_of(f"{recipe.network}", net.trainable_variables)
     arrays |= _beside(name, place if place.is_dir() else place.parent, info, kernels[-1].shape[2])
     run = Run(out / info.name / name)
@@ -266,20 +338,42 @@ def _prepare(
     return run, values, arrays, networks
 
 
+def _net(recipe: Recipe, network: Imported, name: str) -> AllConv:
+    """A recipe's network with the weights that were read, as it answers when trained."""
+    net = recipe.net()
+    for (kernel, bias), (old_kernel, old_bias) in zip(net.convs, network.convs, strict=True):
+        if tuple(kernel.shape) != old_kernel.shape:
+            raise ConversionError(
+                f"{network.source}: expected a kernel {list(kernel.shape)} for {name}, found "
+                f"{list(old_kernel.shape)}"
+            )
+        kernel.assign(old_kernel)
+        bias.assign(old_bias)
+    recipe.on_progress(net, 1.0)
+    return net
+
+
+def _files(
+    name: str, info: DatasetInfo, features: int
+) -> list[tuple[str, str, tuple[int | None, ...]]]:
+    """Arrays that the course kept beside a defense's networks: ours, its file, the shape."""
+    if name == "injection":
+        return [
+            ("0/patterns", "backdoor.npy", (info.classes, *info.shape)),
+            ("0/signatures", "signature.npy", (info.classes, features)),
+        ]
+    if name == "knn":
+        return [
+            ("0/embeddings", "feat.npy", (None, EMBEDDING)),
+            ("0/labels", "labs.npy", (None,)),
+        ]
+    return []
+
+
 def _beside(name: str, folder: Path, info: DatasetInfo, features: int) -> dict[str, np.ndarray]:
     """The arrays that the course kept beside the networks of injection and knn."""
-    if name == "injection":
-        classes = info.classes
-        wanted: dict[str, tuple[str, tuple[int | None, ...]]] = {
-            "0/patterns": ("backdoor.npy", (classes, *info.shape)),
-            "0/signatures": ("signature.npy", (classes, features)),
-        }
-    elif name == "knn":
-        wanted = {"0/embeddings": ("feat.npy", (None, 128)), "0/labels": ("labs.npy", (None,))}
-    else:
-        return {}
     arrays = {}
-    for key, (file, shape) in wanted.items():
+    for key, file, shape in _files(name, info, features):
         try:
             array = np.load(folder / file, allow_pickle=False)
         except (OSError, ValueError) as error:

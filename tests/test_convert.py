@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from keras import ops
 from safetensors.numpy import load_file, save_file
 
 import sparring
-from sparring import backend, convert
+from sparring import backend, convert, targets
 from sparring.data import Dataset
 from sparring.defenses import DEFENSES, get
 from sparring.errors import ConversionError, RunError, SettingsError
@@ -52,71 +53,129 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return trained
 
 
-# Loads what was written where nothing but PyTorch can be imported, and answers saved images.
-ALONE = """
+# Each loads what was written where nothing else can be imported, and answers saved images.
+ALONE = {
+    "torch": """
+import torch
+import torch_model
+
+images = torch.from_numpy(images.transpose(0, 3, 1, 2)).requires_grad_()
+for place, file in files("safetensors"):
+    program = torch.export.load(file.with_suffix(".pt2")).module()
+    for kind, model in (("plain", torch_model.load(file)), ("program", program)):
+        logits = model(images)
+        gradient, = torch.autograd.grad(
+            logits[:, 1].sum(), images, allow_unused=True, materialize_grads=True)
+        answers[place + "/" + kind] = logits.detach().numpy()
+        answers[place + "/" + kind + "/gradient"] = gradient.numpy().transpose(0, 2, 3, 1)
+""",
+    "keras": """
+import keras
+import tensorflow as tf
+
+for place, file in files("keras"):
+    model = keras.models.load_model(file, safe_mode=True)
+    with tf.GradientTape() as tape:
+        x = tf.convert_to_tensor(images)
+        tape.watch(x)
+        logits = model(x)
+        answer = tf.reduce_sum(logits[:, 1])
+    answers[place + "/keras"] = logits.numpy()
+    gradient = tape.gradient(answer, x, unconnected_gradients="zero")
+    answers[place + "/keras/gradient"] = gradient.numpy()
+""",
+    "onnx": """
+import onnxruntime
+
+for place, file in files("onnx"):
+    session = onnxruntime.InferenceSession(file)
+    given = {"images": images.transpose(0, 3, 1, 2).copy()}
+    [answers[place + "/onnx"]] = session.run(None, given)
+""",
+}
+PROLOGUE = """
 import sys
 
-for name in ("tensorflow", "jax", "keras", "safetensors", "sparring"):
+for name in {forbidden!r}:
     sys.modules[name] = None  # importing it fails
 sys.path.insert(0, ".")
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch_model
 
-images = torch.from_numpy(np.load("images.npy")).permute(0, 3, 1, 2).requires_grad_()
-answers = {}
-for path in sorted(Path().glob("*/network-*.safetensors")):
-    network = torch_model.load(path)
-    program = torch.export.load(path.with_suffix(".pt2")).module()
-    for kind, model in (("plain", network), ("program", program)):
-        logits = model(images)
-        gradient, = torch.autograd.grad(
-            logits[:, 1].sum(), images, allow_unused=True, materialize_grads=True)
-        place = f"{path.parent.name}/{path.stem}/{kind}"
-        answers[place] = logits.detach().numpy()
-        answers[place + "/gradient"] = gradient.numpy()
-np.savez("answers.npz", **answers)
+images, answers = np.load("images.npy"), {{}}
+
+
+def files(suffix):
+    for file in sorted(Path().glob("*/network-*." + suffix)):
+        yield file.parent.name + "/" + file.stem, file
 """
+NEEDED = {
+    "torch": ["torch"],
+    "keras": ["keras", "tensorflow"],
+    "onnx": ["onnxruntime", "onnxscript", "torch"],
+}
+ALLOWED = {"torch": ["torch"], "keras": ["keras", "tensorflow"], "onnx": ["onnxruntime"]}
+ALL = ["torch", "keras", "tensorflow", "jax", "safetensors", "onnx", "onnxruntime", "sparring"]
 
 
 @pytest.fixture(scope="module")
 def alone(
     train: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, np.ndarray, dict[str, np.ndarray]]:
-    """Every defense converted; images; and what plain PyTorch answers to them."""
-    pytest.importorskip("torch")
-    folder = tmp_path_factory.mktemp("alone")
-    for name in NAMES:
-        proof = convert.convert(train(name), "torch", folder / name)
-        assert json.loads((folder / name / "conversion.json").read_text()) == proof
-    images = np.random.default_rng(1).random((3, 8, 8, 3), dtype=np.float32)
-    np.save(folder / "images.npy", images)
-    shutil.copy(folder / "baseline" / "torch_model.py", folder)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", ALONE], cwd=folder, env=environment, check=True)
-    return folder, images, dict(np.load(folder / "answers.npz"))
+) -> Callable[[str], tuple[Path, np.ndarray, dict[str, np.ndarray]]]:
+    """By target: every defense converted; images; and what the target's library answers alone."""
+
+    @cache
+    def converted(target: str) -> tuple[Path, np.ndarray, dict[str, np.ndarray]]:
+        for module in NEEDED[target]:
+            pytest.importorskip(module)
+        folder = tmp_path_factory.mktemp(target)
+        for name in NAMES:
+            proof = convert.convert(train(name), target, folder / name)
+            assert json.loads((folder / name / "conversion.json").read_text()) == proof
+        images = np.random.default_rng(1).random((3, 8, 8, 3), dtype=np.float32)
+        np.save(folder / "images.npy", images)
+        if target == "torch":
+            shutil.copy(folder / "baseline" / "torch_model.py", folder)
+        forbidden = [module for module in ALL if module not in ALLOWED[target]]
+        if target == "keras":
+            forbidden.remove("jax")  # Keras itself looks whether it is there
+            forbidden.remove("torch")
+        program = PROLOGUE.format(forbidden=forbidden) + ALONE[target]
+        program += "\nnp.savez('answers.npz', **answers)\n"
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "KERAS_BACKEND": "tensorflow"}
+        subprocess.run([sys.executable, "-c", program], cwd=folder, env=environment, check=True)
+        return folder, images, dict(np.load(folder / "answers.npz"))
+
+    return converted
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_torch_alone_answers_alike(
+@pytest.mark.parametrize("target", list(ALONE))
+def test_the_target_alone_answers_alike(
     train: Callable[[str], Path],
-    alone: tuple[Path, np.ndarray, dict[str, np.ndarray]],
+    alone: Callable[[str], tuple[Path, np.ndarray, dict[str, np.ndarray]]],
+    target: str,
     name: str,
 ) -> None:
-    folder, images, answers = alone
+    folder, images, answers = alone(target)
     defense = sparring.load(train(name))
     assert f"# {name} on patterns" in (folder / name / "README.md").read_text()
     for number, net in enumerate(defense.nets):
         expected = ops.convert_to_numpy(net(ops.convert_to_tensor(images)))
         gradient = _gradient(net, images)
         scale = np.abs(expected).max()
-        for kind in ("plain", "program"):
-            place = f"{name}/network-{number}/{kind}"
-            np.testing.assert_allclose(answers[place], expected, atol=1e-4 * scale)
-            found = np.moveaxis(answers[f"{place}/gradient"], 1, -1)
-            np.testing.assert_allclose(found, gradient, atol=1e-4 * max(1.0, scale))
+        found = {
+            place: array
+            for place, array in answers.items()
+            if place.startswith(f"{name}/network-{number}/")
+        }
+        assert found
+        for place, array in found.items():
+            if place.endswith("gradient"):
+                np.testing.assert_allclose(array, gradient, atol=1e-4 * max(1.0, scale))
+            else:
+                np.testing.assert_allclose(array, expected, atol=1e-4 * scale)
 
 
 def _gradient(net: AllConv, images: np.ndarray) -> np.ndarray:
@@ -139,11 +198,28 @@ def test_kernels_are_transposed_by_hand() -> None:
     net = AllConv((8, 8, 3), 4, 2)
     kernel = np.arange(3 * 3 * 3 * 2, dtype=np.float32).reshape(3, 3, 3, 2)
     net.scales[0][0][0].assign(kernel)
-    state = convert.torch_state(net)
+    state = targets.torch_state(net)
     assert state["convs.0.weight"].shape == (2, 3, 3, 3)
     for height, width, channel, out in ((0, 2, 1, 0), (2, 1, 0, 1), (1, 0, 2, 1)):
         found = state["convs.0.weight"][out, channel, height, width]
         assert found == kernel[height, width, channel, out]
+
+
+def test_without_its_package_a_target_is_refused(
+    train: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for target, module in (
+        ("onnx", "onnxruntime"),
+        ("torch", "torch"),
+        ("selfstudy", "tensorflow"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, module, None)
+            if module == backend.name:
+                continue  # it cannot be missing where it runs
+            with pytest.raises(ConversionError, match=r"pip install 'sparring\["):
+                convert.convert(train("baseline"), target, tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_other_answers_are_refused_and_nothing_is_left(
@@ -151,12 +227,12 @@ def test_other_answers_are_refused_and_nothing_is_left(
 ) -> None:
     pytest.importorskip("torch")
 
-    def mirrored(net: AllConv, state: Any = convert.torch_state) -> dict[str, np.ndarray]:
+    def mirrored(net: AllConv, state: Any = targets.torch_state) -> dict[str, np.ndarray]:
         right = state(net)
         turned = np.ascontiguousarray(right["convs.0.weight"][:, :, :, ::-1])
         return {**right, "convs.0.weight": turned}
 
-    monkeypatch.setattr(convert, "torch_state", mirrored)
+    monkeypatch.setattr(targets, "torch_state", mirrored)
     with pytest.raises(ConversionError, match=r"network 0: expected logits within 0\.0001 of"):
         convert.convert(train("baseline"), "torch", tmp_path / "torch")
     assert list(tmp_path.iterdir()) == []

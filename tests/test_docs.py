@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from keras import ops
 
 import sparring
 from sparring.convert import convert
 from sparring.data import Dataset
 from sparring.defense import Defense
 from sparring.defenses import DEFENSES
+from sparring.targets import TARGETS
 from sparring.threat import DEFAULT_EPS
 
 ROOT = Path(__file__).parent.parent
@@ -62,23 +64,35 @@ def test_the_page_on_attacks(
         assert report.success_rate.value > 0.8
 
 
+@pytest.mark.parametrize("target", ["torch", "keras", "onnx"])
 def test_the_page_on_conversion(
-    digits_baseline: Defense, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits_baseline: Defense, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
-    torch = pytest.importorskip("torch")
+    pytest.importorskip("torch")
     assert digits_baseline.path is not None
-    convert(digits_baseline.path, "torch", tmp_path / "torch")
-    monkeypatch.chdir(tmp_path / "torch")
-    monkeypatch.syspath_prepend(tmp_path / "torch")
-    page = (ROOT / "docs" / "convert.md").read_text(encoding="utf-8")
+    folder = tmp_path / target
+    convert(digits_baseline.path, target, folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
     x = np.random.default_rng(0).random((5, 8, 8, 1), dtype=np.float32)
-    names: dict[str, Any] = {"images": torch.from_numpy(x).permute(0, 3, 1, 2)}
-    snippets = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(snippets) == 2
+    nchw = TARGETS[target].layout == "[B, C, H, W]"
+    snippets = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    assert snippets
+    page = (ROOT / "docs" / "convert.md").read_text(encoding="utf-8")
     for code in snippets:
-        exec(compile(code, "convert.md", "exec"), names)
-        answers = torch.softmax(names["logits"], dim=1).detach().numpy()
+        assert code in page
+        names: dict[str, Any] = {"images": x.transpose(0, 3, 1, 2).copy() if nchw else x}
+        exec(compile(code, "README.md", "exec"), names)
+        logits = ops.convert_to_tensor(names["logits"])
+        answers = ops.convert_to_numpy(ops.softmax(logits, axis=1))
         np.testing.assert_allclose(answers, digits_baseline.classify(x), rtol=1e-3, atol=1e-6)
+
+
+def test_the_page_on_conversion_says_what_stays() -> None:
+    page = (ROOT / "docs" / "convert.md").read_text(encoding="utf-8")
+    table = page.partition("| defense | not in the networks |\n| --- | --- |\n")[2].split("\n\n")[0]
+    outside = {name: each.outside for name, each in DEFENSES.items() if each.outside}
+    assert table.splitlines() == [f"| {name} | {text} |" for name, text in outside.items()]
 
 
 def test_the_page_on_attacks_has_the_usual_eps() -> None:

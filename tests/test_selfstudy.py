@@ -16,8 +16,10 @@ from keras import ops
 from typer.testing import CliRunner
 
 import sparring
-from sparring import selfstudy
+from sparring import backend, convert, selfstudy
 from sparring.cli import app
+from sparring.data import Dataset
+from sparring.defenses import DEFENSES, get
 from sparring.errors import ConversionError
 
 tf = pytest.importorskip("tensorflow")
@@ -131,6 +133,88 @@ def test_of_an_unfinished_training_the_averages_are_taken(tmp_path: Path) -> Non
     assert json.loads((defense.path / "run.json").read_text())["unfinished"] is True
 
 
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A run of our own on color images of 16x16 pixels, as the course could have trained it."""
+    random = np.random.default_rng(0)
+    x = random.integers(0, 256, (24, 16, 16, 3)).astype(np.uint8)
+    y = np.arange(24, dtype=np.int32) % 10
+    dataset = Dataset("noise", x, y, x[:12], y[:12], tuple("abcdefghij"))
+    out = tmp_path_factory.mktemp("own")
+
+    def trained(name: str, **settings: Any) -> Path:
+        settings = {"head_size": 3, "filters": 6, "epochs": 1, "batch_size": 12, **settings}
+        if (lender := get(name).borrows) is not None:
+            trained(lender)
+            settings = {}
+        path = sparring.train(name, dataset, out=out, force=True, **settings).path
+        assert path is not None
+        return path
+
+    return trained
+
+
+# JAX takes seconds to compile each; these have all that is written beside networks.
+@pytest.mark.parametrize(
+    "name", ["baseline", "majority", "injection", "knn"] if backend.name == "jax" else DEFENSES
+)
+def test_written_and_read_back_it_is_the_same(
+    own: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    defense = sparring.load(own(name))
+    assert defense.path is not None
+    proof = convert.convert(defense.path, "selfstudy", tmp_path / "checkpoints")
+    # The very weights, in the same framework: not even rounding differs.
+    assert {each["largest_difference"] for each in proof["networks"].values()} == {0.0}
+
+    # The course's way of reading them: an object of the same structure is restored.
+    place = tmp_path / "checkpoints" / selfstudy.FOLDERS.get(defense.borrows or name, [name])[0]
+    shapes = [tuple(kernel.shape) for kernel in defense.nets[0].kernels]
+    model = Model(0, shapes[0][3], shapes[0][2], shapes[-1][3])
+    status = tf.train.Checkpoint(model=model).restore(str(place / "final_checkpoint-1"))
+    status.assert_consumed()
+    kernel = ops.convert_to_numpy(defense.nets[0].kernels[3])
+    np.testing.assert_array_equal(model.layers[4].kernel.numpy(), kernel)
+
+    # Our own way: the course's folder becomes runs.
+    known = None if name in selfstudy.FOLDERS else "baseline"
+    where = tmp_path / "checkpoints" if known is None else place
+    selfstudy.convert(where, tmp_path / "runs", name=known)
+    again = sparring.load(tmp_path / "runs" / "selfstudy" / (known or name))
+    images = np.random.default_rng(1).random((5, 16, 16, 3), dtype=np.float32)
+    if known is None:
+        np.testing.assert_allclose(again.classify(images), defense.classify(images), atol=1e-6)
+        np.testing.assert_array_equal(again.detect(images), defense.detect(images))
+    else:
+        for mine, theirs in zip(defense.nets[0].kernels, again.nets[0].kernels, strict=True):
+            np.testing.assert_array_equal(ops.convert_to_numpy(mine), ops.convert_to_numpy(theirs))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("baseline", {"head_size": 1}, "have a 3x3 head, baseline here one of 1x1"),
+        ("injection", {"strength": 0.5}, "patterns at strength 0.02, this run at 0.5"),
+    ],
+)
+def test_what_the_course_could_not_serve_is_not_written(
+    own: Callable[..., Path], tmp_path: Path, name: str, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConversionError, match=message):
+        convert.convert(own(name, **settings), "selfstudy", tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_the_course_does_not_know_are_not_written(tmp_path: Path) -> None:
+    x = np.zeros((24, 16, 12, 3), np.uint8)
+    y = np.arange(24, dtype=np.int32) % 2
+    dataset = Dataset("bars", x, y, x, y, ("a", "b"))
+    run = sparring.train("baseline", dataset, out=tmp_path, head_size=3, filters=2, epochs=1).path
+    assert run is not None
+    with pytest.raises(ConversionError, match="square with a power of two as side, these 16x12"):
+        convert.convert(run, "selfstudy")
+
+
 def _change(layer: int, part: str, value: Any) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         model = Model(0)
@@ -206,7 +290,7 @@ def test_other_wrong_use(course: Path, tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(ConversionError, match="holds a run already"):
         selfstudy.convert(course / "baseline", runs)
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(ConversionError, match="needs TensorFlow: pip install"):
+    with pytest.raises(ConversionError, match="need TensorFlow: pip install"):
         selfstudy.convert(course / "blur", runs)
 
 

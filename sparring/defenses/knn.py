@@ -111,6 +111,7 @@ class Knn(Defense):
 
     name = "knn"
     idea = "answers with the labels of the nearest training images"
+    outside = "the stored embeddings and the vote of the nearest; the outputs are embeddings"
     recipe = KnnRecipe
     differentiable = False
     course_settings = KnnSettings()

@@ -44,6 +44,7 @@ class Majority(Defense):
 
     name = "majority"
     idea = "three networks vote; rejects when all three differ"
+    outside = "the vote, and the rejection when all three differ"
     networks = "3"
     detects = True
 

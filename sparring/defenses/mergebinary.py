@@ -53,6 +53,7 @@ class MergeBinary(Defense):
 
     name = "mergebinary"
     idea = "one yes-or-no network a class; rejects when none stands out"
+    outside = "the merging, and the rejection when none stands out"
     networks = "one a class"
     # Some networks of 4 filters never learned to say yes: of 68 % accuracy, 26 % were rejected.
     adapted = {"fashion-mnist": {"filters": 32, "epochs": 3}}

@@ -72,6 +72,7 @@ class RandomNeuron(Defense):
 
     name = "randomneuron"
     idea = "drops neurons at random when the baseline's network answers"
+    outside = "the random dropping of neurons; the network drops none"
     recipe = DroppingRecipe
     networks = "the baseline's"
     stochastic = True

@@ -37,6 +37,7 @@ class Transform(Defense):
 
     name = "transform"
     idea = "augments images strongly and at random before it answers"
+    outside = "the random augmentation before each answer"
     recipe = TransformRecipe
     stochastic = True
 

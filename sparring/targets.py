@@ -1,0 +1,263 @@
+"""The forms a trained defense's networks can be converted to; convert.py proves each of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+from safetensors.numpy import save
+
+from sparring import selfstudy
+from sparring.defense import Defense
+from sparring.errors import ConversionError
+from sparring.nets import AllConv
+
+Answer = Callable[[np.ndarray], np.ndarray]
+"""Logits [N, K] of images [N, H, W, C], given by what was written."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A form networks can be converted to.
+
+    Attributes: `write`, called with a defense and an empty folder, writes all of its networks and
+    yields each one's Answer, read back from the files; `layout` of the images it takes; `use`, in
+    Markdown: Python that answers `images` with network 0, run in the folder.
+    """
+
+    write: Callable[[Defense, Path], Iterator[Answer]]
+    layout: str
+    use: str
+
+
+def plain_options(net: AllConv, channels: int) -> dict[str, Any]:
+    """A network for images of so many channels as arguments of `sparring.torch_model.Network`."""
+    return {
+        "channels": channels,
+        "filters": net.kernels[0].shape[3],
+        "scales": len(net.scales),
+        "outputs": net.head[0].shape[3],
+        "head_size": net.head[0].shape[0],
+        **net.plain(),
+    }
+
+
+def torch_state(net: AllConv) -> dict[str, np.ndarray]:
+    """Weights as PyTorch has them; kernels [H, W, in, out] become [out, in, H, W]."""
+    names = [f"convs.{number}" for number in range(len(net.convs) - 1)]
+    state = {}
+    for name, (kernel, bias) in zip([*names, "head"], net.convs, strict=True):
+        weight = ops.convert_to_numpy(kernel).transpose(3, 2, 0, 1)
+        state[f"{name}.weight"] = np.ascontiguousarray(weight)
+        state[f"{name}.bias"] = np.array(ops.convert_to_numpy(bias))
+    return state
+
+
+def _nchw(images: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+
+
+def _import(target: str, name: str, extra: str) -> Any:
+    """A module that a target needs; ConversionError when it is not installed."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ConversionError(
+            f"--to {target} needs {name}: pip install 'sparring[{extra}]' ({error})"
+        ) from error
+
+
+def _plain_networks(defense: Defense, folder: Path) -> Iterator[tuple[Any, Path]]:
+    """Each network as plain PyTorch, loaded from the safetensors file it was written to."""
+    from sparring import torch_model
+
+    for number, net in enumerate(defense.nets):
+        file = folder / f"network-{number}.safetensors"
+        options = json.dumps(plain_options(net, defense.info.shape[2]))
+        file.write_bytes(save(torch_state(net), metadata={"network": options}))
+        yield torch_model.load(file), file
+
+
+def _export_options(torch: Any, defense: Defense) -> dict[str, Any]:
+    """What PyTorch's exporters are to know of the images: their shape, in batches of any size."""
+    height, width, channels = defense.info.shape
+    return {
+        "args": (torch.zeros(2, channels, height, width),),
+        "dynamic_shapes": ({0: torch.export.Dim("batch", min=1)},),
+    }
+
+
+def _write_torch(defense: Defense, folder: Path) -> Iterator[Answer]:
+    """Weights in safetensors with the code to load them, and exported programs."""
+    torch = _import("torch", "torch", "torch")
+    shutil.copy(Path(__file__).with_name("torch_model.py"), folder)
+    for network, file in _plain_networks(defense, folder):
+        program = torch.export.export(network, **_export_options(torch, defense))
+        # Example inputs would be pickled; nobody needs them.
+        program.example_inputs = None
+        torch.export.save(program, file.with_suffix(".pt2"))
+        loaded = torch.export.load(file.with_suffix(".pt2")).module()
+
+        def answer(images: np.ndarray, network: Any = network, loaded: Any = loaded) -> np.ndarray:
+            tensor = torch.from_numpy(_nchw(images))
+            with torch.no_grad():
+                plain, program = (made(tensor).numpy() for made in (network, loaded))
+            if not np.allclose(plain, program, rtol=1e-5, atol=1e-6):
+                raise ConversionError("the exported program and the plain module answer otherwise")
+            return np.asarray(plain)
+
+        yield answer
+
+
+def _write_onnx(defense: Defense, folder: Path) -> Iterator[Answer]:
+    """ONNX files, by way of plain PyTorch, whose exporter writes them."""
+    torch = _import("onnx", "torch", "torch")
+    _import("onnx", "onnxscript", "onnx")  # PyTorch's exporter needs it
+    onnxruntime = _import("onnx", "onnxruntime", "onnx")
+    for network, file in _plain_networks(defense, folder):
+        file.unlink()
+        path = file.with_suffix(".onnx")
+        exporter = logging.getLogger("torch.onnx")
+        level = exporter.level
+        exporter.setLevel(logging.ERROR)  # it tells that torchvision is missing, which is not used
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # of PyTorch, to itself
+                torch.onnx.export(
+                    network,
+                    f=path,
+                    input_names=["images"],
+                    output_names=["logits"],
+                    dynamo=True,
+                    external_data=False,
+                    verbose=False,
+                    **_export_options(torch, defense),
+                )
+        finally:
+            exporter.setLevel(level)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+        def answer(images: np.ndarray, session: Any = session) -> np.ndarray:
+            return np.asarray(session.run(None, {"images": _nchw(images)})[0])
+
+        yield answer
+
+
+def keras_model(net: AllConv, shape: tuple[int, int, int]) -> Any:
+    """The network of images [H, W, C] as a functional model of Keras's own layers.
+
+    Its weights are those of `net`, copied.
+    """
+    options = plain_options(net, shape[2])
+    images = x = keras.Input(shape, name="images")
+    match options.get("door", ""):
+        case "":
+            pass
+        case "blur":
+            x = layers.AveragePooling2D(2, strides=1)(layers.ZeroPadding2D(1)(x))
+        case "discretize":
+            bits = net.kernels[0].shape[2] // shape[2]
+            steps = np.arange(1, bits + 1, dtype=np.float32) / bits
+            code = ops.cast(ops.less(ops.expand_dims(x, -1), steps), "float32")
+            x = layers.Reshape((*shape[:2], -1))(code)
+        case door:
+            raise ConversionError(f"--to keras does not know the input transformation {door!r}")
+    convs = []
+    for scale in net.scales:
+        for kernel, _ in scale:
+            convs.append(layers.Conv2D(kernel.shape[3], 3, padding="same"))
+            x = layers.LeakyReLU(0.2)(convs[-1](x))
+            if jump := options.get("jump"):
+                x = x + jump * ops.cast(x > 0, "float32")
+        x = layers.AveragePooling2D(2)(x)
+    convs.append(layers.Conv2D(options["outputs"], options["head_size"], padding="same"))
+    logits = layers.GlobalAveragePooling2D()(convs[-1](x))
+    if options.get("normalize"):
+        lengths = ops.sqrt(ops.sum(ops.square(logits), axis=-1, keepdims=True) + 1e-12)
+        logits = logits / lengths
+    model = keras.Model(images, logits)
+    for conv, (kernel, bias) in zip(convs, net.convs, strict=True):
+        conv.kernel.assign(kernel)
+        conv.bias.assign(bias)
+    return model
+
+
+def _write_keras(defense: Defense, folder: Path) -> Iterator[Answer]:
+    """Files of Keras's own format, which load in safe mode and without Sparring."""
+    for number, net in enumerate(defense.nets):
+        path = folder / f"network-{number}.keras"
+        with warnings.catch_warnings():
+            # Keras 3.15 turns PyTorch tensors into arrays in a way numpy 2 deprecates.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            keras_model(net, defense.info.shape).save(path)
+        loaded = keras.models.load_model(path, safe_mode=True, compile=False)
+
+        def answer(images: np.ndarray, loaded: Any = loaded) -> np.ndarray:
+            return np.asarray(loaded.predict(images, verbose=0))
+
+        yield answer
+
+
+TARGETS = {
+    "torch": Target(
+        _write_torch,
+        "[B, C, H, W]",
+        """\
+```python
+import torch, torch_model
+
+network = torch_model.load("network-0.safetensors")
+logits = network(torch.from_numpy(images))
+```
+
+Or with PyTorch alone:
+
+```python
+import torch
+
+program = torch.export.load("network-0.pt2").module()
+logits = program(torch.from_numpy(images))
+```
+""",
+    ),
+    "keras": Target(
+        _write_keras,
+        "[B, H, W, C]",
+        """\
+```python
+import keras
+
+model = keras.models.load_model("network-0.keras")
+logits = model.predict(images)
+```
+""",
+    ),
+    "onnx": Target(
+        _write_onnx,
+        "[B, C, H, W]",
+        """\
+```python
+import onnxruntime
+
+session = onnxruntime.InferenceSession("network-0.onnx")
+[logits] = session.run(None, {"images": images})
+```
+""",
+    ),
+    "selfstudy": Target(
+        selfstudy.write,
+        "[B, H, W, C]",
+        "Copy what is here into the folder `checkpoints` of the course's program.\n",
+    ),
+}
+"""By the name that `--to` takes."""
