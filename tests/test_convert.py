@@ -183,6 +183,22 @@ def _gradient(net: AllConv, images: np.ndarray) -> np.ndarray:
     return np.array(ops.convert_to_numpy(found))
 
 
+def test_a_run_of_one_backend_converts_on_another(
+    train: Callable[[str], Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    other = "tensorflow" if backend.name == "torch" else "torch"
+    pytest.importorskip(other)
+    run = train("discretize")
+    convert.convert(run, "torch", tmp_path / "here")
+    command = [sys.executable, "-m", "sparring", "convert", run, "--to", "torch"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "KERAS_BACKEND": other}
+    subprocess.run([*command, "--out", tmp_path / "there"], env=environment, check=True)
+    for name in ("network-0.safetensors", "torch_model.py"):
+        here, there = (tmp_path / where / name for where in ("here", "there"))
+        assert here.read_bytes() == there.read_bytes()
+
+
 def test_nothing_pickled_is_written(train: Callable[[str], Path], tmp_path: Path) -> None:
     pytest.importorskip("torch")
     convert.convert(train("blur"), "torch", tmp_path / "torch")

@@ -155,6 +155,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 # JAX takes seconds to compile each; these have all that is written beside networks.
+@pytest.mark.backend
 @pytest.mark.parametrize(
     "name", ["baseline", "majority", "injection", "knn"] if backend.name == "jax" else DEFENSES
 )
