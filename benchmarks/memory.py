@@ -57,7 +57,9 @@ def work(name: str, filters: int) -> None:
     except Enough:
         loop.recipe.evaluate(loop.ema, dataset)
     with tempfile.TemporaryDirectory() as folder:
-        Run(folder).save_state(0, 1, loop.state())
+        checkpoints = Run(folder).checkpoints(0)
+        with checkpoints.locked():
+            checkpoints.save(1, loop.state())
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"{kilobytes / 1000:.0f}")
 

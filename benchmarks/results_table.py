@@ -67,7 +67,11 @@ def training(runs: dict[str, dict[str, Any]]) -> Iterator[str]:
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for name, run in runs.items():
         results, settings = run["results"], run["settings"]
-        shown = [f"{settings['filters']}", f"{settings['epochs']}", f"{results['seed_used']}"]
+        shown = [
+            f"{settings['filters']}",
+            f"{settings['epochs']}",
+            "/".join(sorted({str(seed) for seed in results["seeds_used"]})),
+        ]
         yield (
             f"| {name} | {percent(results['test_accuracy'])} | {percent(results['rejected'])} | "
             f"{duration(results['seconds']) if results['seconds'] else '-'} | "

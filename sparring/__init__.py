@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sparring.backend_choice import prefer_installed
 
 if TYPE_CHECKING:
-    from sparring.api import load, train
+    from sparring.api import load, train, train_network
     from sparring.attacks import BPDA, EOT, FGSM, PGD, Noise, Square, gradient
     from sparring.data import Dataset
     from sparring.data import load as load_data
@@ -39,6 +39,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "train": "api",
+    "train_network": "api",
     "load": "api",
     "evaluate": "judge",
     "Report": "judge",
@@ -87,6 +88,7 @@ __all__ = [
     "load",
     "load_data",
     "train",
+    "train_network",
 ]
 
 

@@ -8,9 +8,8 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import numpy as np
 import sparring
 from sparring import backend, defenses, memory
 from sparring import data as datasets
-from sparring.checkpoint import Run, not_finite, read_tensors
+from sparring.checkpoint import Checkpoints, Run, not_finite, read_tensors
 from sparring.data import Dataset, DatasetInfo
 from sparring.defense import Defense
 from sparring.errors import Diverged, RunError, SettingsError, unknown_name
@@ -41,6 +40,7 @@ def train(
     device: str | None = None,
     eval_every: int = 1,
     force: bool = False,
+    wait: float = 0,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Defense:
@@ -54,61 +54,217 @@ def train(
         limit_test: use the first so many test images only.
         out: the run goes to out/<data set>/<name>.
         seed: 0 or more; everything random follows from it.
-        restarts: after a divergence begin anew with the next seed, at most this often.
+        restarts: after a divergence begin the network anew with the next seed, at most this often.
         device: "cpu", "gpu:0", ...; None takes the backend's default.
         eval_every: epochs between tests of the EMA weights; 0 tests at the end only.
         force: train anew where there is a run already. A finished one is kept in previous/ until
             the new one is finished too.
+        wait: seconds to wait for another process that trains the same.
         progress: is told how it goes; None tells nobody.
         settings: any of `Settings`, such as epochs=10; the rest is the defense's own.
 
-    A finished run of the same settings is left alone and loaded. Raises SettingsError and
-    DataError for wrong arguments before anything is written, RunError when the directory holds a
-    run of other settings or another process trains in it, Diverged when a loss is not finite.
+    A finished run of the same settings is left alone and loaded; networks that `train_network`
+    finished are taken over. Raises SettingsError and DataError for wrong arguments before anything
+    is written, RunError when the directory holds a run of other settings or another process trains
+    in it, Diverged when a loss is not finite.
     """
-    defense = defenses.get(name)
-    _expect_at_least("seed", seed, 0)
-    _expect_at_least("restarts", restarts, 0)
-    _expect_at_least("eval_every", eval_every, 0)
-    dataset = data if isinstance(data, Dataset) else datasets.load(data, data_dir)
-    dataset = dataset.limit(limit_train, limit_test)
-    folder = Path(out).expanduser() / dataset.name
-    borrowed = None
-    if defense.borrows is None:
-        chosen = defense.settings_for(dataset).replace(**settings)
-    else:
-        chosen, borrowed, sha256 = _borrow(defense, folder / defense.borrows, dataset)
-        if chosen.replace(**settings) != chosen:
-            raise SettingsError(
-                f"{name} serves the weights of {defense.borrows} and takes its settings, {chosen}; "
-                f"got {settings}"
-            )
-    run = Run(folder / name)
+    training = _Training.of(
+        name, data, data_dir, limit_train, limit_test, out, seed, restarts, eval_every, settings
+    )
     progress = progress or Silent()
-    memory.keep_freed()
-    identity = {
-        "defense": name,
-        "dataset": dataset.info.as_json(),
-        "settings": chosen.as_json(),
-        "seed": seed,
-        "backend": backend.name,
-    }
-    if borrowed is not None:
-        identity["weights_from"] = {"defense": defense.borrows, "sha256": sha256}
-    with _device_scope(device) as device_name, run.locked():
-        if force or not run.exists():
-            run.clear()
-            run.write({**identity, **_circumstances(device_name), "status": "training"})
-        found = run.read()
-        _expect_same(run, found, identity)
+    run = training.run
+    with _device_scope(device) as device_name, run.locked(wait):
+        found = training.begin(device_name, force)
         if found["status"] == "finished":
             progress.message(f"{run.path} is finished already; --force trains it anew.")
-        elif borrowed is not None:
-            recipes = defense.recipes(dataset.info, chosen, seed)
-            _finish(run, found, defense, dataset, recipes, borrowed)
         else:
-            _train(run, defense, dataset, chosen, found, restarts, eval_every, progress)
+            arrays = dict(training.borrowed or {})
+            if training.borrowed is None:
+                for network in range(training.networks):
+                    arrays |= training.network(network, wait, progress)
+            training.finish(found, arrays)
         return load(run.path)
+
+
+def train_network(
+    name: str,
+    network: int,
+    data: str | Dataset = "digits",
+    *,
+    data_dir: str | Path | None = None,
+    limit_train: int | None = None,
+    limit_test: int | None = None,
+    out: str | Path = "runs",
+    seed: int = 0,
+    restarts: int = 0,
+    device: str | None = None,
+    eval_every: int = 1,
+    wait: float = 0,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> None:
+    """Train one network of a defense, or go on with it, for `train` to take over.
+
+    Takes and raises what `train` does; `network` counts from 0. Processes may train the networks of
+    one run side by side. Of a finished run or network nothing is trained.
+    """
+    training = _Training.of(
+        name, data, data_dir, limit_train, limit_test, out, seed, restarts, eval_every, settings
+    )
+    if training.borrowed is not None or not 0 <= network < training.networks:
+        raise SettingsError(
+            f"network: expected 0 to {training.networks - 1} for {name}, got {network}"
+            if training.borrowed is None
+            else f"{name} serves the weights of {training.defense.borrows} and trains none"
+        )
+    with _device_scope(device) as device_name:
+        # The run is held for a moment; a process that trains all of it holds it to the end.
+        with training.run.locked(max(wait, _MOMENT)):
+            found = training.begin(device_name, force=False)
+        if found["status"] != "finished":
+            training.network(network, wait, progress or Silent())
+
+
+_MOMENT = 10.0
+
+
+@dataclass
+class _Training:
+    """One run that is to be trained, every argument checked and nothing written yet."""
+
+    defense: type[Defense]
+    dataset: Dataset
+    settings: Settings
+    run: Run
+    identity: dict[str, Any]
+    borrowed: dict[str, np.ndarray] | None
+    seed: int
+    restarts: int
+    eval_every: int
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        data: str | Dataset,
+        data_dir: str | Path | None,
+        limit_train: int | None,
+        limit_test: int | None,
+        out: str | Path,
+        seed: int,
+        restarts: int,
+        eval_every: int,
+        settings: Mapping[str, Any],
+    ) -> _Training:
+        """What the arguments of `train` ask for."""
+        defense = defenses.get(name)
+        _expect_at_least("seed", seed, 0)
+        _expect_at_least("restarts", restarts, 0)
+        _expect_at_least("eval_every", eval_every, 0)
+        dataset = data if isinstance(data, Dataset) else datasets.load(data, data_dir)
+        dataset = dataset.limit(limit_train, limit_test)
+        folder = Path(out).expanduser() / dataset.name
+        identity: dict[str, Any] = {"defense": name, "dataset": dataset.info.as_json()}
+        borrowed = None
+        if defense.borrows is None:
+            chosen = defense.settings_for(dataset).replace(**settings)
+        else:
+            chosen, borrowed, sha256 = _borrow(defense, folder / defense.borrows, dataset)
+            if chosen.replace(**settings) != chosen:
+                raise SettingsError(
+                    f"{name} serves the weights of {defense.borrows} and takes its settings, "
+                    f"{chosen}; got {settings}"
+                )
+            identity["weights_from"] = {"defense": defense.borrows, "sha256": sha256}
+        identity |= {"settings": chosen.as_json(), "seed": seed, "backend": backend.name}
+        run = Run(folder / name)
+        return cls(defense, dataset, chosen, run, identity, borrowed, seed, restarts, eval_every)
+
+    @property
+    def networks(self) -> int:
+        """How many networks are trained."""
+        return len(self.recipes())
+
+    def recipes(self, attempt: int = 0) -> list[Recipe]:
+        """The recipes of an attempt; each divergence costs one."""
+        return self.defense.recipes(self.dataset.info, self.settings, self.seed + attempt)
+
+    def begin(self, device_name: str, force: bool) -> dict[str, Any]:
+        """Make the run, or find it; run.json as it stands. The run has to be held."""
+        memory.keep_freed()
+        if force or not self.run.exists():
+            self.run.clear()
+            self.run.write({**self.identity, **_circumstances(device_name), "status": "training"})
+        found = self.run.read()
+        _expect_same(self.run, found, self.identity)
+        return found
+
+    def network(self, number: int, wait: float, progress: Progress) -> dict[str, np.ndarray]:
+        """Train one network from where it stands, anew when it diverges; weights and arrays."""
+        checkpoints = self.run.checkpoints(number)
+        with checkpoints.locked(wait):
+            if (arrays := checkpoints.finished()) is not None:
+                return arrays
+            while True:
+                attempts = len(checkpoints.diverged())
+                recipe = self.recipes(attempts)[number]
+                try:
+                    arrays = self._fit(recipe, checkpoints, progress)
+                except Diverged as error:
+                    if attempts >= self.restarts:
+                        raise
+                    progress.message(str(error))
+                    checkpoints.give_up(
+                        {
+                            "seed": recipe.seed,
+                            "network": number,
+                            "epoch": error.epoch,
+                            "step": error.step,
+                        }
+                    )
+                    progress.message(f"Beginning anew with seed {recipe.seed + 1}.")
+                else:
+                    checkpoints.finish(arrays)
+                    return arrays
+
+    def _fit(
+        self, recipe: Recipe, checkpoints: Checkpoints, progress: Progress
+    ) -> dict[str, np.ndarray]:
+        """Train by a recipe, from the last epoch saved to the end."""
+        loop = TrainLoop(recipe, self.dataset, self.defense.name)
+        if (saved := checkpoints.load()) is not None:
+            arrays, epoch, damaged = saved
+            for text in damaged:
+                progress.message(f"Passed over {text}")
+            progress.message(
+                f"Resuming {self.run.path} after epoch {epoch} of network {recipe.network + 1}."
+            )
+            loop.restore(arrays, epoch)
+        checkpoints.trim_metrics(loop.epoch)
+
+        def save(metrics: EpochMetrics) -> None:
+            checkpoints.append_metrics(asdict(metrics))
+            checkpoints.save(metrics.epoch, loop.state())
+
+        loop.run(save, progress, self.networks, self.eval_every)
+        finished = recipe.finish(loop.ema, self.dataset)
+        named = {f"{recipe.network}/{name}": array for name, array in finished.items()}
+        return loop.weights() | named
+
+    def finish(self, found: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        """Test the defense as it will answer, and save it."""
+        diverged = [self.run.checkpoints(number).diverged() for number in range(self.networks)]
+        trained = _assemble(self.defense, self.dataset.info, self.settings, self.recipes(), arrays)
+        results = {
+            **trained.test(self.dataset),
+            "seconds": round(sum(line["seconds"] for line in self.run.metrics()), 3),
+            "seeds_used": [self.seed + len(attempts) for attempts in diverged],
+            "finished": _now(),
+        }
+        values = {**found, "results": results}
+        if any(diverged):
+            values["diverged"] = [attempt for attempts in diverged for attempt in attempts]
+        self.run.finish(values, arrays)
 
 
 def _borrow(
@@ -189,101 +345,6 @@ def _assemble(
         nets.append(net)
     rest = {name: array for name, array in arrays.items() if name not in used}
     return defense(info, settings, nets, rest)
-
-
-def _train(
-    run: Run,
-    defense: type[Defense],
-    dataset: Dataset,
-    settings: Settings,
-    found: dict[str, Any],
-    restarts: int,
-    eval_every: int,
-    progress: Progress,
-) -> None:
-    """Train all networks, from where the run stands to the end, restarting on divergence."""
-    diverged: list[dict[str, Any]] = list(found.get("diverged", []))
-    while True:
-        seed = found["seed"] + len(diverged)
-        try:
-            recipes = defense.recipes(dataset.info, settings, seed)
-            arrays = _train_networks(run, defense, dataset, recipes, eval_every, progress)
-        except Diverged as error:
-            if len(diverged) >= restarts:
-                raise
-            progress.message(str(error))
-            diverged.append(
-                {"seed": seed, "network": error.network, "epoch": error.epoch, "step": error.step}
-            )
-            found = {**found, "diverged": diverged}
-            run.clear()
-            run.write(found)
-            progress.message(f"Beginning anew with seed {found['seed'] + len(diverged)}.")
-        else:
-            break
-    _finish(run, found, defense, dataset, recipes, arrays)
-
-
-def _finish(
-    run: Run,
-    found: Mapping[str, Any],
-    defense: type[Defense],
-    dataset: Dataset,
-    recipes: Sequence[Recipe],
-    arrays: Mapping[str, np.ndarray],
-) -> None:
-    """Test the defense as it will answer, and save it."""
-    settings = defense.course_settings.replace(**found["settings"])
-    trained = _assemble(defense, dataset.info, settings, recipes, arrays)
-    results = {
-        **trained.test(dataset),
-        "seconds": round(sum(line["seconds"] for line in run.metrics()), 3),
-        "seed_used": recipes[0].seed,
-        "finished": _now(),
-    }
-    run.finish({**found, "results": results}, arrays)
-
-
-def _train_networks(
-    run: Run,
-    defense: type[Defense],
-    dataset: Dataset,
-    recipes: Sequence[Recipe],
-    eval_every: int,
-    progress: Progress,
-) -> dict[str, np.ndarray]:
-    """Train every network, from where the run stands; their weights and arrays."""
-    state = run.load_state()
-    arrays: dict[str, np.ndarray] = {}
-    first, epoch = 0, 0
-    if state is not None:
-        saved, about, damaged = state
-        first, epoch = about["network"], about["epoch"]
-        for text in damaged:
-            progress.message(f"Passed over {text}")
-        progress.message(f"Resuming {run.path} after epoch {epoch} of network {first + 1}.")
-        arrays = {
-            name.removeprefix("done/"): array
-            for name, array in saved.items()
-            if name.startswith("done/")
-        }
-    run.trim_metrics(first, epoch)
-    for recipe in recipes[first:]:
-        loop = TrainLoop(recipe, dataset, defense.name)
-        if state is not None and recipe.network == first:
-            loop.restore(saved, epoch)
-        loop.run(partial(_save, run, loop, arrays), progress, len(recipes), eval_every)
-        finished = recipe.finish(loop.ema, dataset)
-        arrays |= loop.weights()
-        arrays |= {f"{recipe.network}/{name}": array for name, array in finished.items()}
-    return arrays
-
-
-def _save(run: Run, loop: TrainLoop, done: Mapping[str, np.ndarray], metrics: EpochMetrics) -> None:
-    """Save an epoch: its metrics, and what going on from it needs, `done` networks included."""
-    run.append_metrics(asdict(metrics))
-    earlier = {f"done/{name}": array for name, array in done.items()}
-    run.save_state(metrics.network, metrics.epoch, {**loop.state(), **earlier})
 
 
 def _expect_at_least(name: str, value: int, least: int) -> None:

@@ -4,11 +4,17 @@
       run.json             what was trained, on what, how; results once finished
       metrics.jsonl        one line an epoch
       weights.safetensors  EMA weights of all networks, and the arrays that go with them
-      state/               only while unfinished: what resuming needs, the last two epochs
       previous/            only while training anew over a finished run: that run
+      state/               only while unfinished: what resuming needs, by network
+        network-000/
+          epoch-000007.safetensors  everything after that epoch; the last two are kept
+          metrics.jsonl             its lines so far
+          diverged.json             seeds that were given up
+          finished.safetensors      what it came to, once it is trained
 
 Files are written beside their final name, synced, and renamed. Tensor files carry a hash of all
-they hold. Nothing is pickled.
+they hold. Nothing is pickled. The run and each network have a lock of their own, so that processes
+may train the networks of an ensemble side by side.
 """
 
 from __future__ import annotations
@@ -16,10 +22,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +38,7 @@ from sparring.errors import RunError
 FORMAT = 1
 """Version of the run directory; a newer one is refused."""
 
-_KEPT_STATES = 2
+_KEPT_EPOCHS = 2
 _METADATA = "sparring"
 
 
@@ -122,6 +127,146 @@ def not_finite(arrays: Mapping[str, np.ndarray]) -> list[str]:
     ]
 
 
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    """The values of a file of JSON lines, up to the first that cannot be read."""
+    if not path.is_file():
+        return []
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(dict(json.loads(line)))
+        except ValueError:
+            break
+    return lines
+
+
+def _write_json_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+@contextmanager
+def _locked(folder: Path, wait: float, busy: str) -> Iterator[None]:
+    """Hold a folder, which is made, against other processes; what killed writes left goes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(folder / ".lock", timeout=wait):
+            for leftover in folder.glob(".*.tmp"):
+                leftover.unlink(missing_ok=True)
+            yield
+    except filelock.Timeout:
+        raise RunError(
+            f"{folder}: {busy}. Wait for it, or choose another folder with --out."
+        ) from None
+
+
+class Checkpoints:
+    """What is kept of one network's training until the whole run is finished."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def finished_file(self) -> Path:
+        return self.path / "finished.safetensors"
+
+    @property
+    def diverged_file(self) -> Path:
+        return self.path / "diverged.json"
+
+    @contextmanager
+    def locked(self, wait: float = 0) -> Iterator[None]:
+        """As `Run.locked`, for this network alone."""
+        with _locked(self.path, wait, "another process is training this network"):
+            yield
+
+    # Metrics
+
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        """Add one epoch's line to metrics.jsonl."""
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All epochs' lines; a last line that a kill cut short is left out."""
+        return _json_lines(self.metrics_file)
+
+    def trim_metrics(self, epoch: int) -> None:
+        """Drop the lines of epochs after `epoch`, which are about to be repeated."""
+        kept = [line for line in self.metrics() if line["epoch"] <= epoch]
+        _write_json_lines(self.metrics_file, kept)
+
+    # Epochs
+
+    def save(self, epoch: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Save what resuming after `epoch` needs; the epoch before it is kept too."""
+        write_tensors(self.path / f"epoch-{epoch:06d}.safetensors", arrays, {"epoch": epoch})
+        for old in self._epochs()[:-_KEPT_EPOCHS]:
+            old.unlink()
+
+    def load(self) -> tuple[dict[str, np.ndarray], int, list[str]] | None:
+        """Arrays and number of the last epoch that is whole, or None when none was saved.
+
+        The third value tells of damaged ones that were passed over. Raises RunError when epochs
+        were saved and all are damaged.
+        """
+        damaged: list[str] = []
+        for path in reversed(self._epochs()):
+            try:
+                arrays, about, _ = read_tensors(path)
+            except RunError as error:
+                damaged.append(str(error))
+            else:
+                return arrays, int(about["epoch"]), damaged
+        if damaged:
+            raise RunError(
+                f"{self.path}: every saved epoch is damaged; --force trains anew. "
+                + "; ".join(damaged)
+            )
+        return None
+
+    def _epochs(self) -> list[Path]:
+        return sorted(self.path.glob("epoch-[0-9][0-9][0-9][0-9][0-9][0-9].safetensors"))
+
+    # Divergence
+
+    def diverged(self) -> list[dict[str, Any]]:
+        """The attempts that were given up: seed, network, epoch, step. Raises RunError."""
+        if not self.diverged_file.is_file():
+            return []
+        try:
+            return [dict(each) for each in json.loads(self.diverged_file.read_bytes())]
+        except (ValueError, TypeError) as error:
+            raise RunError(f"{self.diverged_file}: damaged: {error!r}") from error
+
+    def give_up(self, attempt: Mapping[str, Any]) -> None:
+        """Note an attempt that diverged and drop its epochs."""
+        attempts = [*self.diverged(), dict(attempt)]
+        write_atomically(self.diverged_file, json.dumps(attempts).encode())
+        self.drop()
+
+    def drop(self) -> None:
+        """Drop what was saved of the epochs, and their metrics."""
+        for path in self._epochs():
+            path.unlink()
+        self.metrics_file.unlink(missing_ok=True)
+
+    # The end
+
+    def finish(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Save what the training came to, then drop what only resuming needed."""
+        write_tensors(self.finished_file, arrays, {})
+        for path in self._epochs():
+            path.unlink()
+
+    def finished(self) -> dict[str, np.ndarray] | None:
+        """What the training came to, or None before its end; RunError when it is damaged."""
+        return read_tensors(self.finished_file)[0] if self.finished_file.is_file() else None
+
+
 class Run:
     """One run directory. It need not exist; `locked` creates it."""
 
@@ -148,23 +293,23 @@ class Run:
     def previous_folder(self) -> Path:
         return self.path / "previous"
 
+    def checkpoints(self, network: int) -> Checkpoints:
+        """Those of one network's training."""
+        return Checkpoints(self.state_folder / f"network-{network:03d}")
+
+    def networks(self) -> list[Checkpoints]:
+        """Checkpoints of all networks whose training began, while the run is unfinished."""
+        folders = sorted(self.state_folder.glob("network-[0-9][0-9][0-9]"))
+        return [Checkpoints(folder) for folder in folders]
+
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, wait: float = 0) -> Iterator[None]:
         """Hold this directory against other processes; the lock ends with the process.
 
-        Raises RunError when another process holds it.
+        Raises RunError when another process holds it for longer than `wait` seconds.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        try:
-            with filelock.FileLock(self.path / ".lock", timeout=0):
-                for leftover in self.path.rglob(".*.tmp"):
-                    leftover.unlink(missing_ok=True)
-                yield
-        except filelock.Timeout:
-            raise RunError(
-                f"{self.path}: another process is training here. Wait for it, or choose another "
-                "folder with --out."
-            ) from None
+        with _locked(self.path, wait, "another process is training here"):
+            yield
 
     def exists(self) -> bool:
         """Whether anything was trained here, finished or not."""
@@ -193,83 +338,29 @@ class Run:
         text = json.dumps({"format": FORMAT, **values}, indent=2, ensure_ascii=False)
         write_atomically(self.json_file, f"{text}\n".encode())
 
-    # Starting anew
-
     def clear(self) -> None:
-        """Make room for training anew; a finished run is put aside into previous/ until done."""
-        if self.weights_file.is_file():
-            shutil.rmtree(self.previous_folder, ignore_errors=True)
-            self.previous_folder.mkdir()
-            # Weights first: run.json beside no weights is unfinished, never wrong.
-            for file in (self.weights_file, self.metrics_file, self.json_file):
-                if file.exists():
-                    file.replace(self.previous_folder / file.name)
-        shutil.rmtree(self.state_folder, ignore_errors=True)
-        self.metrics_file.unlink(missing_ok=True)
+        """Make room for training anew; a finished run is put aside into previous/ until done.
 
-    # Metrics
-
-    def append_metrics(self, line: Mapping[str, Any]) -> None:
-        """Add one epoch's line to metrics.jsonl."""
-        with self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        Raises RunError while a process trains one of its networks.
+        """
+        with ExitStack() as locks:
+            for network in self.networks():
+                locks.enter_context(network.locked())
+            if self.weights_file.is_file():
+                shutil.rmtree(self.previous_folder, ignore_errors=True)
+                self.previous_folder.mkdir()
+                # Weights first: run.json beside no weights is unfinished, never wrong.
+                for file in (self.weights_file, self.metrics_file, self.json_file):
+                    if file.exists():
+                        file.replace(self.previous_folder / file.name)
+            shutil.rmtree(self.state_folder, ignore_errors=True)
+            self.metrics_file.unlink(missing_ok=True)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All epochs' lines; a last line that a kill cut short is left out."""
-        if not self.metrics_file.is_file():
-            return []
-        lines = []
-        for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(dict(json.loads(line)))
-            except ValueError:
-                break
-        return lines
-
-    def trim_metrics(self, network: int, epoch: int) -> None:
-        """Drop the lines of epochs after `epoch` of `network`, which are about to be repeated."""
-        kept = [
-            line for line in self.metrics() if (line["network"], line["epoch"]) <= (network, epoch)
-        ]
-        text = "".join(json.dumps(line) + "\n" for line in kept)
-        write_atomically(self.metrics_file, text.encode())
-
-    # State of an unfinished run
-
-    def save_state(self, network: int, epoch: int, arrays: Mapping[str, np.ndarray]) -> None:
-        """Save what resuming after `epoch` of `network` needs; the state before it is kept too."""
-        self.state_folder.mkdir(exist_ok=True)
-        name = f"network-{network:03d}-epoch-{epoch:06d}.safetensors"
-        write_tensors(self.state_folder / name, arrays, {"network": network, "epoch": epoch})
-        for old in self._states()[:-_KEPT_STATES]:
-            old.unlink()
-
-    def load_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any], list[str]] | None:
-        """The last state that is whole, or None when none was saved.
-
-        The third value tells of damaged states that were passed over. Raises RunError when there
-        are states and all are damaged.
-        """
-        damaged: list[str] = []
-        for path in reversed(self._states()):
-            try:
-                arrays, about, _ = read_tensors(path)
-            except RunError as error:
-                damaged.append(str(error))
-            else:
-                return arrays, about, damaged
-        if damaged:
-            raise RunError(
-                f"{self.path}: every saved state is damaged; --force trains anew. "
-                + "; ".join(damaged)
-            )
-        return None
-
-    def _states(self) -> list[Path]:
-        pattern = re.compile(r"network-\d{3}-epoch-\d{6}\.safetensors")
-        if not self.state_folder.is_dir():
-            return []
-        return sorted(path for path in self.state_folder.iterdir() if pattern.fullmatch(path.name))
+        """All epochs' lines, by network and epoch; a line that a kill cut short is left out."""
+        if networks := self.networks():
+            return [line for network in networks for line in network.metrics()]
+        return _json_lines(self.metrics_file)
 
     def finish(
         self,
@@ -278,6 +369,7 @@ class Run:
     ) -> None:
         """Save the weights and the final run.json, then drop what only resuming needed."""
         about = {"defense": values["defense"], "settings": values["settings"]}
+        _write_json_lines(self.metrics_file, self.metrics())
         sha256 = write_tensors(self.weights_file, arrays, about)
         self.write({**values, "status": "finished", "weights_sha256": sha256})
         shutil.rmtree(self.state_folder, ignore_errors=True)

@@ -128,7 +128,7 @@ def test_a_damaged_state_falls_back_to_the_one_before(dataset: Dataset, tmp_path
     whole = sparring.train("baseline", dataset, out=tmp_path / "whole", **SMALL)
     with pytest.raises(Stop):
         sparring.train("baseline", dataset, out=tmp_path, progress=Recorder(2), **SMALL)
-    states = sorted((tmp_path / "patterns/baseline/state").iterdir())
+    states = sorted((tmp_path / "patterns/baseline/state/network-000").glob("epoch-*"))
     states[-1].write_bytes(states[-1].read_bytes()[:-1])
     recorder = Recorder()
     resumed = sparring.train("baseline", dataset, out=tmp_path, progress=recorder, **SMALL)
@@ -161,7 +161,8 @@ def test_other_settings_are_refused_and_named(
     with pytest.raises(Stop):
         sparring.train("baseline", dataset, out=tmp_path, progress=Recorder(1), **SMALL)
     folder = tmp_path / "patterns/baseline"
-    state = {path: path.read_bytes() for path in (folder / "state").iterdir()}
+    state = {path: path.read_bytes() for path in (folder / "state").glob("*/*.*")}
+    assert len(state) >= 2
     changed: dict[str, Any] = {**SMALL, "epochs": 4, "momentum": 0.8}
     with pytest.raises(RunError) as caught:
         sparring.train("baseline", dataset, out=tmp_path, seed=1, **changed)
@@ -173,7 +174,7 @@ def test_other_settings_are_refused_and_named(
         assert difference in str(caught.value)
     with pytest.raises(RunError, match=r"dataset.train_images is 40 there, 39 here.*sha256"):
         sparring.train("baseline", dataset, out=tmp_path, limit_train=39, **SMALL)
-    assert {path: path.read_bytes() for path in (folder / "state").iterdir()} == state
+    assert {path: path.read_bytes() for path in (folder / "state").glob("*/*.*")} == state
     sparring.train("baseline", dataset, out=tmp_path, **SMALL)
     with pytest.raises(RunError, match="epochs is 3 there"):
         sparring.train("baseline", dataset, out=tmp_path, **changed)
@@ -226,15 +227,15 @@ def test_divergence_keeps_the_good_state(dataset: Dataset, tmp_path: Path) -> No
         sparring.train("baseline", dataset, out=tmp_path, **SMALL)
     assert (caught.value.defense, caught.value.epoch, caught.value.seed) == ("baseline", 2, 0)
     run = Run(tmp_path / "patterns/baseline")
-    assert files(run.path) == {"run.json", "metrics.jsonl", "state"}
-    state = run.load_state()
+    assert files(run.path) == {"run.json", "state"}
+    state = run.checkpoints(0).load()
     assert state is not None
-    assert state[1]["epoch"] == 1
+    assert state[1] == 1
     # Going on meets the same end; more restarts may be given then.
     with pytest.raises(Diverged):
         sparring.train("baseline", dataset, out=tmp_path, **SMALL)
     defense = sparring.train("baseline", dataset, out=tmp_path, restarts=2, **SMALL)
-    assert defense.results["seed_used"] == 2
+    assert defense.results["seeds_used"] == [2]
 
 
 @pytest.mark.usefixtures("sinking")
@@ -272,7 +273,75 @@ def test_a_restarted_run_that_is_interrupted_goes_on_with_its_seed(
     recorder = Recorder()
     sparring.train("baseline", dataset, out=tmp_path, restarts=2, progress=recorder, **SMALL)
     assert [line.epoch for line in recorder.epochs] == [3]
-    assert Run(tmp_path / "patterns/baseline").read()["results"]["seed_used"] == 2
+    assert Run(tmp_path / "patterns/baseline").read()["results"]["seeds_used"] == [2]
+
+
+@pytest.mark.backend
+def test_networks_trained_apart_are_the_same(dataset: Dataset, tmp_path: Path) -> None:
+    settings = {**SMALL, "epochs": 6}  # half of them for each network
+    whole = sparring.train("majority", dataset, out=tmp_path / "whole", **settings)
+    arguments: dict[str, Any] = {"out": tmp_path / "apart", **settings}
+    recorder = Recorder()
+    sparring.train_network("majority", 2, dataset, progress=recorder, **arguments)
+    assert recorder.begun == [(2, 3, 0, 3, 3)]
+    with pytest.raises(Stop):
+        sparring.train_network("majority", 0, dataset, progress=Recorder(2), **arguments)
+    sparring.train_network("majority", 2, dataset, progress=recorder, **arguments)
+    assert len(recorder.epochs) == 3  # not trained twice
+    recorder = Recorder()
+    apart = sparring.train("majority", dataset, progress=recorder, **arguments)
+    assert [(line.network, line.epoch) for line in recorder.epochs] == [
+        (0, 3),
+        (1, 1),
+        (1, 2),
+        (1, 3),
+    ]
+    assert whole.path is not None
+    assert apart.path is not None
+    weights = [(path / "weights.safetensors").read_bytes() for path in (whole.path, apart.path)]
+    assert weights[0] == weights[1]
+    lines = [(line["network"], line["epoch"]) for line in Run(apart.path).metrics()]
+    assert lines == [(network, epoch) for network in range(3) for epoch in (1, 2, 3)]
+    sparring.train_network("majority", 1, dataset, **arguments)  # all is finished
+    assert files(apart.path) == {"run.json", "metrics.jsonl", "weights.safetensors"}
+
+
+def test_a_network_that_is_none_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="network: expected 0 to 2 for majority, got 3"):
+        sparring.train_network("majority", 3, dataset, out=tmp_path, **SMALL)
+    sparring.train("baseline", dataset, out=tmp_path, **SMALL)
+    with pytest.raises(SettingsError, match="serves the weights of baseline and trains none"):
+        sparring.train_network("randomneuron", 0, dataset, out=tmp_path)
+    with pytest.raises(RunError, match="epochs is 3 there, 4 here"):
+        sparring.train_network("baseline", 0, dataset, out=tmp_path, **{**SMALL, "epochs": 4})
+
+
+def test_only_the_network_that_diverged_begins_anew(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sparring.defenses.majority import Majority
+
+    original = Majority.recipes.__func__  # type: ignore[attr-defined]
+
+    def one_sinks(cls: Any, info: Any, settings: Any, seed: int) -> list[Recipe]:
+        recipes: list[Recipe] = original(cls, info, settings, seed)
+        recipes[1] = Sinking(info, recipes[1].settings, seed, 1)
+        return recipes
+
+    monkeypatch.setattr(Majority, "recipes", classmethod(one_sinks))
+    recorder = Recorder()
+    arguments: dict[str, Any] = {"restarts": 2, **SMALL, "epochs": 6}
+    defense = sparring.train("majority", dataset, out=tmp_path, progress=recorder, **arguments)
+    assert defense.results["seeds_used"] == [0, 2, 0]
+    trained = [(line.network, line.epoch) for line in recorder.epochs]
+    assert trained == [
+        (0, 1),
+        (0, 2),
+        (0, 3),
+        (1, 1),
+        (1, 1),
+        *((n, e) for n in (1, 2) for e in (1, 2, 3)),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from sparring.checkpoint import Run, read_tensors, write_atomically, write_tensors
+from sparring.checkpoint import Checkpoints, Run, read_tensors, write_atomically, write_tensors
 from sparring.errors import RunError
 
 ARRAYS = {"a/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array(7, np.int32)}
@@ -130,46 +131,89 @@ def test_run_json(run: Run) -> None:
         Run(run.path / "other").read()
 
 
-def test_metrics_are_trimmed_and_a_torn_line_is_dropped(run: Run) -> None:
-    for network, epoch in ((0, 1), (0, 2), (1, 1), (1, 2)):
-        run.append_metrics({"network": network, "epoch": epoch})
-    with run.metrics_file.open("a") as file:
-        file.write('{"network": 1, "ep')
-    run.trim_metrics(1, 1)
-    kept = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
-    assert [(line["network"], line["epoch"]) for line in kept] == [(0, 1), (0, 2), (1, 1)]
+@pytest.fixture
+def checkpoints(run: Run) -> Iterator[Checkpoints]:
+    with run.checkpoints(1).locked():
+        yield run.checkpoints(1)
 
 
-def test_states_keep_the_last_two_and_fall_back(run: Run) -> None:
-    assert run.load_state() is None
+def test_metrics_are_trimmed_and_a_torn_line_is_dropped(run: Run, checkpoints: Checkpoints) -> None:
     for epoch in (1, 2, 3):
-        run.save_state(0, epoch, {"value": np.array([epoch])})
-    names = sorted(path.name for path in run.state_folder.iterdir())
-    assert names == [f"network-000-epoch-00000{epoch}.safetensors" for epoch in (2, 3)]
-    state = run.load_state()
-    assert state is not None
-    arrays, about, damaged = state
-    assert (arrays["value"].tolist(), about, damaged) == ([3], {"network": 0, "epoch": 3}, [])
+        checkpoints.append_metrics({"network": 1, "epoch": epoch})
+    with checkpoints.metrics_file.open("a") as file:
+        file.write('{"network": 1, "ep')
+    checkpoints.trim_metrics(2)
+    kept = [json.loads(line) for line in checkpoints.metrics_file.read_text().splitlines()]
+    assert [line["epoch"] for line in kept] == [1, 2]
+    with run.checkpoints(0).locked():
+        run.checkpoints(0).append_metrics({"network": 0, "epoch": 7})
+    assert [(line["network"], line["epoch"]) for line in run.metrics()] == [(0, 7), (1, 1), (1, 2)]
 
-    (run.state_folder / names[1]).write_bytes(b"")
-    state = run.load_state()
-    assert state is not None
-    arrays, about, damaged = state
-    assert (arrays["value"].tolist(), about["epoch"]) == ([2], 2)
+
+def test_the_last_two_epochs_are_kept_and_a_damaged_one_passed_over(
+    checkpoints: Checkpoints,
+) -> None:
+    assert checkpoints.load() is None
+    for epoch in (1, 9, 10):
+        checkpoints.save(epoch, {"value": np.array([epoch])})
+    files = sorted(checkpoints.path.glob("epoch-*"))
+    assert [file.name for file in files] == [
+        f"epoch-0000{epoch}.safetensors" for epoch in ("09", 10)
+    ]
+    found = checkpoints.load()
+    assert found is not None
+    arrays, epoch, damaged = found
+    assert (arrays["value"].tolist(), epoch, damaged) == ([10], 10, [])
+
+    files[1].write_bytes(b"")
+    found = checkpoints.load()
+    assert found is not None
+    arrays, epoch, damaged = found
+    assert (arrays["value"].tolist(), epoch) == ([9], 9)
     assert len(damaged) == 1
-    assert "epoch-000003" in damaged[0]
+    assert "epoch-000010" in damaged[0]
 
-    (run.state_folder / names[0]).write_bytes(b"")
-    with pytest.raises(RunError, match="every saved state is damaged; --force trains anew"):
-        run.load_state()
+    files[0].write_bytes(b"")
+    with pytest.raises(RunError, match="every saved epoch is damaged; --force trains anew"):
+        checkpoints.load()
 
 
-def test_a_later_network_comes_after_a_later_epoch(run: Run) -> None:
-    run.save_state(0, 100, {"value": np.array([0])})
-    run.save_state(1, 1, {"value": np.array([1])})
-    state = run.load_state()
-    assert state is not None
-    assert state[1] == {"network": 1, "epoch": 1}
+def test_what_is_given_up_is_remembered(checkpoints: Checkpoints) -> None:
+    checkpoints.save(1, ARRAYS)
+    checkpoints.append_metrics({"network": 1, "epoch": 1})
+    checkpoints.give_up({"seed": 3})
+    assert checkpoints.load() is None
+    assert checkpoints.metrics() == []
+    checkpoints.give_up({"seed": 4})
+    assert checkpoints.diverged() == [{"seed": 3}, {"seed": 4}]
+    checkpoints.diverged_file.write_text("{")
+    with pytest.raises(RunError, match=r"diverged\.json: damaged"):
+        checkpoints.diverged()
+
+
+def test_a_finished_network_keeps_its_arrays_alone(checkpoints: Checkpoints) -> None:
+    assert checkpoints.finished() is None
+    checkpoints.save(1, {"raw": np.array([1])})
+    checkpoints.finish(ARRAYS)
+    assert not list(checkpoints.path.glob("epoch-*"))
+    found = checkpoints.finished()
+    assert found is not None
+    np.testing.assert_array_equal(found["a/kernel"], ARRAYS["a/kernel"])
+
+
+def test_a_run_is_not_cleared_while_a_network_is_trained(run: Run) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready, done = context.Event(), context.Event()
+    holder = context.Process(target=_hold_network, args=(run.path, ready, done))
+    holder.start()
+    assert ready.wait(60)
+    with pytest.raises(RunError, match="network-001: another process is training this network"):
+        run.clear()
+    assert run.exists()
+    done.set()
+    holder.join()
+    run.clear()
+    assert not run.state_folder.exists()
 
 
 def test_clear_puts_a_finished_run_aside_until_the_next_is_finished(run: Run) -> None:
@@ -195,6 +239,12 @@ def _hold(path: Path, ready: Any, done: Any) -> None:
         done.wait()
 
 
+def _hold_network(path: Path, ready: Any, done: Any) -> None:
+    with Run(path).checkpoints(1).locked():
+        ready.set()
+        done.wait()
+
+
 def test_a_second_process_is_refused_until_the_first_ends(run: Run) -> None:
     context = multiprocessing.get_context("spawn")
     ready, done = context.Event(), context.Event()
@@ -210,9 +260,9 @@ def test_a_second_process_is_refused_until_the_first_ends(run: Run) -> None:
 
 
 def test_leftovers_of_a_killed_write_are_removed(run: Run) -> None:
-    run.state_folder.mkdir()
-    leftovers = [run.path / ".run.json.123.tmp", run.state_folder / ".network.safetensors.9.tmp"]
-    for leftover in leftovers:
+    for held in (run, run.checkpoints(1)):
+        held.path.mkdir(parents=True, exist_ok=True)
+        leftover = held.path / ".something.123.tmp"
         leftover.write_bytes(b"half")
-    with run.locked():
-        assert not any(leftover.exists() for leftover in leftovers)
+        with held.locked():
+            assert not leftover.exists()

@@ -245,7 +245,7 @@ def _interrupt(process: subprocess.Popen[str], out: Path, after: int, number: in
     """Send a signal once so many epochs are saved; what the process printed."""
     state = out / "digits" / "baseline" / "state"
     deadline = time.monotonic() + 120
-    while not any(state.glob(f"network-*-epoch-{after:06d}.safetensors")):
+    while not any(state.glob(f"network-*/epoch-{after:06d}.safetensors")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.005)

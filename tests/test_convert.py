@@ -191,7 +191,7 @@ def test_a_run_of_one_backend_converts_on_another(
     pytest.importorskip(other)
     run = train("discretize")
     convert.convert(run, "torch", tmp_path / "here")
-    command = [sys.executable, "-m", "sparring", "convert", run, "--to", "torch"]
+    command: list[str | Path] = [sys.executable, "-m", "sparring", "convert", run, "--to", "torch"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "KERAS_BACKEND": other}
     subprocess.run([*command, "--out", tmp_path / "there"], env=environment, check=True)
     for name in ("network-0.safetensors", "torch_model.py"):

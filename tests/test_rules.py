@@ -360,17 +360,22 @@ def test_injection_signatures_are_means_over_training_images() -> None:
 def test_nt_xent_of_two_images() -> None:
     first = np.array([[1, 0], [0, 1]], np.float64)
     second = np.array([[0.6, 0.8], [0.8, 0.6]], np.float64)
-    # Similarities times 2: rows 1.2 1.6 / 1.6 1.2, symmetric; own pairs on the diagonal.
-    expected = math.log(math.exp(1.2) + math.exp(1.6)) - 1.2
+    # Similarities times 2: across 1.2 1.6 / 1.6 1.2, own pairs on the diagonal; to the other
+    # image's same view 0 among the first, 1.92 among the second.
+    forward = math.log(math.exp(1.2) + math.exp(1.6) + 1) - 1.2
+    backward = math.log(math.exp(1.2) + math.exp(1.6) + math.exp(1.92)) - 1.2
     loss, found = knn.nt_xent(tensor(first), tensor(second), 2.0)
-    assert float(array(loss)) == pytest.approx(expected, rel=1e-6)
+    assert float(array(loss)) == pytest.approx(forward + backward, rel=1e-6)
     assert float(array(found)) == 0
     third = np.array([[1, 0], [0.6, 0.8]], np.float64)
-    # Rows 2 1.2 / 0 1.6, columns 2 0 / 1.2 1.6.
-    rows = [math.log(math.exp(2) + math.exp(1.2)) - 2, math.log(1 + math.exp(1.6)) - 1.6]
-    columns = [math.log(math.exp(2) + 1) - 2, math.log(math.exp(1.2) + math.exp(1.6)) - 1.6]
+    # Across: rows 2 1.2 / 0 1.6, columns 2 0 / 1.2 1.6; same view 0 and 1.2.
+    rows = [math.log(math.exp(2) + math.exp(1.2) + 1) - 2, math.log(1 + math.exp(1.6) + 1) - 1.6]
+    columns = [
+        math.log(math.exp(2) + 1 + math.exp(1.2)) - 2,
+        math.log(math.exp(1.2) + math.exp(1.6) + math.exp(1.2)) - 1.6,
+    ]
     loss, found = knn.nt_xent(tensor(first), tensor(third), 2.0)
-    assert float(array(loss)) == pytest.approx((sum(rows) + sum(columns)) / 4, rel=1e-6)
+    assert float(array(loss)) == pytest.approx((sum(rows) + sum(columns)) / 2, rel=1e-6)
     assert float(array(found)) == 2
 
 

@@ -6,7 +6,7 @@ a soft nearest-neighbor loss over the stored embeddings has.
 
     sparring train knn --data digits
 
-Test accuracy with its settings (seed 0, PyTorch): digits 97.22 %, Fashion-MNIST 84.07 %.
+Test accuracy with its settings (seed 0, PyTorch): digits 96.11 %, Fashion-MNIST 84.07 %.
 
 Reference: a defense of the self-study course in evaluating adversarial robustness; NT-Xent is of
 Chen et al. 2020, https://arxiv.org/abs/2002.05709, its learned scale of Radford et al. 2021,
@@ -62,11 +62,20 @@ class EmbeddingNet(AllConv):
 
 
 def nt_xent(first: Any, second: Any, scale: Any) -> tuple[Any, Any]:
-    """NT-Xent in both directions of embeddings [B, D] of length 1, and how many pairs are found."""
-    similarities = scale * ops.matmul(first, ops.transpose(second))
+    """NT-Xent of embeddings [B, D] of length 1 of two views, and how many pairs are found.
+
+    Each image's other view has to be told from the 2 B - 2 views of other images. Mean over the
+    batch, summed over both directions as in the course.
+    """
     own = ops.arange(first.shape[0], dtype="int32")
-    loss = cross_entropy(own, similarities) + cross_entropy(own, ops.transpose(similarities))
-    return loss / 2, hits(own, similarities)
+    itself = 1e9 * ops.eye(first.shape[0])
+
+    def logits(views: Any, others: Any) -> Any:
+        across, along = (ops.matmul(views, ops.transpose(each)) for each in (others, views))
+        return ops.concatenate([scale * across, scale * along - itself], axis=1)
+
+    forward, backward = logits(first, second), logits(second, first)
+    return cross_entropy(own, forward) + cross_entropy(own, backward), hits(own, forward)
 
 
 def votes(similarities: Any, labels: Any, classes: int) -> Any:

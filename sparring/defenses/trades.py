@@ -6,7 +6,7 @@ are compared with, and it holds.
 
     sparring train trades --data digits
 
-Test accuracy with its settings (seed 0, PyTorch): digits 95.00 %.
+Test accuracy with its settings (seed 0, PyTorch): digits 95.00 %, Fashion-MNIST 75.07 %.
 
 Reference: Zhang et al. 2019, "Theoretically Principled Trade-off between Robustness and Accuracy",
 https://arxiv.org/abs/1901.08573.
