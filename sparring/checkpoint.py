@@ -369,7 +369,8 @@ class Run:
     ) -> None:
         """Save the weights and the final run.json, then drop what only resuming needed."""
         about = {"defense": values["defense"], "settings": values["settings"]}
-        _write_json_lines(self.metrics_file, self.metrics())
+        if lines := self.metrics():
+            _write_json_lines(self.metrics_file, lines)
         sha256 = write_tensors(self.weights_file, arrays, about)
         self.write({**values, "status": "finished", "weights_sha256": sha256})
         shutil.rmtree(self.state_folder, ignore_errors=True)

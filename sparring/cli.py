@@ -118,11 +118,19 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
         raise typer.BadParameter(f"{path}: {error}") from error
     if not isinstance(values, dict):
         raise typer.BadParameter(f"{path}: expected lines of name: value, found {values!r}")
-    values = {str(name).replace("-", "_"): value for name, value in values.items()}
+    values = {str(name).replace("-", "_"): _number(value) for name, value in values.items()}
     options = {parameter.name for parameter in context.command.params} - {*_NOT_IN_CONFIG}
     context.default_map = {name: value for name, value in values.items() if name in options}
     context.meta[_SETTINGS] = {name: value for name, value in values.items() if name not in options}
     return path
+
+
+def _number(value: Any) -> Any:
+    """What YAML takes for text though it is a number, as 1e-4."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 @app.command(
@@ -264,8 +272,12 @@ def attack(
         ),
     ] = "pgd",
     data: Annotated[
-        str, typer.Option(metavar="NAME|FILE.npz", help="Data set of the defense named.")
-    ] = "digits",
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE.npz",
+            help="Data set of the defense named. Default: digits, or a run directory's own.",
+        ),
+    ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with the data set's files.")] = None,
     norm: Annotated[
         str, typer.Option(metavar="Linf|L2", help="Norm of the threat model.")
@@ -317,9 +329,9 @@ def attack(
         from sparring import attacks, display
         from sparring import threat as threats
 
-        trained = sparring.load(_run(defense, data, runs))
+        trained = sparring.load(_run(defense, data or "digits", runs))
         chosen = attacks.get(attack, _options(option or []), trained.name)
-        dataset = trained.info.name if Path(defense).is_dir() else data
+        dataset = data or trained.info.name
         threat = (
             threats.default_threat(norm, trained.info.name)
             if eps is None

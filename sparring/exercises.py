@@ -22,7 +22,7 @@ PUBLISHED = {
     "knn": 62,
     "advtrain": 48,
 }
-"""The course's best published attack success at Linf 4/255 on CIFAR-10, in %."""
+"""The course's best published attack success at Linf 4/255 on CIFAR-10, in % of all images."""
 
 _TEMPLATE = '''"""An attack on {name}: {idea}.
 
@@ -65,7 +65,10 @@ def write(name: str, folder: Path, force: bool = False) -> Path:
         raise SettingsError(f"{path} exists; --force overwrites it")
     goal = "as many images as you can; it is meant to hold, and nobody published a number."
     if name in PUBLISHED:
-        goal = f"{PUBLISHED[name]} % of the images it gets right, the best the course published."
+        goal = (
+            f"{PUBLISHED[name]} %. So many of 100 images of CIFAR-10, those it misclassifies\n"
+            "included, the course's best published attack broke at Linf 4/255."
+        )
     text = _TEMPLATE.format(name=name, idea=defense.idea, goal=goal, file=path.name)
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")

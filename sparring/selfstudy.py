@@ -37,6 +37,7 @@ FOLDERS: dict[str, list[str]] = {
             *("discretize", "transform", "advtrain"),
         )
     },
+    "randomneuron": ["baseline"],
     "majority": [f"diverse-{network}" for network in range(3)],
     "mergebinary": [f"binary_models/class_{label}" for label in range(10)],
     "knn": ["contrastive"],
@@ -95,6 +96,8 @@ def convert(path: str | Path, out: str | Path, *, name: str | None = None) -> li
         note = ", unfinished: its EMA weights" if any(each.unfinished for each in networks) else ""
         sources = ", ".join(each.source for each in networks)
         lines.append(f"{values['defense']}: {run.path} from {sources}{note}")
+    if name is None and [path] not in found.values():
+        lines += [f"Passed over {folder}, which no defense has" for folder in _unknown(path)]
     return lines
 
 
@@ -122,6 +125,16 @@ def _found(path: Path) -> dict[str, list[Path]]:
     )
 
 
+def _unknown(path: Path) -> list[Path]:
+    """Folders with checkpoints that stand beside the known ones."""
+    known = {folder.partition("/")[0] for folders in FOLDERS.values() for folder in folders}
+    return [
+        folder
+        for folder in sorted(path.iterdir())
+        if folder.is_dir() and folder.name not in known and any(folder.rglob("*.index"))
+    ]
+
+
 def write(defense: Defense, folder: Path) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
     """Write a defense as the course kept it; each network, as read back, answers images.
 
@@ -132,8 +145,7 @@ def write(defense: Defense, folder: Path) -> Iterator[Callable[[np.ndarray], np.
     """
     tf = _tensorflow()
     _expect_as_the_course_s(defense)
-    lent = FOLDERS.get(defense.borrows or defense.name, [defense.name])
-    places = [folder / place for place in lent]
+    places = [folder / place for place in FOLDERS.get(defense.name, [defense.name])]
     for place, net in zip(places, defense.nets, strict=True):
         place.mkdir(parents=True)
         model = tf.Module()

@@ -147,12 +147,16 @@ def test_wrong_use(
 
 def test_config_file(call: Callable[..., Result], tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
-    config.write_text("epochs: 5\nlimit-train: 64\nfilters: 4\nmomentum: 0.8\nquiet: true\n")
+    text = (
+        "epochs: 5\nlimit-train: 64\nfilters: 4\nmomentum: 0.8\nquiet: true\nweight_decay: 1e-3\n"
+    )
+    config.write_text(text)
     answer = call("train", "baseline", "--config", "c.yaml", "--epochs", "2")
     assert answer.exit_code == 0, answer.output
     run = Run("runs/digits/baseline").read()
     assert run["settings"]["epochs"] == 2  # the command line comes first
     assert (run["settings"]["filters"], run["settings"]["momentum"]) == (4, 0.8)
+    assert run["settings"]["weight_decay"] == 0.001  # which YAML takes for text
     assert run["dataset"]["train_images"] == 64
 
 

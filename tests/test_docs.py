@@ -10,13 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from keras import ops
 
 import sparring
+from sparring.cli import app
 from sparring.convert import convert
 from sparring.data import Dataset
 from sparring.defense import Defense
 from sparring.defenses import DEFENSES
+from sparring.selfstudy import FOLDERS
 from sparring.targets import TARGETS
 from sparring.threat import DEFAULT_EPS
 
@@ -107,3 +110,61 @@ def test_links_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+COURSE = (ROOT / "docs" / "from-the-course.md").read_text(encoding="utf-8")
+
+
+def _ours() -> list[str]:
+    """The code spans that speak of Sparring: those of each table's last column."""
+    rows = [line.rstrip("| ").rpartition(" | ")[2] for line in COURSE.splitlines() if "|" in line]
+    return re.findall(r"`([^`]+)`", "\n".join(rows))
+
+
+def test_the_attack_on_the_page_for_people_from_the_course(digits_baseline: Defense) -> None:
+    [code] = re.findall(r"```python\n(.*?)```", COURSE, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(code, "from-the-course.md", "exec"), names)
+    report = sparring.evaluate(digits_baseline, names["attack"], sparring.Linf(0.15), n=20)
+    reasons = {report.reasons[row] for row in np.flatnonzero(report.attacked)}
+    assert reasons <= {"broken", "label unchanged"}
+
+
+def test_commands_on_the_page_for_people_from_the_course() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    options = {
+        name: {flag for each in command.params for flag in (*each.opts, *each.secondary_opts)}
+        for name, command in commands.items()
+    }
+    trained = set()
+    for span in _ours():
+        program, command, *words = [*span.split(), ""]
+        if program == "sparring":
+            valid = options[command]
+            if command == "train":
+                trained.add(words[0])
+            elif command in ("attack", "exercise"):
+                assert words[0] in DEFENSES, span
+        else:
+            valid, words = set().union(*options.values()), span.split()
+        for word in words:
+            assert not word.startswith("-") or word in valid, f"{span}: {word}"
+    assert trained == {*DEFENSES, "all"}
+
+
+def test_names_on_the_page_for_people_from_the_course() -> None:
+    settings = {name for defense in DEFENSES.values() for name in defense.course_settings.names()}
+    for span in _ours():
+        for name in re.findall(r"^(\w+): ", span):
+            assert name in settings, span
+        for name in re.findall(r"runs/cifar10/(\w+)", span):
+            assert name in DEFENSES, span
+        for name in re.findall(r"^sparring\.(\w+)\(", span):
+            assert name in sparring.__all__, span
+        for name in re.findall(r"^defense\.(\w+)", span):
+            assert name == "nets" or hasattr(Defense, name), span
+        if re.match(r"sparring/", span):
+            assert (ROOT / span).exists(), span
+    for folders in FOLDERS.values():
+        for folder in (folders[0], Path(folders[-1]).name):
+            assert f"`{folder}`" in COURSE

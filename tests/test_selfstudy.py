@@ -86,6 +86,7 @@ def course(tmp_path: Path) -> Path:
                 "knn": {"outputs": 128},
             }.get(name, {})
             write(root / folder, Model(number, **options))
+    write(root / "diverse", Model(0))  # of an early version of the course
     np.save(root / "injection" / "backdoor.npy", random.integers(0, 2, (10, 16, 16, 3)))
     np.save(root / "injection" / "signature.npy", random.normal(size=(10, 24)))
     np.save(root / "contrastive" / "feat.npy", random.normal(size=(40, 128)))
@@ -98,7 +99,9 @@ def test_a_whole_folder_becomes_runs_like_our_own(course: Path, tmp_path: Path) 
         app, ["convert", str(course), "--from", "selfstudy", "-o", str(tmp_path / "runs")]
     )
     assert answer.exit_code == 0, answer.output
-    assert len(answer.output.splitlines()) == len(selfstudy.FOLDERS)
+    *lines, last = answer.output.splitlines()
+    assert len(lines) == len(selfstudy.FOLDERS)
+    assert last == f"Passed over {course / 'diverse'}, which no defense has"
     images = np.random.default_rng(1).random((3, 16, 16, 3), dtype=np.float32)
     for name, folders in selfstudy.FOLDERS.items():
         defense = sparring.load(tmp_path / "runs" / "selfstudy" / name)
