@@ -23,8 +23,9 @@ from sparring.checkpoint import Checkpoints, Run, not_finite, read_tensors
 from sparring.data import Dataset, DatasetInfo
 from sparring.defense import Defense
 from sparring.errors import Diverged, RunError, SettingsError, unknown_name
+from sparring.progress import EpochMetrics, Progress, Silent
 from sparring.recipe import Recipe, Settings
-from sparring.train_loop import EpochMetrics, Progress, Silent, TrainLoop, assign
+from sparring.train_loop import TrainLoop, assign
 
 
 def train(
@@ -126,6 +127,85 @@ def train_network(
 
 
 _MOMENT = 10.0
+
+
+def plan(
+    names: Sequence[str],
+    data: Sequence[str],
+    *,
+    out: str | Path = "runs",
+    seeds: Sequence[int] = (),
+    seed: int = 0,
+    force: bool = False,
+    data_dir: str | Path | None = None,
+    limit_train: int | None = None,
+    limit_test: int | None = None,
+    restarts: int = 0,
+    eval_every: int = 1,
+    device: str | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """What `jobs.run` has to know of the trainings of many defenses, as JSON values.
+
+    Each of `names` is trained on each of `data`, into `out` with `seed` or, where `seeds` are
+    given, into out/seed-N with each of them. The rest is what `train` takes. With `force`, runs
+    that are there are put aside now. Gives `devices`, the backend's, and `runs`: path, title, how
+    many networks and epochs, whether it is finished, what has to be trained before, what is wrong
+    with it, and the arguments of `train`. Raises SettingsError and DataError.
+    """
+    where = Path(out).expanduser().absolute()
+    names = list(defenses.DEFENSES) if list(names) == ["all"] else list(dict.fromkeys(names))
+    names.sort(key=lambda name: defenses.get(name).borrows is not None)  # after their lenders
+    entries = []
+    with _device_scope(device) as device_name:
+        for source in data:
+            dataset = datasets.load(source, data_dir).limit(limit_train, limit_test)
+            for number in seeds or [seed]:
+                folder = where / f"seed-{number}" if seeds else where
+                for name in names:
+                    request = {"name": name, "seed": number, "out": str(folder)}
+                    entry = {
+                        "path": str(folder / dataset.name / name),
+                        "title": f"{name} on {dataset.name}" + f", seed {number}" * bool(seeds),
+                        "request": {**request, "data": _absolute(source)},
+                        **{"networks": 1, "epochs": 0, "status": "new", "needs": None, "error": ""},
+                    }
+                    entries.append(entry)
+                    if (lender := defenses.get(name).borrows) is not None and lender in names:
+                        # What it takes is not there yet, so neither can it be checked.
+                        entry["needs"] = str(folder / dataset.name / lender)
+                        entry["request"] = {**request, "data": _absolute(source), "force": force}
+                        entry["status"] = "new" if force else _status(folder / dataset.name / name)
+                        continue
+                    try:
+                        training = _Training.of(
+                            *(name, dataset, None, None, None, folder, number),
+                            *(restarts, eval_every, settings),
+                        )
+                        if training.run.exists():
+                            with training.run.locked():
+                                training.begin(device_name, force)
+                    except RunError as error:
+                        entry["error"] = str(error)
+                    else:
+                        recipes = training.recipes()
+                        entry["networks"] = len(recipes)
+                        entry["epochs"] = recipes[0].settings.epochs
+                        entry["status"] = _status(training.run.path)
+    return {"devices": backend.devices(), "runs": entries}
+
+
+def _status(path: Path) -> str:
+    """What run.json says of a run, "new" where there is none."""
+    try:
+        return str(Run(path).read().get("status"))
+    except RunError:
+        return "new"
+
+
+def _absolute(source: str) -> str:
+    """A data set's name, or the path of a file from anywhere."""
+    return source if source in datasets.NAMES else str(Path(source).expanduser().absolute())
 
 
 @dataclass

@@ -7,9 +7,13 @@ SIGTERM.
 from __future__ import annotations
 
 import enum
+import json
+import os
+import re
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -138,27 +142,30 @@ def _number(value: Any) -> Any:
 
     The run goes to OUT/<data set>/<defense>: its weights, settings, results and the metrics of
     every epoch. Run the same command again after an interruption and it goes on from the last
-    completed epoch. 'all' trains one defense after the other, skips what is finished and goes on
-    past one that fails. Settings not given here are the defense's own; --config takes more of them
-    (momentum, weight_decay, ema_decay, head_size, flip, and the defense's own, as eps of pgdtrain).
+    completed epoch. Several defenses, data sets or seeds, and 'all', are trained as jobs of their
+    own, one after the other or --jobs at a time; what is finished is skipped, and one that fails
+    does not stop the others. Settings not given here are the defense's own; --config takes more of
+    them (momentum, weight_decay, ema_decay, head_size, flip, and the defense's own, as eps of
+    pgdtrain).
     """
 )
 def train(
     context: typer.Context,
     defense: Annotated[
-        str,
+        list[str],
         typer.Argument(
-            help="Name of the defense, as 'sparring list' shows it, or all of them: all."
+            help="Names of defenses, as 'sparring list' shows them, or all of them: all.",
+            show_default=False,
         ),
     ],
     data: Annotated[
-        str,
+        list[str],
         typer.Option(
             metavar="NAME|FILE.npz",
             help="digits (embedded), fashion-mnist, cifar10, or your own images as an .npz file "
-            "with x_train, y_train, x_test, y_test.",
+            "with x_train, y_train, x_test, y_test; repeatable.",
         ),
-    ] = "digits",
+    ] = ["digits"],  # noqa: B006 - never changed
     data_dir: Annotated[
         Path | None,
         typer.Option(help="Folder with the data set's files, instead of downloading them."),
@@ -209,49 +216,69 @@ def train(
             callback=_read_config,
         ),
     ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(metavar="A-B,C", help="Train with each of these seeds, into OUT/seed-N."),
+    ] = None,
+    jobs: Annotated[
+        str | None,
+        typer.Option(metavar="N|auto", help="Train so many networks at a time, as processes."),
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS|local", help="Train on a Ray cluster, or start one here."),
+    ] = None,
+    network: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Train one network of an ensemble, counted from 1."),
+    ] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Print nothing but the final summary.")
     ] = False,
 ) -> None:
     without = " without --force" if force else ""
     with _errors(f"The same command{without} goes on from the last completed epoch."):
-        backend_choice.choose(backend)
-
-        from sparring import api, defenses, display
-        from sparring.recipe import Settings
-
-        own = Settings() if defense == "all" else defenses.get(defense).course_settings
-        for name in (settings := context.meta.get(_SETTINGS, {})):
-            if name not in own.names():
-                valid = [option for option in context.params if option not in _NOT_IN_CONFIG]
-                valid += [setting for setting in own.names() if setting not in valid]
-                raise SettingsError(f"--config {config}: {unknown_name('option', name, valid)}")
+        chosen = backend_choice.choose(backend)
+        many = seeds or jobs or cluster or defense == ["all"] or len(defense) > 1 or len(data) > 1
+        settings = context.meta.get(_SETTINGS, {})
         named = {
             "filters": filters,
             "epochs": epochs,
             "batch_size": batch_size,
             "learning_rate": learning_rate,
         }
-        settings |= {name: value for name, value in named.items() if value is not None}
         options: dict[str, Any] = {
-            "data": data,
             "data_dir": data_dir,
             "limit_train": limit_train,
             "limit_test": limit_test,
-            "out": out,
-            "seed": seed,
             "restarts": restarts,
             "device": device,
             "eval_every": eval_every,
-            "force": force,
             **settings,
+            **{name: value for name, value in named.items() if value is not None},
         }
-        if defense == "all":
-            _train_all(options, quiet)
-        else:
-            with display.shown(quiet) as progress:
-                trained = api.train(defense, progress=progress, **options)
-            _summary(trained)
+        if many:
+            if network is not None:
+                raise typer.BadParameter("--network goes with a single defense, data set and seed")
+            options |= {"out": out, "seed": seed, "force": force}
+            _train_many(defense, data, seeds, jobs, cluster, chosen, options, quiet)
+            return
+
+        from sparring import api, defenses, display
+
+        own = defenses.get(defense[0]).course_settings
+        for name in settings:
+            if name not in own.names():
+                valid = [option for option in context.params if option not in _NOT_IN_CONFIG]
+                valid += [setting for setting in own.names() if setting not in valid]
+                raise SettingsError(f"--config {config}: {unknown_name('option', name, valid)}")
+        options |= {"data": data[0], "out": out, "seed": seed}
+        with display.shown(quiet) as progress:
+            if network is not None:
+                api.train_network(defense[0], network - 1, progress=progress, **options)
+                return
+            trained = api.train(defense[0], progress=progress, force=force, **options)
+        _summary(trained)
 
 
 @app.command(
@@ -491,37 +518,105 @@ def exercise(
         )
 
 
-def _train_all(options: dict[str, Any], quiet: bool) -> None:
-    """Train one defense after the other, go on past those that fail, and end with a table."""
-    from rich.table import Table
+def _train_many(
+    names: list[str],
+    data: list[str],
+    seeds: str | None,
+    at_a_time: str | None,
+    cluster: str | None,
+    backend: str,
+    options: dict[str, Any],
+    quiet: bool,
+) -> None:
+    """Train many defenses as jobs, and end with a table and what failed."""
+    from sparring import display, jobs
 
-    from sparring import api, display
-    from sparring.defenses import DEFENSES
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("defense", "test accuracy", "rejected", "training time", ""):
-        table.add_column(column, overflow="fold")
-    failed = []
-    for number, name in enumerate(DEFENSES, start=1):
-        with display.shown(quiet) as progress:
-            progress.message(f"{name} ({number} of {len(DEFENSES)})")
-            try:
-                results = api.train(name, progress=progress, **options).results
-            except (SparringError, OSError) as error:
-                failed.append(name)
-                progress.message(f"{name} failed: {error}")
-                table.add_row(name, "-", "-", "-", str(error).splitlines()[0])
-            else:
-                table.add_row(
-                    name,
-                    f"{results['test_accuracy']:.2%}",
-                    f"{results['rejected']:.2%}",
-                    display.duration(results["seconds"]),
-                    "",
-                )
-    Console().print(table)
+    if at_a_time and cluster:
+        raise typer.BadParameter("--jobs is for this machine, --cluster for others: give one")
+    out, force = Path(options.pop("out")), options.pop("force")
+    numbers = _seeds(seeds)
+    if options["data_dir"] is not None:
+        options["data_dir"] = str(options["data_dir"].expanduser().absolute())
+    environment = {"KERAS_BACKEND": backend}
+    with display.shown(quiet) as progress:
+        progress.message("Looking at what there is to do.")
+    asked = {"names": names, "data": data, "seeds": numbers, "out": str(out), "force": force}
+    planned = jobs.plan({**asked, **options}, environment)
+    options.pop("seed")
+    todo = jobs.jobs_of(planned, options)
+    workers: jobs.Workers
+    if cluster:
+        workers = jobs.Cluster(cluster, environment)
+    else:
+        workers = jobs.Processes(
+            [
+                environment | place
+                for place in jobs.places(at_a_time or 1, planned["devices"], len(todo))
+            ]
+        )
+    with display.many(quiet) as watcher:
+        jobs.run(todo, workers, watcher)
+    runs = [Path(entry["path"]) for entry in planned["runs"]]
+    Console().print(display.table_of_runs(runs, out, {job.run: job.message for job in todo}))
+    failed = [job for job in todo if job.state == "failed"]
+    for job in failed:
+        if lines := job.last_lines():
+            print(f"\n{job.title}: the end of {job.log}")
+            print("".join(f"    {line}\n" for line in lines), end="")
     if failed:
-        _fail(f"{len(failed)} of {len(DEFENSES)} failed: {', '.join(failed)}", EXIT_FAILED)
+        titles = ", ".join(dict.fromkeys(job.title for job in failed))
+        _fail(f"{len(failed)} of {len(todo)} jobs failed: {titles}", EXIT_FAILED)
+
+
+def _seeds(text: str | None) -> list[int]:
+    """Seeds from 0-4,7."""
+    if text is None:
+        return []
+    numbers: list[int] = []
+    for part in text.split(","):
+        if (match := re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())) is None:
+            raise typer.BadParameter(f"--seeds: expected seeds as 0-4 or 0,2,5, got {text!r}")
+        first, last = match.groups()
+        numbers += range(int(first), int(last or first) + 1)
+    return list(dict.fromkeys(numbers))
+
+
+@app.command("job", hidden=True, help="Work on one request of 'sparring train --jobs'.")
+def work(request: Annotated[str, typer.Argument(help="What to do, in JSON.")]) -> None:
+    with _errors("The scheduler starts it again."):
+        backend_choice.choose()
+
+        from sparring import api, display
+
+        arguments = json.loads(request)
+        do = arguments.pop("do")
+        if do == "plan":
+            names = arguments.pop("names")
+            print(json.dumps(api.plan(names, arguments.pop("data"), **arguments)))
+            return
+        _stop_with_standard_input()
+        # A job before this one may not have quite ended.
+        arguments["wait"] = _SECONDS_TO_END
+        with display.shown(quiet=False) as progress:
+            if do == "network":
+                api.train_network(progress=progress, **arguments)
+            else:
+                _summary(api.train(progress=progress, **arguments))
+
+
+_SECONDS_TO_END = 60.0
+
+
+def _stop_with_standard_input() -> None:
+    """End this process as SIGTERM would when standard input closes, as it does with its owner."""
+
+    def watch() -> None:
+        # Not sys.stdin, whose lock would be held when the interpreter ends.
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _summary(trained: Any) -> None:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.live import Live as LiveText
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
+from rich.table import Table
+from rich.text import Text
 
-from sparring.train_loop import EpochMetrics, Progress, Silent
+from sparring.checkpoint import Run
+from sparring.errors import RunError
+from sparring.progress import EpochMetrics, Progress, Silent
+
+if TYPE_CHECKING:  # the scheduler shows its jobs without a framework
+    from sparring.jobs import Job
 
 _SECONDS_BETWEEN_LINES = 30
 
@@ -145,3 +156,111 @@ def shown(quiet: bool) -> Iterator[Progress]:
             yield live
     else:
         yield Lines(console)
+
+
+class ManyLines:
+    """Plain lines of many jobs: what becomes of each, and how all stand every half minute."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._jobs: list[Job] = []
+        self._begun = self._last = time.monotonic()
+
+    def begin(self, jobs: Sequence[Job]) -> None:
+        self._jobs = list(jobs)
+        self._line(f"{len(jobs)} jobs")
+
+    def change(self, job: Job, what: str) -> None:
+        after = f" after {duration(job.seconds)}" if what == "done" else ""
+        self._line(f"{job.title}: {what.splitlines()[0]}{after}")
+
+    def look(self) -> None:
+        if time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
+            running = [line for job in self._jobs if (line := self._running(job))]
+            self._line("  ".join([self._stand(), *running]))
+
+    def _line(self, text: str) -> None:
+        self._last = time.monotonic()
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.file.flush()
+
+    def _stand(self) -> str:
+        counts = Counter(job.state for job in self._jobs)
+        parts = [f"{counts['done']}/{len(self._jobs)} done"]
+        parts += [f"{counts[state]} {state}" for state in ("running", "failed") if counts[state]]
+        return f"{', '.join(parts)}, {duration(time.monotonic() - self._begun)}"
+
+    def _running(self, job: Job) -> str:
+        """How far a running job is, "" for others."""
+        if job.state != "running":
+            return ""
+        metrics = job.progress()
+        done, text = metrics.get("epoch", 0), ""
+        if metrics:
+            left = (job.epochs - done) * metrics["seconds"]
+            tested = metrics["test_accuracy"]
+            text = f", loss {metrics['loss']:.4f}"
+            text += "" if tested is None else f", test {tested:.2%}"
+            text += f", {duration(left)} left"
+        return f"[{job.title}: epoch {done}/{job.epochs or '?'}{text}]"
+
+
+class ManyLive(ManyLines):
+    """The running jobs, a line each, and how all stand; what fails stays above."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._live = LiveText(console=console, transient=True, refresh_per_second=4)
+        self._looked = 0.0
+
+    def __enter__(self) -> ManyLive:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def change(self, job: Job, what: str) -> None:
+        if what != "started":
+            super().change(job, what)
+
+    def look(self) -> None:
+        if time.monotonic() - self._looked < 1:
+            return
+        self._looked = time.monotonic()
+        lines = [line[1:-1] for job in self._jobs if (line := self._running(job))]
+        self._live.update(Text("\n".join([*lines, self._stand()])))
+
+
+@contextmanager
+def many(quiet: bool) -> Iterator[ManyLines]:
+    """The Watcher of many jobs that fits where standard output goes."""
+    console = Console()
+    if quiet:
+        yield ManyLines(Console(quiet=True))
+    elif console.is_terminal:
+        with ManyLive(console) as live:
+            yield live
+    else:
+        yield ManyLines(console)
+
+
+def table_of_runs(runs: Sequence[Path], out: Path, messages: Mapping[Path, str]) -> Table:
+    """What runs in a folder came to, a row each; a message where one is not finished."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("run", "test accuracy", "rejected", "training time", ""):
+        table.add_column(column, overflow="fold")
+    for path in runs:
+        shown = path.relative_to(out.absolute()) if path.is_relative_to(out.absolute()) else path
+        try:
+            values = Run(path).read()
+        except RunError:
+            values = {}
+        if values.get("status") == "finished":
+            results = values["results"]
+            cells = [f"{results[what]:.2%}" for what in ("test_accuracy", "rejected")]
+            table.add_row(str(shown), *cells, duration(results["seconds"]), "")
+        else:
+            message = messages.get(path, "")
+            table.add_row(str(shown), "-", "-", "-", *message.splitlines()[:1])
+    return table

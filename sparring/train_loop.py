@@ -6,8 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol, final
+from typing import Any, final
 
 import keras
 import numpy as np
@@ -18,6 +17,7 @@ from sparring.checkpoint import not_finite
 from sparring.data import Dataset
 from sparring.errors import Diverged, RunError
 from sparring.nets import to_float
+from sparring.progress import EpochMetrics, Progress
 from sparring.recipe import Recipe
 from sparring.seeds import Stream
 
@@ -28,51 +28,6 @@ _STEPS_BETWEEN_LOOKS = 50
 def learning_rate_factor(progress: Any) -> Any:
     """What the learning rate is multiplied with: cos(7/16 pi p), p in [0, 1]; ends at 0.195."""
     return ops.cos(7 / 16 * math.pi * progress)
-
-
-@dataclass(frozen=True)
-class EpochMetrics:
-    """What one epoch came to; a line of metrics.jsonl.
-
-    `network` counts from 0, `epoch` from 1. `loss` and `accuracy` are means over the augmented
-    training images with the raw weights as they changed, `loss` with weight decay's term;
-    `test_accuracy` is of the EMA weights, None where it was not asked for; `learning_rate` is the
-    last step's; `seconds` covers training, not testing.
-    """
-
-    network: int
-    epoch: int
-    loss: float
-    accuracy: float
-    test_accuracy: float | None
-    learning_rate: float
-    images_per_second: float
-    seconds: float
-
-
-class Progress(Protocol):
-    """Who is told how training goes: a terminal, a log, a test."""
-
-    def begin(self, network: int, networks: int, epoch: int, epochs: int, steps: int) -> None:
-        """A network's training starts after `epoch` of `epochs`, of `steps` steps each."""
-
-    def step(self, step: int, loss: float) -> None:
-        """Losses up to `step` of the running epoch were looked at; `loss` is the last."""
-
-    def epoch(self, metrics: EpochMetrics, seconds_left: float) -> None:
-        """An epoch ended and is saved."""
-
-    def message(self, text: str) -> None:
-        """Something the user should know."""
-
-
-class Silent:
-    """The Progress that tells nobody."""
-
-    def begin(self, network: int, networks: int, epoch: int, epochs: int, steps: int) -> None: ...
-    def step(self, step: int, loss: float) -> None: ...
-    def epoch(self, metrics: EpochMetrics, seconds_left: float) -> None: ...
-    def message(self, text: str) -> None: ...
 
 
 @final

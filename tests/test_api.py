@@ -19,8 +19,8 @@ from sparring import api, checkpoint
 from sparring.checkpoint import Run
 from sparring.data import Dataset
 from sparring.errors import DataError, Diverged, RunError, SettingsError
+from sparring.progress import EpochMetrics, Silent
 from sparring.recipe import Recipe
-from sparring.train_loop import EpochMetrics, Silent
 
 SMALL: dict[str, Any] = {"filters": 4, "epochs": 3, "batch_size": 16}
 

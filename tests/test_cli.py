@@ -23,7 +23,7 @@ from sparring.checkpoint import Run
 from sparring.cli import app
 from sparring.defenses import DEFENSES
 from sparring.errors import Diverged
-from sparring.train_loop import EpochMetrics
+from sparring.progress import EpochMetrics
 
 SMALL = ["--filters", "4", "--epochs", "2", "--limit-train", "64", "--quiet"]
 

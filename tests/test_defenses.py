@@ -16,7 +16,7 @@ from sparring.data import Dataset
 from sparring.defense import Defense
 from sparring.defenses import DEFENSES, get
 from sparring.errors import DataError, SettingsError
-from sparring.train_loop import EpochMetrics, Silent
+from sparring.progress import EpochMetrics, Silent
 from tests.conftest import patterns
 
 pytestmark = pytest.mark.backend

@@ -13,8 +13,9 @@ from keras import ops
 from sparring import backend
 from sparring.data import Dataset
 from sparring.errors import Diverged
+from sparring.progress import EpochMetrics, Silent
 from sparring.recipe import Recipe, Settings
-from sparring.train_loop import EpochMetrics, Silent, TrainLoop, learning_rate_factor
+from sparring.train_loop import TrainLoop, learning_rate_factor
 
 pytestmark = pytest.mark.backend
 
