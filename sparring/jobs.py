@@ -15,13 +15,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from sparring.checkpoint import Run
 from sparring.errors import RunError, SettingsError, SparringError
@@ -288,34 +291,46 @@ class Cluster:
         self, address: str, environment: Mapping[str, str] | None = None, threads: int = 1
     ) -> None:
         try:
-            import ray
+            self._ray: Any = import_module("ray")
         except ImportError as error:
             raise SettingsError(
                 f"--cluster needs Ray: pip install 'sparring[ray]' ({error})"
             ) from error
-        self._ray = cast(Any, ray)
+        handler = signal.getsignal(signal.SIGTERM)
         try:
+            _expect_somebody(address)
             self._ray.init(
                 address=address,
                 include_dashboard=False,
                 log_to_driver=False,
                 configure_logging=False,
             )
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise RunError(f"--cluster {address}: no Ray cluster answers there: {error}") from error
+        finally:
+            signal.signal(signal.SIGTERM, handler)  # Ray puts its own in place
         gpus = 1 if self._ray.cluster_resources().get("GPU") else 0
         shares = {} if gpus else dict.fromkeys(_THREADS, str(threads))
         added = {**(environment or {}), **shares}
         # A job that was killed is started again by the scheduler, which counts.
-        kind = self._ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)
+        kind: Any = self._ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)
         remote = kind(_work)
-        self._submit = lambda job: remote.remote(job.request, str(job.log), added)
+        self._submit: Callable[[Job], Any] = lambda job: remote.remote(
+            job.request, str(job.log), added
+        )
 
     def start(self, job: Job) -> Process | None:
         return _Task(self._ray, self._submit(job))
 
     def close(self) -> None:
         self._ray.shutdown()
+
+
+def _expect_somebody(address: str) -> None:
+    """OSError unless something listens at HOST:PORT; Ray itself tries for minutes."""
+    host, colon, port = address.rpartition("//")[2].rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _work(request: Mapping[str, Any], log: str, environment: Mapping[str, str]) -> int:
