@@ -202,6 +202,9 @@ def _train(
     progress: Progress,
 ) -> None:
     """Train all networks, from where the run stands to the end, restarting on divergence."""
+    if found["status"] == "diverged":  # it may fare better this time
+        found["status"] = "training"
+        run.write(found)
     diverged: list[dict[str, Any]] = list(found.get("diverged", []))
     while True:
         seed = found["seed"] + len(diverged)
@@ -210,6 +213,7 @@ def _train(
             arrays = _train_networks(run, defense, dataset, recipes, eval_every, progress)
         except Diverged as error:
             if len(diverged) >= restarts:
+                run.write({**found, "status": "diverged"})
                 raise
             progress.message(str(error))
             diverged.append(
