@@ -179,12 +179,13 @@ class Run:
         try:
             values = json.loads(self.json_file.read_bytes())
             version = values["format"]
-        except (ValueError, KeyError, TypeError) as error:
+            newer = version > FORMAT
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise RunError(f"{self.json_file}: damaged: {error!r}") from error
         if version != FORMAT:
             raise RunError(
                 f"{self.json_file}: expected format {FORMAT}, found {version}: written by "
-                f"{'a newer' if version > FORMAT else 'another'} version of Sparring"
+                f"{'a newer' if newer else 'another'} version of Sparring"
             )
         return dict(values)
 
@@ -219,10 +220,10 @@ class Run:
         if not self.metrics_file.is_file():
             return []
         lines = []
-        for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
+        for line in self.metrics_file.read_bytes().splitlines():
             try:
                 lines.append(dict(json.loads(line)))
-            except ValueError:
+            except (ValueError, TypeError):
                 break
         return lines
 
