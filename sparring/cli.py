@@ -483,6 +483,7 @@ def _train_all(options: dict[str, Any], quiet: bool) -> None:
 
     from sparring import api, display
     from sparring.defenses import DEFENSES
+    from sparring.figures import duration
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("defense", "test accuracy", "rejected", "training time", ""):
@@ -502,7 +503,7 @@ def _train_all(options: dict[str, Any], quiet: bool) -> None:
                     name,
                     f"{results['test_accuracy']:.2%}",
                     f"{results['rejected']:.2%}",
-                    display.duration(results["seconds"]),
+                    duration(results["seconds"]),
                     "",
                 )
     Console().print(table)
@@ -513,7 +514,7 @@ def _train_all(options: dict[str, Any], quiet: bool) -> None:
 def _summary(trained: Any) -> None:
     """What was trained, where it is, and what to do with it."""
     results, path = trained.results, trained.path
-    from sparring.display import duration
+    from sparring.figures import duration
 
     height, width, channels = trained.info.shape
     rejected = f", {results['rejected']:.2%} rejected" if trained.detects else ""

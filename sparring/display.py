@@ -10,16 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from sparring.figures import duration
 from sparring.train_loop import EpochMetrics, Progress, Silent
 
 _SECONDS_BETWEEN_LINES = 30
-
-
-def duration(seconds: float) -> str:
-    """Seconds as 0:07, 1:05:00."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def figures(metrics: EpochMetrics, seconds_left: float) -> str:
