@@ -30,7 +30,7 @@ import sparring
 from sparring import attacks, backend, checks, pictures
 from sparring import data as datasets
 from sparring.attacks import Attack
-from sparring.checkpoint import read_tensors, write_atomically, write_tensors
+from sparring.checkpoint import VERDICT_FORMAT, read_tensors, write_atomically, write_tensors
 from sparring.data import Dataset
 from sparring.defense import Defense
 from sparring.errors import AttackError, RunError, SettingsError
@@ -39,7 +39,6 @@ from sparring.nets import PREDICTION_BATCH
 from sparring.seeds import Stream, spread
 from sparring.threat import ThreatModel, default_threat
 
-FORMAT = 1
 BROKEN = "broken"
 _SECONDS_BETWEEN_SAVES = 10
 
@@ -127,7 +126,7 @@ class Report:
             strict=True,
         )
         return {
-            "format": FORMAT,
+            "format": VERDICT_FORMAT,
             **self.about,
             "results": {
                 name: {
