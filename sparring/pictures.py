@@ -158,7 +158,7 @@ def curves(
             ends.append((sum(places[-1][1] for places in placed) / len(placed), name, color))
     # Names stand at the ends of their lines, apart from each other.
     ends.sort()
-    heights = _apart([y + 4 for y, _, _ in ends], 14, height - 6)
+    heights = _apart([y + 4 for y, _, _ in ends], 14, height - bottom + 4)
     for y, (_, name, color) in zip(heights, ends, strict=True):
         parts.append(_text(width - right + 8, round(y, 1), name, "start", f"fill='{color}'"))
     return _svg(width, height, parts, title)

@@ -234,8 +234,6 @@ def _damaged(found: Gathered) -> Table:
 def markdown(found: Gathered) -> str:
     """All tables as Markdown."""
     parts = [f"# Results in {plain(found.folder)}\n\n{plain(_summary(found))}\n"]
-    if found.damaged:
-        parts.append(f"## Damaged\n\n{_damaged(found).markdown()}")
     for section in found.sections:
         parts.append(f"## {plain(section.title)}\n\n{plain(_images(section))}\n")
         parts.append(f"### Defenses\n\n{_ABOUT_DEFENSES}\n\n{defense_table(section).markdown()}")
@@ -248,6 +246,8 @@ def markdown(found: Gathered) -> str:
             parts.append(f"### {plain(group.defense)}{difference}\n")
             parts += ["".join(f"- {plain(note)}\n" for note in group.notes)] if group.notes else []
             parts += [settings_table(group).markdown(), run_table(group).markdown()]
+    if found.damaged:
+        parts.append(f"## Damaged\n\n{_damaged(found).markdown()}")
     return "\n".join(parts)
 
 

@@ -389,6 +389,8 @@ def _read(path: Path, where: str) -> Trained:
         notes.append("imported, not trained here")
     elif status == "finished" and _number(results.get("test_accuracy")) is None:
         notes.append("run.json has no test accuracy")
+    if not finished and Run(run.previous_folder).exists():
+        notes.append("the finished run before it is in previous/")
     verdicts = list(_verdicts(path, where, seed, values, results, notes))
     if verdicts and status != "finished":
         notes.append("verdicts of attacks are left out: they are of earlier weights")
@@ -599,7 +601,13 @@ def _groups(runs: Sequence[Trained]) -> list[Group]:
             if run.finished and run is not counted[run.seed]:
                 other = counted[run.seed].where
                 run.notes.append(f"not counted: {other} has the same seed and finished later")
-    return groups
+    return sorted(groups, key=lambda group: [_rank(value) for value in group.differs.values()])
+
+
+def _rank(value: Any) -> tuple[float, str]:
+    """What sorts JSON values: numbers by size, and before all else."""
+    number = _number(value)
+    return math.inf if number is None else number, json.dumps(value)
 
 
 def _alike(runs: Iterable[Trained], key: Callable[[Trained], Any]) -> list[list[Trained]]:

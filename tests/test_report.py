@@ -126,6 +126,7 @@ def test_only_finished_runs_count(tmp_path: Path) -> None:
     run(tmp_path / "a", 0.9, seed=0)
     run(tmp_path / "b", None, seed=1, epochs=2)
     run(tmp_path / "c", None, seed=2, epochs=0, status="diverged")
+    run(tmp_path / "b/previous", 0.9, seed=1)
     (run(tmp_path / "d", 0.5, seed=3) / "weights.safetensors").unlink()
     found = gather(tmp_path)
     group = only(found)
@@ -134,12 +135,13 @@ def test_only_finished_runs_count(tmp_path: Path) -> None:
         "finished", "unfinished after epoch 2", "diverged in its first epoch",
         "its weights are missing",
     ]  # fmt: skip
+    assert group.notes == ["b: the finished run before it is in previous/"]
     told = "1 finished<br>seed 1 unfinished after epoch 2<br>seed 2 diverged in its first epoch"
     assert f"{told}<br>seed 3 its weights are missing |" in report.markdown(found)
 
 
 def test_settings_and_backends_are_not_mixed(tmp_path: Path) -> None:
-    few = {"filters": 4, "epochs": 1}
+    few = {"filters": 4, "epochs": 12}
     run(tmp_path / "a", 0.9)
     run(tmp_path / "b", 0.8, settings=few)
     run(tmp_path / "c", 0.7, backend="jax", seed=1)
@@ -155,14 +157,15 @@ def test_settings_and_backends_are_not_mixed(tmp_path: Path) -> None:
     }
     assert means == {
         ("baseline", ("epochs", 3), ("backend", "torch")): (0.9, None, 1),
-        ("baseline", ("epochs", 1), ("backend", "torch")): (0.8, None, 1),
+        ("baseline", ("epochs", 12), ("backend", "torch")): (0.8, None, 1),
         ("baseline", ("epochs", 3), ("backend", "jax")): (0.7, None, 1),
         ("blur",): (0.6, None, 1),
     }
     anchors = [section.anchor for section in found.sections]
     anchors += [group.anchor for section in found.sections for group in section.groups]
     assert len(set(anchors)) == 7
-    assert "epochs 1, backend torch" in texts(found)
+    assert [group.differs.get("epochs") for group in groups] == [3, 3, 12, None]
+    assert "epochs 12, backend torch" in texts(found)
 
 
 def test_a_seed_counts_once_and_restarts_count_with_their_last(tmp_path: Path) -> None:
