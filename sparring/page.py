@@ -50,7 +50,7 @@ td.number, th.number { text-align: right; white-space: nowrap; }
 td small { display: block; color: var(--soft); font-size: .8125rem; overflow-wrap: anywhere;
   max-width: 34rem; }
 td.number small { max-width: none; }
-td.long { min-width: 17rem; }
+td.long { min-width: 32rem; }
 .alarm, td.alarm, td .alarm { color: var(--alarm); }
 ul.notes { margin: .5rem 0; padding-left: 1.2rem; color: var(--alarm); font-size: .9375rem; }
 details { margin: .5rem 0; }
@@ -59,6 +59,7 @@ summary:hover { color: var(--ink); }
 .beside { display: flex; flex-wrap: wrap; align-items: flex-start; gap: 0 2rem; }
 .beside > * { max-width: 100%; }
 .beside td { max-width: 22rem; overflow-wrap: anywhere; }
+.beside td.long { min-width: 0; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr));
   gap: 1rem; margin: .75rem 0; }
 figure { margin: 0; }
