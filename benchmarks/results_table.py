@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from sparring.defenses import DEFENSES
-from sparring.display import duration
 from sparring.exercises import PUBLISHED
+from sparring.figures import duration
 from sparring.threat import default_threat
 
 ATTACKS = ["noise", "fgsm", "pgd", "reference"]

@@ -48,7 +48,7 @@ def main() -> None:
             for each in eps
         ]
         print(label, *(f"{each:.4g}: {rate:.0%}" for each, rate in zip(eps, rates, strict=True)))
-        lines[label] = eps, rates
+        lines[label] = [(eps, rates)]
     title = f"Attack success on {dataset.name}, of the first 100 images answered rightly"
     text = pictures.curves(lines, title, "Linf eps", "broken")
     write_atomically(arguments.out, text.encode())

@@ -81,8 +81,12 @@ def train(
         else:
             arrays = dict(training.borrowed or {})
             if training.borrowed is None:
-                for network in range(training.networks):
-                    arrays |= training.network(network, wait, progress)
+                try:
+                    for network in range(training.networks):
+                        arrays |= training.network(network, wait, progress)
+                except Diverged:
+                    run.write({**found, "status": "diverged"})
+                    raise
             training.finish(found, arrays)
         return load(run.path)
 
@@ -123,7 +127,12 @@ def train_network(
         with training.run.locked(max(wait, _MOMENT)):
             found = training.begin(device_name, force=False)
         if found["status"] != "finished":
-            training.network(network, wait, progress or Silent())
+            try:
+                training.network(network, wait, progress or Silent())
+            except Diverged:
+                with training.run.locked(max(wait, _MOMENT)):
+                    training.run.write({**found, "status": "diverged"})
+                raise
 
 
 _MOMENT = 10.0
@@ -277,6 +286,9 @@ class _Training:
             self.run.write({**self.identity, **_circumstances(device_name), "status": "training"})
         found = self.run.read()
         _expect_same(self.run, found, self.identity)
+        if found["status"] == "diverged":  # it may fare better this time
+            found["status"] = "training"
+            self.run.write(found)
         return found
 
     def network(self, number: int, wait: float, progress: Progress) -> dict[str, np.ndarray]:

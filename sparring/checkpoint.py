@@ -38,6 +38,9 @@ from sparring.errors import RunError
 FORMAT = 1
 """Version of the run directory; a newer one is refused."""
 
+VERDICT_FORMAT = 1
+"""Version of an attack's report.json in it."""
+
 _KEPT_EPOCHS = 2
 _METADATA = "sparring"
 
@@ -132,10 +135,10 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().splitlines():
         try:
             lines.append(dict(json.loads(line)))
-        except ValueError:
+        except (ValueError, TypeError):
             break
     return lines
 
@@ -324,12 +327,13 @@ class Run:
         try:
             values = json.loads(self.json_file.read_bytes())
             version = values["format"]
-        except (ValueError, KeyError, TypeError) as error:
+            newer = version > FORMAT
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise RunError(f"{self.json_file}: damaged: {error!r}") from error
         if version != FORMAT:
             raise RunError(
                 f"{self.json_file}: expected format {FORMAT}, found {version}: written by "
-                f"{'a newer' if version > FORMAT else 'another'} version of Sparring"
+                f"{'a newer' if newer else 'another'} version of Sparring"
             )
         return dict(values)
 

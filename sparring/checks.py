@@ -22,7 +22,7 @@ from sparring.threat import ThreatModel
 
 if TYPE_CHECKING:
     from sparring.defense import Defense
-    from sparring.judge import Rate
+    from sparring.figures import Rate
 
 IMAGES = 40
 """How many of the attacked images are looked at, at most."""

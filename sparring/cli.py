@@ -518,6 +518,43 @@ def exercise(
         )
 
 
+@app.command(
+    help="""Gather the results of all runs below a folder into one page.
+
+    report.html shows accuracies, attacks, curves and examples, by data set and defense, with means
+    over seeds; it is one file that needs no network. report.md and report.json have the same
+    figures.
+    """
+)
+def report(
+    runs: Annotated[Path, typer.Argument(help="Folder of runs, at any depth.")] = Path("runs"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write into. Default: that of the runs.")
+    ] = None,
+) -> None:
+    with _errors():
+        from rich.table import Table
+
+        from sparring import report as reports
+        from sparring.results import gather
+
+        found = gather(runs)
+        paths = reports.write(found, out or runs)
+        console = Console(markup=False, highlight=False, emoji=False)
+        for section in found.sections:
+            table = Table(box=None, pad_edge=False, header_style="bold")
+            for name in ("defense", "test accuracy", "rejected", "seeds", ""):
+                table.add_column(name, overflow="fold")
+            for row in reports.defense_table(section).cells():
+                shown = ["\n".join([cell.text, *cell.below]) for cell in row]
+                table.add_row(*shown[:4], shown[-1])
+            console.print(section.title, soft_wrap=True)
+            console.print(table, "")
+        for place, problem in found.damaged:
+            console.print(f"Damaged   {place}: {problem}", soft_wrap=True)
+        print(f"Report    {paths[0]}, {paths[1].name} and {paths[2].name}")
+
+
 def _train_many(
     names: list[str],
     data: list[str],
@@ -622,7 +659,7 @@ def _stop_with_standard_input() -> None:
 def _summary(trained: Any) -> None:
     """What was trained, where it is, and what to do with it."""
     results, path = trained.results, trained.path
-    from sparring.display import duration
+    from sparring.figures import duration
 
     height, width, channels = trained.info.shape
     rejected = f", {results['rejected']:.2%} rejected" if trained.detects else ""

@@ -18,19 +18,13 @@ from rich.text import Text
 
 from sparring.checkpoint import Run
 from sparring.errors import RunError
+from sparring.figures import duration
 from sparring.progress import EpochMetrics, Progress, Silent
 
 if TYPE_CHECKING:  # the scheduler shows its jobs without a framework
     from sparring.jobs import Job
 
 _SECONDS_BETWEEN_LINES = 30
-
-
-def duration(seconds: float) -> str:
-    """Seconds as 0:07, 1:05:00."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def figures(metrics: EpochMetrics, seconds_left: float) -> str:

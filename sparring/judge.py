@@ -30,49 +30,20 @@ import sparring
 from sparring import attacks, backend, checks, pictures
 from sparring import data as datasets
 from sparring.attacks import Attack
-from sparring.checkpoint import read_tensors, write_atomically, write_tensors
+from sparring.checkpoint import VERDICT_FORMAT, read_tensors, write_atomically, write_tensors
 from sparring.data import Dataset
 from sparring.defense import Defense
 from sparring.errors import AttackError, RunError, SettingsError
+from sparring.figures import Rate
 from sparring.nets import PREDICTION_BATCH
 from sparring.seeds import Stream, spread
 from sparring.threat import ThreatModel, default_threat
 
-FORMAT = 1
 BROKEN = "broken"
 _SECONDS_BETWEEN_SAVES = 10
 
 Told = Callable[[int, int, str], None]
 """Progress: how many images are done, of how many, and what is to be said besides."""
-
-
-class Rate(NamedTuple):
-    """A share of n images with its 95 % interval (Wilson's)."""
-
-    value: float
-    n: int
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, shares: np.ndarray) -> Rate:
-        """The mean of shares [n] in [0, 1], each one image's.
-
-        For shares between 0 and 1, of stochastic defenses, the interval is wider than it need be.
-        """
-        n = len(shares)
-        if n == 0:
-            return cls(math.nan, 0, 0.0, 1.0)
-        p, z2 = float(np.mean(shares)), 1.959964**2
-        middle = (p + z2 / (2 * n)) / (1 + z2 / n)
-        half = math.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-        return cls(p, n, max(0.0, middle - half), min(1.0, middle + half))
-
-    def __str__(self) -> str:
-        if not self.n:
-            return "- (no images)"
-        interval = f"95 % interval {100 * self.low:.1f} to {100 * self.high:.1f}"
-        return f"{100 * self.value:.1f} % ({interval}; n = {self.n})"
 
 
 @dataclass
@@ -155,7 +126,7 @@ class Report:
             strict=True,
         )
         return {
-            "format": FORMAT,
+            "format": VERDICT_FORMAT,
             **self.about,
             "results": {
                 name: {

@@ -6,6 +6,7 @@ SVG is shown by every browser, scales, and can stand inside an HTML page as it i
 from __future__ import annotations
 
 import base64
+import math
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -14,8 +15,14 @@ from html import escape
 import numpy as np
 
 _FONT = "font-family='system-ui, sans-serif' font-size='12'"
-_COLORS = ("#4269d0", "#efb118", "#ff725c", "#3ca951", "#a463f2", "#9c6b4e", "#6cc5b0", "#97bbf5")
+_COLORS = (
+    *("#4269d0", "#efb118", "#ff725c", "#3ca951", "#a463f2"),
+    *("#9c6b4e", "#6cc5b0", "#97bbf5", "#ff8ab7", "#9498a0"),
+)
 _INK, _FAINT, _PAPER = "#333", "#ddd", "#fff"
+
+Line = tuple[Sequence[float], Sequence[float]]
+"""The x and the y of a line's points."""
 
 
 def png(image: np.ndarray) -> bytes:
@@ -92,24 +99,29 @@ def examples(
 
 
 def curves(
-    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    lines: Mapping[str, Sequence[Line]],
     title: str,
     across: str,
     up: str,
     percent: bool = True,
 ) -> str:
-    """Lines through points (x, y), by name, as SVG. With `percent`, y are shares from 0 to 1.
+    """Lines through points, by name, as SVG; the lines of one name share a color.
 
-    Values that are not finite are left out.
+    With `percent`, y are shares from 0 to 1. Points that are not finite are left out.
     """
     width, height, left, top, right, bottom = 640, 370, 60, 48, 150, 46
     points = {
-        name: [(x, y) for x, y in zip(*line, strict=True) if np.isfinite(x) and np.isfinite(y)]
-        for name, line in lines.items()
+        name: [
+            [(x, y) for x, y in zip(*line, strict=True) if np.isfinite(x) and np.isfinite(y)]
+            for line in alike
+        ]
+        for name, alike in lines.items()
     }
-    every = [point for line in points.values() for point in line] or [(0.0, 0.0)]
+    every = [point for alike in points.values() for line in alike for point in line] or [(0.0, 0.0)]
     low_x, high_x = _span([x for x, _ in every])
     low_y, high_y = (0.0, 1.0) if percent else _span([y for _, y in every])
+    whole = all(float(x).is_integer() for x, _ in every)
+    ticks_x, ticks_y = _ticks(low_x, high_x, 1.0 if whole else 0.0), _ticks(low_y, high_y)
 
     def place(x: float, y: float) -> tuple[float, float]:
         return (
@@ -118,37 +130,37 @@ def curves(
         )
 
     parts = [_text(10, 18, title, "start", "font-weight='bold'")]
-    for tick in np.linspace(0, 1, 6):
-        x, y = low_x + tick * (high_x - low_x), low_y + tick * (high_y - low_y)
-        (at_x, floor), (_, at_y) = place(x, low_y), place(low_x, y)
-        parts += [
-            f"<path d='M{left} {at_y:.1f}H{width - right}' stroke='{_FAINT}'/>",
-            _text(at_x, floor + 16, f"{x:.3g}"),
-            _text(left - 6, at_y + 4, f"{100 * y:.0f} %" if percent else f"{y:.3g}", "end"),
-        ]
+    for tick in ticks_y:
+        _, y = place(low_x, tick)
+        parts.append(f"<path d='M{left} {y:.1f}H{width - right}' stroke='{_FAINT}'/>")
+        shown = f"{100 * tick:.0f} %" if percent else f"{tick:.6g}"
+        parts.append(_text(left - 6, round(y, 1) + 4, shown, "end"))
+    for tick in ticks_x:
+        x, _ = place(tick, low_y)
+        parts.append(_text(round(x, 1), height - bottom + 16, f"{tick:.6g}"))
     parts.append(_text(left + (width - left - right) / 2, height - 10, across))
     parts.append(_text(left - 6, top - 10, up, "start", "fill='#666'"))
     ends: list[tuple[float, str, str]] = []
-    for number, (name, line) in enumerate(points.items()):
-        if not line:
-            continue
+    for number, (name, alike) in enumerate(points.items()):
         color = _COLORS[number % len(_COLORS)]
-        places = [place(*point) for point in line]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        parts.append(
-            f"<polyline points='{path}' fill='none' stroke='{color}' stroke-width='2' "
-            "stroke-linejoin='round'/>"
-        )
-        if len(places) <= 20:
-            parts += [
-                f"<circle cx='{x:.1f}' cy='{y:.1f}' r='3' fill='{color}'/>" for x, y in places
-            ]
-        ends.append((places[-1][1], name, color))
+        placed = [[place(*point) for point in line] for line in alike if line]
+        for places in placed:
+            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+            parts.append(
+                f"<polyline points='{path}' fill='none' stroke='{color}' "
+                f"stroke-width='{2 if len(placed) == 1 else 1.2}' stroke-linejoin='round'/>"
+            )
+            if len(places) <= 20:
+                parts += [
+                    f"<circle cx='{x:.1f}' cy='{y:.1f}' r='3' fill='{color}'/>" for x, y in places
+                ]
+        if placed:
+            ends.append((sum(places[-1][1] for places in placed) / len(placed), name, color))
     # Names stand at the ends of their lines, apart from each other.
-    below = 0.0
-    for y, name, color in sorted(ends):
-        below = max(y + 4, below + 14)
-        parts.append(_text(width - right + 8, below, name, "start", f"fill='{color}'"))
+    ends.sort()
+    heights = _apart([y + 4 for y, _, _ in ends], 14, height - bottom + 4)
+    for y, (_, name, color) in zip(heights, ends, strict=True):
+        parts.append(_text(width - right + 8, round(y, 1), name, "start", f"fill='{color}'"))
     return _svg(width, height, parts, title)
 
 
@@ -157,4 +169,24 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     if 0 < low < high / 3:
         low = 0.0
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
+    around = max(0.5, 1e-6 * abs(low))
+    return (low, high) if high > low else (low - around, high + around)
+
+
+def _ticks(low: float, high: float, least: float = 0.0) -> list[float]:
+    """Round numbers within an axis, about six, at least `least` apart."""
+    rough = (high - low) / 6
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = max(least, *(power * factor for factor in (1, 2, 5, 10) if power * factor / 2 < rough))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [number * step for number in range(first, last + 1)]
+
+
+def _apart(places: Sequence[float], gap: float, last: float) -> list[float]:
+    """Rising places moved as little as keeps them `gap` apart and at most `last`."""
+    moved = list(places)
+    for i in range(1, len(moved)):
+        moved[i] = max(moved[i], moved[i - 1] + gap)
+    for i in reversed(range(len(moved))):
+        moved[i] = min(moved[i], last - gap * (len(moved) - 1 - i))
+    return moved

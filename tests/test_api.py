@@ -227,6 +227,7 @@ def test_divergence_keeps_the_good_state(dataset: Dataset, tmp_path: Path) -> No
         sparring.train("baseline", dataset, out=tmp_path, **SMALL)
     assert (caught.value.defense, caught.value.epoch, caught.value.seed) == ("baseline", 2, 0)
     run = Run(tmp_path / "patterns/baseline")
+    assert run.read()["status"] == "diverged"
     assert files(run.path) == {"run.json", "state"}
     state = run.checkpoints(0).load()
     assert state is not None
@@ -266,10 +267,13 @@ def test_a_restarted_run_that_is_interrupted_goes_on_with_its_seed(
             if metrics.epoch == 2:
                 raise Stop
 
+    with pytest.raises(Diverged):
+        sparring.train("baseline", dataset, out=tmp_path, **SMALL)
     with pytest.raises(Stop):
         sparring.train(
             "baseline", dataset, out=tmp_path, restarts=2, progress=StopInSeedTwo(), **SMALL
         )
+    assert Run(tmp_path / "patterns/baseline").read()["status"] == "training"
     recorder = Recorder()
     sparring.train("baseline", dataset, out=tmp_path, restarts=2, progress=recorder, **SMALL)
     assert [line.epoch for line in recorder.epochs] == [3]

@@ -119,6 +119,7 @@ def test_run_json(run: Run) -> None:
     for contents, message in (
         ("{", "damaged"),
         ("[]", "damaged"),
+        ('{"format": "1"}', "damaged"),
         ('{"format": 2}', "expected format 1, found 2: written by a newer version"),
     ):
         run.json_file.write_text(contents)

@@ -15,7 +15,8 @@ from sparring import checks
 from sparring.attacks import EOT, FGSM, PGD, Noise
 from sparring.data import Dataset, load
 from sparring.defense import Defense
-from sparring.judge import Rate, evaluate
+from sparring.figures import Rate
+from sparring.judge import evaluate
 from sparring.threat import Linf, ThreatModel
 from tests.conftest import Linear, patterns
 

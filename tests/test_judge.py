@@ -18,7 +18,8 @@ from sparring.attacks import PGD, Noise
 from sparring.data import Dataset
 from sparring.defense import Defense
 from sparring.errors import AttackError, RunError, SettingsError
-from sparring.judge import Rate, Report, evaluate
+from sparring.figures import Rate
+from sparring.judge import Report, evaluate
 from sparring.threat import Linf
 from tests.conftest import Linear
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import re
 import zlib
 from xml.etree import ElementTree
@@ -46,8 +47,33 @@ def test_examples_show_original_perturbation_and_result() -> None:
 
 
 def test_curves_leave_out_what_is_not_finite() -> None:
-    text = pictures.curves({"x": ([1, 2, 3], [0.1, float("nan"), 0.3])}, "t", "eps", "success")
+    text = pictures.curves({"x": [([1, 2, 3], [0.1, float("nan"), 0.3])]}, "t", "eps", "success")
     ElementTree.fromstring(text)
     assert text.count("<circle") == 2
     assert "nan" not in text
     ElementTree.fromstring(pictures.curves({}, "t", "x", "y", percent=False))
+
+
+def test_curves_of_one_name_share_a_color_and_names_stay_apart() -> None:
+    line = [0, 50, 100], [2.0, 0.5, 0.1]
+    lines = {f"name {number}": [line, line] for number in range(10)}
+    text = pictures.curves(lines, "t", "epoch", "loss", percent=False)
+    ElementTree.fromstring(text)
+    colors = re.findall(r"<polyline[^>]*stroke='(#\w+)'", text)
+    assert colors[::2] == colors[1::2]
+    assert len(set(colors)) == 10
+    names = re.findall(r"<text x='[\d.]+' y='([\d.]+)'[^>]*>name \d", text)
+    heights = sorted(float(y) for y in names)
+    assert all(b - a >= 14 for a, b in itertools.pairwise(heights))
+    assert heights[-1] <= 370 - 46 + 4  # all ends are at the bottom, and yet above the axis
+
+
+def test_ticks_are_round_numbers() -> None:
+    def labels(x: list[float], y: list[float]) -> list[str]:
+        text = pictures.curves({"a": [(x, y)]}, "t", "epoch", "loss", percent=False)
+        return re.findall(r">(-?[\d.e+-]+)</text>", text)
+
+    assert labels([1, 2], [0.1, 2.3]) == ["0", "0.5", "1", "1.5", "2", "1", "2"]
+    assert labels([1, 100], [1, 1])[-6:] == ["0", "20", "40", "60", "80", "100"]
+    assert labels([0.05, 0.1], [3, 4])[-6:] == ["0.05", "0.06", "0.07", "0.08", "0.09", "0.1"]
+    assert labels([1], [1e99])[-1] == "1"

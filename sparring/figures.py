@@ -1,0 +1,67 @@
+"""Figures for people: shares with their intervals, means over seeds, durations."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Rate(NamedTuple):
+    """A share of n images with its 95 % interval (Wilson's)."""
+
+    value: float
+    n: int
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, shares: np.ndarray) -> Rate:
+        """The mean of shares [n] in [0, 1], each one image's.
+
+        For shares between 0 and 1, of stochastic defenses, the interval is wider than it need be.
+        """
+        n = len(shares)
+        if n == 0:
+            return cls(math.nan, 0, 0.0, 1.0)
+        p, z2 = float(np.mean(shares)), 1.959964**2
+        middle = (p + z2 / (2 * n)) / (1 + z2 / n)
+        half = math.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+        return cls(p, n, max(0.0, middle - half), min(1.0, middle + half))
+
+    def __str__(self) -> str:
+        if not self.n:
+            return "- (no images)"
+        interval = f"95 % interval {100 * self.low:.1f} to {100 * self.high:.1f}"
+        return f"{100 * self.value:.1f} % ({interval}; n = {self.n})"
+
+
+class Mean(NamedTuple):
+    """A mean over n seeds; `std` is the sample standard deviation, None for one seed."""
+
+    value: float
+    std: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Mean | None:
+        """The mean of values, one a seed; None when there are none."""
+        if not values:
+            return None
+        std = statistics.stdev(values) if len(values) > 1 else None
+        return cls(statistics.fmean(values), std, len(values))
+
+    def percent(self, digits: int) -> str:
+        """A mean of shares as 98.06 ± 0.31 %."""
+        spread = "" if self.std is None else f" ± {100 * self.std:.{digits}f}"
+        return f"{100 * self.value:.{digits}f}{spread} %"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 0:07, 1:05:00."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

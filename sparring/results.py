@@ -1,0 +1,627 @@
+"""What the runs below a folder tell: read from their files, and grouped over seeds.
+
+What is read are the runs' run.json, metrics.jsonl and attacks, wherever they lie and whatever their
+folders are called. Damaged files are reported; what cannot be relied on is left out and said to be.
+No deep-learning framework is needed, and none is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sparring
+from sparring.checkpoint import VERDICT_FORMAT, Run
+from sparring.errors import RunError
+from sparring.figures import Mean, Rate
+
+FORMAT = 1
+"""Version of what `Gathered.as_json` gives."""
+
+_OWN_FOLDERS = {"attacks", "parts", "previous", "state"}
+_RATES = ("clean_accuracy", "clean_rejected", "success_rate", "robust_accuracy")
+_RESULTS = ("test_accuracy", "rejected", "seconds")
+
+_DEEPEST = 50
+
+_Kind = TypeVar("_Kind")
+
+
+# What there is
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one attack on one run came to, from its report.json.
+
+    `name` is short and `attack` in full; `rates` is empty while it is unfinished. Verdicts of the
+    same `identity` differ in nothing but the run.
+    """
+
+    folder: Path
+    where: str
+    seed: int
+    name: str
+    attack: str
+    norm: str
+    eps: float
+    draws: int
+    identity: str
+    rates: Mapping[str, Rate]
+    warnings: Sequence[str]
+
+    @property
+    def threat(self) -> str:
+        """The threat model, as Linf(0.05)."""
+        return f"{self.norm}({self.eps:.6g})"
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures as plain JSON values."""
+        rates = {
+            name: {key: _number(value) for key, value in rate._asdict().items()} | {"n": rate.n}
+            for name, rate in self.rates.items()
+        }
+        return {
+            "path": self.where,
+            "seed": self.seed,
+            "finished": bool(rates),
+            **rates,
+            "warnings": list(self.warnings),
+        }
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One network's training: its epochs, loss and test accuracy after each, where known."""
+
+    network: int
+    epoch: Sequence[int]
+    loss: Sequence[float | None]
+    test_accuracy: Sequence[float | None]
+
+    def line(self, name: str) -> tuple[Sequence[float], Sequence[float]]:
+        """The epochs and values at which a figure is known."""
+        values: Sequence[float | None] = getattr(self, name)
+        known = [(x, y) for x, y in zip(self.epoch, values, strict=True) if y is not None]
+        return [x for x, _ in known], [y for _, y in known]
+
+
+@dataclass(eq=False)
+class Trained:
+    """One run directory: its place below the folder of runs, and its run.json.
+
+    `status` is "finished", or says how far it came; `seed` is the one it was trained with, after
+    restarts another than was asked for; `notes` are what its reader should know.
+    """
+
+    where: str
+    values: Mapping[str, Any]
+    results: Mapping[str, Any]
+    status: str
+    seed: int
+    curves: Sequence[Curve]
+    verdicts: Sequence[Verdict]
+    notes: list[str]
+
+    @property
+    def finished(self) -> bool:
+        """Whether its results can be relied on."""
+        return self.status == "finished"
+
+    def figure(self, name: str) -> float | None:
+        """One of the results, where it is a number."""
+        return _number(self.results.get(name))
+
+    def as_json(self) -> dict[str, Any]:
+        """What is known of it as plain JSON values."""
+        told = (
+            *("device", "machine", "versions", "command", "started", "diverged", "weights_sha256"),
+            *("weights_from", "imported_from", "imported"),
+        )
+        return {
+            "path": self.where,
+            "status": self.status,
+            "seed": self.seed,
+            **{name: self.figure(name) for name in _RESULTS},
+            **{name: self.values[name] for name in told if name in self.values},
+            "finished": self.results.get("finished"),
+            "notes": self.notes,
+            "curves": [
+                {
+                    "network": curve.network,
+                    "epoch": list(curve.epoch),
+                    "loss": list(curve.loss),
+                    "test_accuracy": list(curve.test_accuracy),
+                }
+                for curve in self.curves
+            ],
+        }
+
+
+@dataclass
+class Attacked:
+    """The verdicts of one attack on the runs of a group, one a seed."""
+
+    verdicts: Sequence[Verdict]
+
+    @property
+    def first(self) -> Verdict:
+        """One of them, for what they have in common."""
+        return self.verdicts[0]
+
+    @property
+    def finished(self) -> list[Verdict]:
+        """Those that have rates."""
+        return [verdict for verdict in self.verdicts if verdict.rates]
+
+    def mean(self, name: str) -> Mean | None:
+        """The mean of a rate over seeds; None where there is none."""
+        rates = [verdict.rates[name] for verdict in self.finished]
+        return Mean.of([rate.value for rate in rates if rate.n])
+
+    @property
+    def warnings(self) -> list[str]:
+        """The warnings of all, each once, with the seeds that have it where not all do."""
+        seeds: dict[str, list[int]] = defaultdict(list)
+        for verdict in self.verdicts:
+            for warning in verdict.warnings:
+                seeds[warning].append(verdict.seed)
+        return [
+            text
+            if len(found) == len(self.verdicts)
+            else f"seed {', '.join(map(str, found))}: {text}"
+            for text, found in seeds.items()
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures as plain JSON values."""
+        first = self.first
+        return {
+            "name": first.name,
+            "attack": first.attack,
+            "threat": {"norm": first.norm, "eps": first.eps},
+            "draws": first.draws,
+            **{name: _mean_json(self.mean(name)) for name in _RATES},
+            "verdicts": [verdict.as_json() for verdict in self.verdicts],
+        }
+
+
+@dataclass
+class Group:
+    """Runs of one defense on one data set that differ in nothing but the seed.
+
+    `differs` has what tells it from the other groups of the defense, by name.
+    """
+
+    runs: list[Trained]
+    differs: dict[str, Any] = field(default_factory=dict)
+    anchor: str = ""
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """The run.json of one of them, for what they have in common."""
+        return self.runs[0].values
+
+    @property
+    def defense(self) -> str:
+        """The defense's name."""
+        return str(self.values["defense"])
+
+    @property
+    def counted(self) -> list[Trained]:
+        """The finished runs, one a seed: where there are several, the one that finished last."""
+        last: dict[int, Trained] = {}
+        for run in sorted(self.runs, key=lambda run: str(run.results.get("finished"))):
+            if run.finished:
+                last[run.seed] = run
+        return [last[seed] for seed in sorted(last)]
+
+    def mean(self, name: str) -> Mean | None:
+        """The mean of one of the results over seeds; None where there is none."""
+        values = [run.figure(name) for run in self.counted]
+        return Mean.of([value for value in values if value is not None])
+
+    @property
+    def networks(self) -> int | None:
+        """How many networks were trained; None where that is not known."""
+        return max((len(run.curves) for run in self.counted), default=0) or None
+
+    @property
+    def lender(self) -> str:
+        """The defense whose weights it serves, or nothing."""
+        found = self.values.get("weights_from")
+        return str(found.get("defense")) if isinstance(found, dict) else ""
+
+    @property
+    def attacks(self) -> list[Attacked]:
+        """What attacks on the counted runs came to, by threat model and name."""
+        alike: dict[str, dict[int, Verdict]] = defaultdict(dict)
+        for run in self.counted:
+            for verdict in run.verdicts:
+                if verdict.rates or run.seed not in alike[verdict.identity]:
+                    alike[verdict.identity][run.seed] = verdict
+        found = [Attacked(list(seeds.values())) for seeds in alike.values()]
+        return sorted(found, key=lambda each: (each.first.norm, each.first.eps, each.first.name))
+
+    @property
+    def notes(self) -> list[str]:
+        """What its reader should know, with the run that it is about."""
+        return [f"{run.where}: {note}" for run in self.runs for note in run.notes]
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures as plain JSON values."""
+        return {
+            "defense": self.defense,
+            "backend": self.values["backend"],
+            "settings": self.values["settings"],
+            "differs": self.differs,
+            "seeds": [run.seed for run in self.counted],
+            **{name: _mean_json(self.mean(name)) for name in _RESULTS},
+            "networks": self.networks,
+            "attacks": [attacked.as_json() for attacked in self.attacks],
+            "runs": [run.as_json() for run in self.runs],
+        }
+
+
+@dataclass
+class Section:
+    """One data set, by all that run.json says of it, and what was trained on it."""
+
+    dataset: Mapping[str, Any]
+    groups: list[Group]
+    title: str
+    anchor: str
+
+
+@dataclass
+class Gathered:
+    """Everything below a folder; `damaged` has path and problem of what cannot be read."""
+
+    folder: str
+    sections: list[Section]
+    damaged: list[tuple[str, str]]
+    written: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures as plain JSON values."""
+        return {
+            "format": FORMAT,
+            "sparring": sparring.__version__,
+            "written": self.written,
+            "folder": self.folder,
+            "data_sets": [
+                {
+                    "dataset": section.dataset,
+                    "defenses": [group.as_json() for group in section.groups],
+                }
+                for section in self.sections
+            ],
+            "damaged": [{"path": path, "problem": problem} for path, problem in self.damaged],
+        }
+
+
+# Reading
+
+
+def gather(folder: str | Path) -> Gathered:
+    """Everything that the runs below a folder tell.
+
+    Raises RunError when there is no such folder, or no run in it; a damaged run is none.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise RunError(f"{folder}: no such folder of runs")
+    runs, damaged = [], []
+
+    def place(path: Path) -> str:
+        return _printable(path.relative_to(folder).as_posix())
+
+    def unreadable(error: OSError) -> None:
+        damaged.append((place(Path(error.filename)), _printable(error.strerror)))
+
+    for path in find(folder, unreadable):
+        try:
+            runs.append(_read(path, place(path)))
+        except (RunError, ValueError, OSError) as error:
+            text = str(error).removeprefix(f"{Run(path).json_file}: ")
+            damaged.append((place(path), _printable(text)))
+    if not runs and not damaged:
+        raise RunError(f"{folder}: expected run directories in it, found no run.json")
+    written = datetime.now(UTC).isoformat(timespec="seconds")
+    return Gathered(_printable(str(folder)), _sections(runs), damaged, written)
+
+
+def find(folder: Path, unreadable: Callable[[OSError], None] | None = None) -> list[Path]:
+    """The run directories in a folder, at any depth, itself included; links are followed.
+
+    Folders that belong to a run are not looked into. `unreadable` is told of errors.
+    """
+    runs, seen = [], set()
+    for place, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
+        folders.sort()
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        if "run.json" in files:
+            runs.append(Path(place))
+            folders[:] = [name for name in folders if name not in _OWN_FOLDERS]
+    return runs
+
+
+def _read(path: Path, where: str) -> Trained:
+    """A run directory; RunError, ValueError or OSError when its run.json is no good."""
+    run = Run(path)
+    values = _printable(run.read())
+    for name, kind in (
+        *(("defense", str), ("dataset", dict), ("settings", dict)),
+        *(("seed", int), ("backend", str), ("status", str)),
+    ):
+        _field(values, name, kind)
+    _field(values["dataset"], "name", str)
+    notes: list[str] = []
+    finished = values["status"] == "finished"
+    curves = _curves(run, finished, notes)
+    if not finished:
+        status = _progress(values["status"], curves)
+    elif not run.weights_file.is_file():
+        status = "its weights are missing"
+    else:
+        status = "finished"
+    results = values.get("results") if status == "finished" else None
+    results = results if isinstance(results, dict) else {}
+    restarts = values.get("diverged")
+    restarts = restarts if isinstance(restarts, list) else []
+    seed = values["seed"]
+    used = results.get("seeds_used")
+    if isinstance(used, list) and used and all(each == used[0] for each in used):
+        seed = used[0] if type(used[0]) is int else seed
+    if restarts:
+        notes.append(f"seed {values['seed']} diverged; by network, the seeds used are {used}")
+    if "imported" in values:
+        notes.append("imported, not trained here")
+    elif status == "finished" and _number(results.get("test_accuracy")) is None:
+        notes.append("run.json has no test accuracy")
+    if not finished and Run(run.previous_folder).exists():
+        notes.append("the finished run before it is in previous/")
+    verdicts = list(_verdicts(path, where, seed, values, results, notes))
+    if verdicts and status != "finished":
+        notes.append("verdicts of attacks are left out: they are of earlier weights")
+        verdicts.clear()
+    return Trained(where, values, results, status, seed, curves, verdicts, notes)
+
+
+def _progress(status: str, curves: Sequence[Curve]) -> str:
+    """How far an unfinished run came, in words."""
+    known = {"training": "unfinished"}.get(status, status)
+    if not curves:
+        return f"{known} in its first epoch"
+    last = curves[-1]
+    network = f" of network {last.network + 1}" if last.network else ""
+    return f"{known} after epoch {last.epoch[-1]}{network}"
+
+
+def _curves(run: Run, finished: bool, notes: list[str]) -> list[Curve]:
+    """The networks' curves in metrics.jsonl; what is wrong with it goes to notes."""
+    networks: dict[int, dict[int, tuple[float | None, float | None]]] = defaultdict(dict)
+    written = used = 0
+    try:
+        lines = run.metrics()
+        if run.metrics_file.is_file():
+            written = len(run.metrics_file.read_bytes().splitlines())
+    except OSError as error:
+        notes.append(f"metrics.jsonl: {error.strerror}")
+        lines = []
+    for line in lines:
+        network, epoch = line.get("network"), line.get("epoch")
+        if type(network) is type(epoch) is int and max(abs(network), abs(epoch)) < 1e9:
+            used += 1
+            networks[network][epoch] = (
+                _number(line.get("loss")),
+                _number(line.get("test_accuracy")),
+            )
+    # A kill may cut the last line short.
+    if written - used > (0 if finished else 1):
+        notes.append(f"metrics.jsonl: damaged: {used} of {written} lines can be read")
+    curves = []
+    for network, epochs in sorted(networks.items()):
+        at = sorted(epochs)
+        loss, accuracy = zip(*(epochs[epoch] for epoch in at), strict=True)
+        curves.append(Curve(network, at, loss, accuracy))
+    return curves
+
+
+def _verdicts(
+    path: Path,
+    where: str,
+    seed: int,
+    values: Mapping[str, Any],
+    results: Mapping[str, Any],
+    notes: list[str],
+) -> Iterator[Verdict]:
+    """The verdicts on attacks that lie in a run; what is wrong with them goes to notes."""
+    for file in sorted(path.glob("attacks/*/report.json")):
+        name = _printable(f"attacks/{file.parent.name}")
+        try:
+            found = _printable(json.loads(file.read_bytes()))
+            verdict = _verdict(file, f"{where}/{name}", seed, found, values)
+            changed = file.stat().st_mtime
+            of = _field(found, "defense", str)
+        except (ValueError, RecursionError, OSError) as error:
+            notes.append(_printable(f"{name}: damaged: {error}"))
+            continue
+        if of != values["defense"]:
+            notes.append(f"{name} is left out: it is of {of}")
+            continue
+        if changed < _seconds(results.get("finished")):
+            text = "older than the run's weights: the run was trained anew, or the clocks differ"
+            verdict = replace(verdict, warnings=[*verdict.warnings, text])
+        yield verdict
+
+
+def _verdict(
+    file: Path, where: str, seed: int, found: Mapping[str, Any], values: Mapping[str, Any]
+) -> Verdict:
+    """A verdict from its report.json; ValueError when something in it is not as it should be."""
+    if (version := _field(found, "format", int)) != VERDICT_FORMAT:
+        raise ValueError(f"expected format {VERDICT_FORMAT}, found {version}")
+    attack, threat = _field(found, "attack", str), _field(found, "threat", dict)
+    norm, eps = _field(threat, "norm", str), _number(threat.get("eps"))
+    dataset, draws = _field(found, "dataset", dict), _field(found, "draws", int)
+    if eps is None:
+        raise ValueError(f"expected eps to be a number, found {threat.get('eps')!r:.40}")
+    index = [_field(image, "index", int) for image in _field(found, "images", list)]
+    name = _printable(file.parent.name)
+    threatened = f"-{norm}-{eps:.4g}"
+    name, ours, rest = name.rpartition(threatened)
+    if not ours or rest not in ("", "-some"):
+        word = re.match(r"\w+", attack)
+        name = word[0].lower() if word else "attack"
+    if index != list(range(len(index))):
+        name += ", chosen images"
+    if dataset.get("name") != values["dataset"]["name"]:
+        name += f", on {dataset.get('name')}"
+    of = (attack, found.get("attack_sha256"), norm, eps, draws, dataset.get("sha256"), index)
+    judged = _RATES if _field(found, "finished", bool) else ()
+    return Verdict(
+        folder=file.parent,
+        where=where,
+        seed=seed,
+        name=name,
+        attack=attack,
+        norm=norm,
+        eps=eps,
+        draws=draws,
+        identity=json.dumps(of),
+        rates={each: _rate(_field(_field(found, "results", dict), each, dict)) for each in judged},
+        warnings=[
+            f"{_field(each, 'name', str)}: {_field(each, 'text', str)}"
+            for each in _field(found, "warnings", list)
+        ],
+    )
+
+
+def _rate(found: Mapping[str, Any]) -> Rate:
+    n = _field(found, "n", int)
+    value, low, high = (_number(found.get(name)) for name in ("value", "low", "high"))
+    if low is None or high is None or (value is None and n):
+        raise ValueError(f"expected a rate with value, n, low and high, found {found!r:.80}")
+    return Rate(math.nan if value is None else value, n, low, high)
+
+
+_KINDS = {str: "text", dict: "an object", list: "a list", int: "an integer", bool: "true or false"}
+
+
+def _field(values: Any, name: str, kind: type[_Kind]) -> _Kind:
+    """A value of a JSON object; ValueError, saying what was found, when it is of another kind."""
+    found = values.get(name) if isinstance(values, dict) else None
+    if type(found) is not kind:
+        raise ValueError(f"expected {name} to be {_KINDS[kind]}, found {found!r:.40}")
+    return found
+
+
+def _number(value: Any) -> float | None:
+    """A finite number of sensible size as a float, None for anything else."""
+    return float(value) if type(value) in (int, float) and abs(value) < 1e100 else None
+
+
+def _seconds(moment: Any) -> float:
+    """A moment in ISO 8601 as seconds since 1970; 0 for anything else."""
+    try:
+        return datetime.fromisoformat(moment).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
+
+
+def _printable(value: Any, depth: int = 0) -> Any:
+    """A JSON value whose texts have no control characters, and whose numbers are finite.
+
+    Raises ValueError when it is nested deeper than any of ours.
+    """
+    if depth > _DEEPEST:
+        raise ValueError(f"expected values nested at most {_DEEPEST} deep")
+    if isinstance(value, str):
+        return "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in value)
+    if isinstance(value, list):
+        return [_printable(each, depth + 1) for each in value]
+    if isinstance(value, dict):
+        return {_printable(name): _printable(each, depth + 1) for name, each in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _mean_json(mean: Mean | None) -> dict[str, Any] | None:
+    return None if mean is None else mean._asdict()
+
+
+# Putting together
+
+
+def _sections(runs: Sequence[Trained]) -> list[Section]:
+    """Runs by data set and, within each, by all that they have in common but the seed."""
+    anchors = Counter(["damaged"])
+    sections = []
+    for alike in _alike(runs, lambda run: run.values["dataset"]):
+        dataset = alike[0].values["dataset"]
+        section = Section(dataset, [], str(dataset["name"]), _anchor(dataset["name"], anchors))
+        for same in _alike(alike, lambda run: run.values["defense"]):
+            section.groups += _groups(same)
+        section.groups.sort(key=lambda group: (group.defense != "baseline", group.defense))
+        for group in section.groups:
+            group.anchor = _anchor(f"{section.anchor} {group.defense}", anchors)
+        sections.append(section)
+    for name, words in (("train_images", "{} training images"), ("sha256", "SHA-256 {:.8}")):
+        titles = Counter(section.title for section in sections)
+        for section in sections:
+            if titles[section.title] > 1:
+                section.title += f", {words.format(str(section.dataset.get(name)))}"
+    return sorted(sections, key=lambda section: section.title)
+
+
+def _groups(runs: Sequence[Trained]) -> list[Group]:
+    """The runs of one defense on one data set, by settings and backend."""
+
+    def common(run: Trained) -> dict[str, Any]:
+        return {**run.values["settings"], "backend": run.values["backend"]}
+
+    groups = [Group(sorted(alike, key=lambda run: run.seed)) for alike in _alike(runs, common)]
+    every = [common(group.runs[0]) for group in groups]
+    names = {name: None for values in every for name in values}
+    different = [name for name in names if len({json.dumps(v.get(name)) for v in every}) > 1]
+    for group, values in zip(groups, every, strict=True):
+        group.differs = {name: values.get(name) for name in different}
+        counted = {run.seed: run for run in group.counted}
+        for run in group.runs:
+            if run.finished and run is not counted[run.seed]:
+                other = counted[run.seed].where
+                run.notes.append(f"not counted: {other} has the same seed and finished later")
+    return sorted(groups, key=lambda group: [_rank(value) for value in group.differs.values()])
+
+
+def _rank(value: Any) -> tuple[float, str]:
+    """What sorts JSON values: numbers by size, and before all else."""
+    number = _number(value)
+    return math.inf if number is None else number, json.dumps(value)
+
+
+def _alike(runs: Iterable[Trained], key: Callable[[Trained], Any]) -> list[list[Trained]]:
+    """Runs by what a key gives of them, in its order."""
+    found: dict[str, list[Trained]] = defaultdict(list)
+    for run in runs:
+        found[json.dumps(key(run), sort_keys=True)].append(run)
+    return [found[each] for each in sorted(found)]
+
+
+def _anchor(text: str, used: Counter[str]) -> str:
+    """A name for a place in the page that no other place has."""
+    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
+    used[words] += 1
+    return words if used[words] == 1 else _anchor(f"{words}-{used[words]}", used)
