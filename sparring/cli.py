@@ -7,16 +7,18 @@ SIGTERM.
 from __future__ import annotations
 
 import enum
+import json
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from sparring import backend_choice
 from sparring.errors import Diverged, SettingsError, SparringError, unknown_name
@@ -475,6 +477,48 @@ def exercise(
             f"Train     sparring train {defense}\n"
             f"Grade     sparring attack {defense} {path}"
         )
+
+
+@app.command(
+    help="""Say what this machine can do: cores, memory, backends and their speed, data sets, disk.
+
+    Each backend is tried in a process of its own, for a second after importing it, so a broken one
+    is reported like any other. The exit code is 0 when at least one backend works (with --no-probe:
+    is installed).
+    """
+)
+def doctor(
+    probe: Annotated[
+        bool, typer.Option(help="Train on each backend for a second, and read the data sets.")
+    ] = True,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder to look for the data sets' files in.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    with _errors():
+        from sparring import doctor as doctoring
+
+        with _told() as tell:
+            found = doctoring.examine(data_dir, out, probe=probe, tell=tell)
+        text = json.dumps(found.as_json(), indent=2) if as_json else str(found)
+        encoding = sys.stdout.encoding or "utf-8"
+        print(text.encode(encoding, "backslashreplace").decode(encoding))
+        if not found.usable:
+            raise typer.Exit(EXIT_FAILED)
+
+
+@contextmanager
+def _told() -> Iterator[Callable[[str], None]]:
+    """A function told what is being done: one live line on a terminal, plain lines elsewhere."""
+    # Not in display.py, which imports keras.
+    console = Console(stderr=True)
+    if console.is_terminal and not console.is_dumb_terminal:
+        with console.status("", spinner="line", refresh_per_second=4) as status:
+            yield lambda text: status.update(Text(text))
+    else:
+        yield lambda text: print(text, file=sys.stderr, flush=True)
 
 
 def _train_all(options: dict[str, Any], quiet: bool) -> None:
