@@ -25,6 +25,8 @@ from sparring.data import Dataset, DatasetInfo
 from sparring.defense import Defense
 from sparring.errors import Diverged, RunError, SettingsError, unknown_name
 from sparring.recipe import Recipe, Settings
+from sparring.tensorboard import TensorBoard
+from sparring.tensorboard import library as tensorboard_library
 from sparring.train_loop import EpochMetrics, Progress, Silent, TrainLoop, assign
 
 
@@ -41,6 +43,7 @@ def train(
     device: str | None = None,
     eval_every: int = 1,
     force: bool = False,
+    tensorboard: bool = False,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Defense:
@@ -59,6 +62,8 @@ def train(
         eval_every: epochs between tests of the EMA weights; 0 tests at the end only.
         force: train anew where there is a run already. A finished one is kept in previous/ until
             the new one is finished too.
+        tensorboard: log every epoch for TensorBoard too, into the run's folder tensorboard; an
+            error there ends the logs, never the training.
         progress: is told how it goes; None tells nobody.
         settings: any of `Settings`, such as epochs=10; the rest is the defense's own.
 
@@ -66,6 +71,8 @@ def train(
     DataError for wrong arguments before anything is written, RunError when the directory holds a
     run of other settings or another process trains in it, Diverged when a loss is not finite.
     """
+    if tensorboard:
+        tensorboard_library()  # is missed before anything is downloaded
     defense = defenses.get(name)
     _expect_at_least("seed", seed, 0)
     _expect_at_least("restarts", restarts, 0)
@@ -85,6 +92,7 @@ def train(
             )
     run = Run(folder / name)
     progress = progress or Silent()
+    logs = TensorBoard(progress, run) if tensorboard else contextlib.nullcontext(progress)
     memory.keep_freed()
     identity = {
         "defense": name,
@@ -95,7 +103,7 @@ def train(
     }
     if borrowed is not None:
         identity["weights_from"] = {"defense": defense.borrows, "sha256": sha256}
-    with _device_scope(device) as device_name, run.locked():
+    with _device_scope(device) as device_name, run.locked(), logs as progress:
         if force or not run.exists():
             run.clear()
             run.write({**identity, **_circumstances(device_name), "status": "training"})
@@ -103,6 +111,8 @@ def train(
         _expect_same(run, found, identity)
         if found["status"] == "finished":
             progress.message(f"{run.path} is finished already; --force trains it anew.")
+            if isinstance(progress, TensorBoard):
+                progress.catch_up()
         elif borrowed is not None:
             recipes = defense.recipes(dataset.info, chosen, seed)
             _finish(run, found, defense, dataset, recipes, borrowed)

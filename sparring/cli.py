@@ -194,6 +194,9 @@ def train(
     force: Annotated[
         bool, typer.Option("--force", help="Train anew where there is a run already.")
     ] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Log for TensorBoard too, in the run's folder.")
+    ] = False,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -238,6 +241,7 @@ def train(
             "device": device,
             "eval_every": eval_every,
             "force": force,
+            "tensorboard": tensorboard,
             **settings,
         }
         if defense == "all":
@@ -526,8 +530,11 @@ def _train_all(options: dict[str, Any], quiet: bool) -> None:
     from rich.table import Table
 
     from sparring import api, display
+    from sparring import tensorboard as logs
     from sparring.defenses import DEFENSES
 
+    if options["tensorboard"]:
+        logs.library()  # missed by all, told once
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("defense", "test accuracy", "rejected", "training time", ""):
         table.add_column(column, overflow="fold")
@@ -557,16 +564,20 @@ def _train_all(options: dict[str, Any], quiet: bool) -> None:
 def _summary(trained: Any) -> None:
     """What was trained, where it is, and what to do with it."""
     results, path = trained.results, trained.path
+    from sparring.checkpoint import Run
     from sparring.display import duration
 
     height, width, channels = trained.info.shape
     rejected = f", {results['rejected']:.2%} rejected" if trained.detects else ""
+    folder = Run(path).tensorboard_folder
+    logs = f"Logs      tensorboard --logdir {folder}\n" if folder.is_dir() else ""
     print(
         f"{trained.name} on {trained.info.name}: test accuracy {results['test_accuracy']:.2%} "
         f"(EMA weights, {trained.info.test_images:,} images{rejected}), "
         f"trained in {duration(results['seconds'])}\n"
         f"Weights   {path / 'weights.safetensors'}\n"
         f"Run       {path / 'run.json'} and metrics.jsonl\n"
+        f"{logs}"
         f"Next      in {_python()}:\n"
         f"              import sparring\n"
         f"              defense = sparring.load('{path}')\n"

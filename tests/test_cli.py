@@ -46,7 +46,7 @@ def test_help_is_for_newcomers(call: Callable[..., Result]) -> None:
     expected = {
         "--data", "--data-dir", "--limit-train", "--filters", "--epochs", "--batch-size",
         "--learning-rate", "--seed", "--backend", "--device", "--out", "--eval-every",
-        "--restarts", "--force", "--config", "--quiet",
+        "--restarts", "--force", "--tensorboard", "--config", "--quiet",
     }  # fmt: skip
     parameters = typer.main.get_command(app).commands["train"].params  # type: ignore[attr-defined]
     options = {name: parameter.help for parameter in parameters for name in parameter.opts}
