@@ -25,6 +25,8 @@ from sparring.defense import Defense
 from sparring.errors import Diverged, RunError, SettingsError, unknown_name
 from sparring.progress import EpochMetrics, Progress, Silent
 from sparring.recipe import Recipe, Settings
+from sparring.tensorboard import TensorBoard
+from sparring.tensorboard import library as tensorboard_library
 from sparring.train_loop import TrainLoop, assign
 
 
@@ -42,6 +44,7 @@ def train(
     eval_every: int = 1,
     force: bool = False,
     wait: float = 0,
+    tensorboard: bool = False,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Defense:
@@ -60,6 +63,8 @@ def train(
         eval_every: epochs between tests of the EMA weights; 0 tests at the end only.
         force: train anew where there is a run already. A finished one is kept in previous/ until
             the new one is finished too.
+        tensorboard: log every epoch for TensorBoard too, into the run's folder tensorboard; an
+            error there ends the logs, never the training.
         wait: seconds to wait for another process that trains the same.
         progress: is told how it goes; None tells nobody.
         settings: any of `Settings`, such as epochs=10; the rest is the defense's own.
@@ -69,13 +74,18 @@ def train(
     is written, RunError when the directory holds a run of other settings or another process trains
     in it, Diverged when a loss is not finite.
     """
+    if tensorboard:
+        tensorboard_library()  # is missed before anything is downloaded
     training = _Training.of(
         name, data, data_dir, limit_train, limit_test, out, seed, restarts, eval_every, settings
     )
     progress = progress or Silent()
     run = training.run
-    with _device_scope(device) as device_name, run.locked(wait):
+    logs = TensorBoard(progress, run) if tensorboard else contextlib.nullcontext(progress)
+    with _device_scope(device) as device_name, run.locked(wait), logs as progress:
         found = training.begin(device_name, force)
+        if isinstance(progress, TensorBoard):
+            progress.catch_up()
         if found["status"] == "finished":
             progress.message(f"{run.path} is finished already; --force trains it anew.")
         else:
@@ -105,6 +115,7 @@ def train_network(
     device: str | None = None,
     eval_every: int = 1,
     wait: float = 0,
+    tensorboard: bool = False,
     progress: Progress | None = None,
     **settings: Any,
 ) -> None:
@@ -113,6 +124,8 @@ def train_network(
     Takes and raises what `train` does; `network` counts from 0. Processes may train the networks of
     one run side by side. Of a finished run or network nothing is trained.
     """
+    if tensorboard:
+        tensorboard_library()
     training = _Training.of(
         name, data, data_dir, limit_train, limit_test, out, seed, restarts, eval_every, settings
     )
@@ -127,8 +140,15 @@ def train_network(
         with training.run.locked(max(wait, _MOMENT)):
             found = training.begin(device_name, force=False)
         if found["status"] != "finished":
+            progress = progress or Silent()
+            logs = (
+                TensorBoard(progress, training.run, network)
+                if tensorboard
+                else contextlib.nullcontext(progress)
+            )
             try:
-                training.network(network, wait, progress or Silent())
+                with logs as told:
+                    training.network(network, wait, told)
             except Diverged:
                 with training.run.locked(max(wait, _MOMENT)):
                     training.run.write({**found, "status": "diverged"})
@@ -152,6 +172,7 @@ def plan(
     restarts: int = 0,
     eval_every: int = 1,
     device: str | None = None,
+    tensorboard: bool = False,
     **settings: Any,
 ) -> dict[str, Any]:
     """What `jobs.run` has to know of the trainings of many defenses, as JSON values.
@@ -162,6 +183,8 @@ def plan(
     many networks and epochs, whether it is finished, what has to be trained before, what is wrong
     with it, and the arguments of `train`. Raises SettingsError and DataError.
     """
+    if tensorboard:
+        tensorboard_library()  # missed by all, told once
     where = Path(out).expanduser().absolute()
     names = list(defenses.DEFENSES) if list(names) == ["all"] else list(dict.fromkeys(names))
     names.sort(key=lambda name: defenses.get(name).borrows is not None)  # after their lenders

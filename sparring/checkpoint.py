@@ -3,6 +3,7 @@
     runs/<data set>/<defense>/
       run.json             what was trained, on what, how; results once finished
       metrics.jsonl        one line an epoch
+      tensorboard/         the same as TensorBoard's event files, where they were asked for
       weights.safetensors  EMA weights of all networks, and the arrays that go with them
       previous/            only while training anew over a finished run: that run
       state/               only while unfinished: what resuming needs, by network
@@ -289,6 +290,10 @@ class Run:
         return self.path / "weights.safetensors"
 
     @property
+    def tensorboard_folder(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
     def state_folder(self) -> Path:
         return self.path / "state"
 
@@ -354,10 +359,16 @@ class Run:
                 shutil.rmtree(self.previous_folder, ignore_errors=True)
                 self.previous_folder.mkdir()
                 # Weights first: run.json beside no weights is unfinished, never wrong.
-                for file in (self.weights_file, self.metrics_file, self.json_file):
-                    if file.exists():
-                        file.replace(self.previous_folder / file.name)
+                for part in (
+                    self.weights_file,
+                    self.metrics_file,
+                    self.json_file,
+                    self.tensorboard_folder,
+                ):
+                    if part.exists():
+                        part.replace(self.previous_folder / part.name)
             shutil.rmtree(self.state_folder, ignore_errors=True)
+            shutil.rmtree(self.tensorboard_folder, ignore_errors=True)
             self.metrics_file.unlink(missing_ok=True)
 
     def metrics(self) -> list[dict[str, Any]]:

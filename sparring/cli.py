@@ -207,6 +207,9 @@ def train(
     force: Annotated[
         bool, typer.Option("--force", help="Train anew where there is a run already.")
     ] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Log for TensorBoard too, in the run's folder.")
+    ] = False,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -254,6 +257,7 @@ def train(
             "restarts": restarts,
             "device": device,
             "eval_every": eval_every,
+            "tensorboard": tensorboard,
             **settings,
             **{name: value for name, value in named.items() if value is not None},
         }
@@ -519,6 +523,37 @@ def exercise(
 
 
 @app.command(
+    help="""Say what this machine can do: cores, memory, backends and their speed, data sets, disk.
+
+    Each backend is tried in a process of its own, for a second after importing it, so a broken one
+    is reported like any other. The exit code is 0 when at least one backend works (with --no-probe:
+    is installed).
+    """
+)
+def doctor(
+    probe: Annotated[
+        bool, typer.Option(help="Train on each backend for a second, and read the data sets.")
+    ] = True,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder to look for the data sets' files in.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    with _errors():
+        from sparring import display
+        from sparring import doctor as doctoring
+
+        with display.told() as tell:
+            found = doctoring.examine(data_dir, out, probe=probe, tell=tell)
+        text = json.dumps(found.as_json(), indent=2) if as_json else str(found)
+        encoding = sys.stdout.encoding or "utf-8"
+        print(text.encode(encoding, "backslashreplace").decode(encoding))
+        if not found.usable:
+            raise typer.Exit(EXIT_FAILED)
+
+
+@app.command(
     help="""Gather the results of all runs below a folder into one page.
 
     report.html shows accuracies, attacks, curves and examples, by data set and defense, with means
@@ -659,16 +694,20 @@ def _stop_with_standard_input() -> None:
 def _summary(trained: Any) -> None:
     """What was trained, where it is, and what to do with it."""
     results, path = trained.results, trained.path
+    from sparring.checkpoint import Run
     from sparring.figures import duration
 
     height, width, channels = trained.info.shape
     rejected = f", {results['rejected']:.2%} rejected" if trained.detects else ""
+    folder = Run(path).tensorboard_folder
+    logs = f"Logs      tensorboard --logdir {folder}\n" if folder.is_dir() else ""
     print(
         f"{trained.name} on {trained.info.name}: test accuracy {results['test_accuracy']:.2%} "
         f"(EMA weights, {trained.info.test_images:,} images{rejected}), "
         f"trained in {duration(results['seconds'])}\n"
         f"Weights   {path / 'weights.safetensors'}\n"
         f"Run       {path / 'run.json'} and metrics.jsonl\n"
+        f"{logs}"
         f"Next      in {_python()}:\n"
         f"              import sparring\n"
         f"              defense = sparring.load('{path}')\n"

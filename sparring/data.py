@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import os
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -183,6 +185,30 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
     raise SettingsError(f"{unknown_name('data set', name, NAMES)} Or the path of an .npz file.")
 
 
+def files(name: str, data_dir: str | Path | None = None) -> list[Path]:
+    """The files `load` reads for a data set of `NAMES`, none for an embedded one; reads nothing.
+
+    Without data_dir they are those kept from a download. Raises DataError, naming it, when one is
+    missing.
+    """
+    folder = None if data_dir is None else Path(data_dir).expanduser()
+    if name == "digits":
+        return []
+    if name == "fashion-mnist":
+        return list(_fashion_files(folder or cache_folder() / name).values())
+    if name == "cifar10":
+        return _cifar_files(folder) if folder else [_find(cache_folder(), (_CIFAR_ARCHIVE,))]
+    raise SettingsError(unknown_name("data set", name, NAMES))
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept, which Keras decides: below KERAS_HOME, else below ~/.keras."""
+    home = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
+    if not os.access(nearest_existing(home), os.W_OK):
+        home = Path("/tmp" if Path("/tmp").is_dir() else tempfile.gettempdir()) / ".keras"
+    return home / "datasets"
+
+
 # Checks of images and labels
 
 
@@ -274,10 +300,8 @@ def _fashion_mnist(folder: Path | None) -> Dataset:
     if folder is None:
         arrays = _download_fashion_mnist()
     else:
-        arrays = {
-            key: _idx(_find(folder, (f"{file}.gz", file)), shape)
-            for key, (file, shape) in _FASHION_FILES.items()
-        }
+        paths = _fashion_files(folder)
+        arrays = {key: _idx(paths[key], shape) for key, (_, shape) in _FASHION_FILES.items()}
     for key, array in arrays.items():
         if (found := hashlib.sha256(array.tobytes()).hexdigest()) != _FASHION_SHA256[key]:
             raise DataError(
@@ -294,6 +318,10 @@ def _fashion_mnist(folder: Path | None) -> Dataset:
         y_test=arrays["y_test"],
         class_names=_FASHION_CLASSES,
     )
+
+
+def _fashion_files(folder: Path) -> dict[str, Path]:
+    return {key: _find(folder, (f"{file}.gz", file)) for key, (file, _) in _FASHION_FILES.items()}
 
 
 def _download_fashion_mnist() -> dict[str, np.ndarray]:
@@ -374,15 +402,20 @@ def _cifar10(folder: Path | None) -> Dataset:
 
 def _cifar_batches(folder: Path | None) -> Iterator[tuple[str, bytes]]:
     """Name and contents of the six binary batches, from an archive or from files."""
-    if folder is None:
-        yield from _cifar_members(_download_cifar10())
-        return
+    for path in [_download_cifar10()] if folder is None else _cifar_files(folder):
+        if path.name == _CIFAR_ARCHIVE:
+            yield from _cifar_members(path)
+        else:
+            yield path.name, _read(path)
+
+
+def _cifar_files(folder: Path) -> list[Path]:
+    """The archive in a folder, or the six binary batches in it or below it."""
     archive = folder / _CIFAR_ARCHIVE
     inside = folder / "cifar-10-batches-bin"
     batches = inside if inside.is_dir() else folder
     if archive.is_file() and not (batches / _CIFAR_TEST).is_file():
-        yield from _cifar_members(archive)
-        return
+        return [archive]
     if not (batches / _CIFAR_TEST).is_file():
         for pickled in ("cifar-10-python.tar.gz", "cifar-10-batches-py", "data_batch_1"):
             if (folder / pickled).exists():
@@ -391,8 +424,7 @@ def _cifar_batches(folder: Path | None) -> Iterator[tuple[str, bytes]]:
                     "pickled, and unpickling a file can run any code, so it is never done here. "
                     f"Take the binary version instead: {_CIFAR_URL}"
                 )
-    for name in (*_CIFAR_TRAIN, _CIFAR_TEST):
-        yield name, _read(_find(batches, (name,)))
+    return [_find(batches, (name,)) for name in (*_CIFAR_TRAIN, _CIFAR_TEST)]
 
 
 def _download_cifar10() -> Path:
@@ -486,6 +518,11 @@ def _npz(path: Path) -> Dataset:
 
 
 # Files
+
+
+def nearest_existing(path: Path) -> Path:
+    """A path or, until it is made, the folder it would be made in."""
+    return next(place for place in (path, *path.absolute().parents) if os.access(place, os.F_OK))
 
 
 def _find(folder: Path, names: tuple[str, ...]) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -111,6 +112,17 @@ class Live(Lines):
         if metrics.epoch == self._epochs:
             super().epoch(metrics, seconds_left)  # the last one stays when the bar goes
         self._epoch = metrics.epoch
+
+
+@contextmanager
+def told() -> Iterator[Callable[[str], None]]:
+    """A function told what is being done: one live line on a terminal, plain lines elsewhere."""
+    console = Console(stderr=True)
+    if console.is_terminal and not console.is_dumb_terminal:
+        with console.status("", spinner="line", refresh_per_second=4) as status:
+            yield lambda text: status.update(Text(text))
+    else:
+        yield lambda text: print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+from sparring import machine
 from sparring.checkpoint import Run
 from sparring.errors import RunError, SettingsError, SparringError
 
@@ -242,11 +243,10 @@ def places(jobs: str | int, devices: Sequence[str], work: int) -> list[dict[str,
     gpus = [device.partition(":")[2] for device in devices if device.startswith("gpu")]
     if gpus and (visible := os.environ.get("CUDA_VISIBLE_DEVICES")):
         gpus = visible.split(",")
-    cores = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):  # some of them may be others'
-        cores = len(os.sched_getaffinity(0))
+    cores = max(1, int(machine.cores()[0]))
     if jobs == "auto":
-        count = len(gpus) or min(cores, max(1, _free_memory() // MEMORY_OF_A_JOB))
+        free = machine.memory()[1] or cores * MEMORY_OF_A_JOB  # None where it is not known
+        count = len(gpus) or min(cores, max(1, free // MEMORY_OF_A_JOB))
     else:
         try:
             count = int(jobs)
@@ -263,16 +263,6 @@ def places(jobs: str | int, devices: Sequence[str], work: int) -> list[dict[str,
             environment["CUDA_VISIBLE_DEVICES"] = gpus[place % len(gpus)]
         made.append(environment)
     return made
-
-
-def _free_memory() -> int:
-    """Bytes that can be had without swapping."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        fields = dict(line.split(":") for line in lines)
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):  # not Linux
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 class Cluster:

@@ -22,7 +22,6 @@ from sparring import display
 from sparring.checkpoint import Run
 from sparring.cli import app
 from sparring.defenses import DEFENSES
-from sparring.errors import Diverged
 from sparring.progress import EpochMetrics
 
 SMALL = ["--filters", "4", "--epochs", "2", "--limit-train", "64", "--quiet"]
@@ -46,7 +45,7 @@ def test_help_is_for_newcomers(call: Callable[..., Result]) -> None:
     expected = {
         "--data", "--data-dir", "--limit-train", "--filters", "--epochs", "--batch-size",
         "--learning-rate", "--seed", "--backend", "--device", "--out", "--eval-every",
-        "--restarts", "--force", "--config", "--quiet",
+        "--restarts", "--force", "--tensorboard", "--config", "--quiet",
     }  # fmt: skip
     parameters = typer.main.get_command(app).commands["train"].params  # type: ignore[attr-defined]
     options = {name: parameter.help for parameter in parameters for name in parameter.opts}
@@ -75,36 +74,6 @@ def test_train_ends_with_a_summary(call: Callable[..., Result], tmp_path: Path) 
     assert (tmp_path / "runs/digits/baseline/run.json").read_bytes() == before
     assert call("train", "baseline", *SMALL, "--force").exit_code == 0
     assert (tmp_path / "runs/digits/baseline/run.json").read_bytes() != before
-
-
-def test_train_all_goes_on_past_failures_and_resumes(
-    call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from sparring import defenses
-    from sparring.defenses.blur import Blur
-
-    few = ("baseline", "blur", "randomneuron", "knn")
-    chosen = {name: defenses.DEFENSES[name] for name in few}
-    monkeypatch.setattr(defenses, "DEFENSES", chosen)
-    options = ("all", "--filters", "4", "--epochs", "1", "--limit-train", "64")
-
-    def broken(*arguments: Any) -> Any:
-        raise Diverged(
-            "the loss became nan", defense="blur", network=0, seed=0, epoch=1, step=1,
-            learning_rate=0.1, losses=[1.0],
-        )  # fmt: skip
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Blur, "recipes", classmethod(broken))
-        answer = call("train", *options)
-    assert answer.exit_code == 1
-    assert "1 of 4 failed: blur" in answer.output
-    assert "blur (2 of 4)" in answer.output
-    assert re.search(r"blur +- +- +- +blur diverged: the loss became nan", answer.output)
-    assert re.search(r"knn +\d+\.\d\d% +0\.00% +0:\d\d", answer.output)
-    answer = call("train", *options)
-    assert answer.exit_code == 0, answer.output
-    assert answer.output.count("is finished already") == 3
 
 
 def test_progress_in_plain_lines(call: Callable[..., Result]) -> None:

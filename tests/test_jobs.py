@@ -17,7 +17,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 import sparring
-from sparring import api, display, jobs
+from sparring import api, display, jobs, machine
 from sparring.checkpoint import Run
 from sparring.cli import app
 from sparring.data import load
@@ -161,7 +161,7 @@ def test_a_second_signal_leaves_no_choice() -> None:
 
 
 def test_places_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    monkeypatch.setattr(machine, "cores", lambda: (8.0, 8))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert jobs.places(1, ["cpu:0"], 9) == [{}]
     shares = jobs.places("3", ["cpu:0"], 9)
@@ -172,7 +172,7 @@ def test_places_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     gpus = jobs.places(3, ["gpu:0", "gpu:1", "cpu:0"], 9)
     assert [place["CUDA_VISIBLE_DEVICES"] for place in gpus] == ["5", "7", "5"]
-    monkeypatch.setattr(jobs, "_free_memory", lambda: 5 << 30)
+    monkeypatch.setattr(machine, "memory", lambda: (9 << 30, 5 << 30))
     assert len(jobs.places("auto", ["cpu:0"], 9)) == 2  # of 2 GiB each
     for wrong in ("0", "-1", "two"):
         with pytest.raises(SettingsError, match="jobs: expected a number of 1 or more, or auto"):
