@@ -180,8 +180,9 @@ def plan(
     Each of `names` is trained on each of `data`, into `out` with `seed` or, where `seeds` are
     given, into out/seed-N with each of them. The rest is what `train` takes. With `force`, runs
     that are there are put aside now. Gives `devices`, the backend's, and `runs`: path, title, how
-    many networks and epochs, whether it is finished, what has to be trained before, what is wrong
-    with it, and the arguments of `train`. Raises SettingsError and DataError.
+    many networks and epochs, how much work a network is beside other runs', whether it is finished,
+    what has to be trained before, what is wrong with it, and the arguments of `train`. Raises
+    SettingsError and DataError.
     """
     if tensorboard:
         tensorboard_library()  # missed by all, told once
@@ -200,7 +201,8 @@ def plan(
                         "path": str(folder / dataset.name / name),
                         "title": f"{name} on {dataset.name}" + f", seed {number}" * bool(seeds),
                         "request": {**request, "data": _absolute(source)},
-                        **{"networks": 1, "epochs": 0, "status": "new", "needs": None, "error": ""},
+                        **{"networks": 1, "epochs": 0, "work": 0.0, "status": "new"},
+                        **{"needs": None, "error": ""},
                     }
                     entries.append(entry)
                     if (lender := defenses.get(name).borrows) is not None and lender in names:
@@ -221,8 +223,11 @@ def plan(
                         entry["error"] = str(error)
                     else:
                         recipes = training.recipes()
+                        own = recipes[0].settings
                         entry["networks"] = len(recipes)
-                        entry["epochs"] = recipes[0].settings.epochs
+                        entry["epochs"] = own.epochs
+                        images = dataset.info.train_images * own.epochs
+                        entry["work"] = images * own.filters**2 * defenses.get(name).step_cost
                         entry["status"] = _status(training.run.path)
     return {"devices": backend.devices(), "runs": entries}
 

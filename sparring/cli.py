@@ -616,16 +616,13 @@ def _train_many(
     planned = jobs.plan({**asked, **options}, environment)
     options.pop("seed")
     todo = jobs.jobs_of(planned, options)
-    workers: jobs.Workers
     if cluster:
-        workers = jobs.Cluster(cluster, environment)
+        workers: jobs.Workers = jobs.Cluster(cluster, environment)
     else:
-        workers = jobs.Processes(
-            [
-                environment | place
-                for place in jobs.places(at_a_time or 1, planned["devices"], len(todo))
-            ]
-        )
+        places = jobs.places(at_a_time or 1, planned["devices"], len(todo))
+        workers = jobs.Processes([environment | place for place in places])
+    if cluster or len(places) > 1:
+        todo = jobs.longest_first(todo)
     with display.many(quiet) as watcher:
         jobs.run(todo, workers, watcher)
     runs = [Path(entry["path"]) for entry in planned["runs"]]

@@ -31,7 +31,8 @@ class Defense:
     it trains, in words; `stochastic`: answers are drawn at random; `differentiable`: gradients of
     `logits` by the images are useful as they are; `detects`: some inputs are rejected; `threshold`:
     those whose score is above it; `borrows`: the defense whose weights it serves instead of
-    training; `outside`: what of its answer is not in its networks, for who takes those elsewhere.
+    training; `outside`: what of its answer is not in its networks, for who takes those elsewhere;
+    `step_cost`: a training step beside the baseline's, measured, for who plans many trainings.
 
     Attributes: `info` (of the data set), `settings`, `nets`, `arrays` (from Recipe.finish, by
     "network/name"), and of a loaded run `path` and `results`, what its training came to.
@@ -49,6 +50,7 @@ class Defense:
     borrows: ClassVar[str | None] = None
     threshold: ClassVar[float] = 0.5
     outside: ClassVar[str] = ""
+    step_cost: ClassVar[float] = 1.0
 
     def __init__(
         self,

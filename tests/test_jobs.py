@@ -94,7 +94,7 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make(title: str, *needs: Job, out: Path = Path("none")) -> Job:
-    return Job(title, out / title, None, 1, {}, list(needs))
+    return Job(title, out / title, None, 1, 1.0, {}, list(needs))
 
 
 def test_order_and_room() -> None:
@@ -106,6 +106,12 @@ def test_order_and_room() -> None:
     assert workers.most == 2
     assert workers.closed
     assert {job.state for job in (first, second, last)} == {"done"}
+
+
+def test_the_longest_come_first_and_equals_in_order() -> None:
+    first, second, third = make("first"), make("second"), make("third")
+    third.work = 2.0
+    assert jobs.longest_first([first, second, third]) == [third, first, second]
 
 
 def test_what_fails_takes_with_it_what_needs_it_and_nothing_else(tmp_path: Path) -> None:

@@ -385,6 +385,21 @@ def test_votes_of_the_eight_nearest() -> None:
     np.testing.assert_array_equal(array(knn.votes(similarities, labels, 3)), [[3, 2, 3]])
 
 
+@pytest.mark.parametrize("images", [640, 701])
+def test_the_nearest_are_found_in_chunks_as_by_sorting(images: int) -> None:
+    random = np.random.default_rng(0)
+    # Rounded, so that there are many equals.
+    similarities = random.normal(size=(50, images)).round(1).astype(np.float32)
+    similarities[0] = 0.5
+    expected = np.argsort(-similarities, axis=1, kind="stable")[:, : knn.NEIGHBORS]
+    found = array(knn.nearest(tensor(similarities), knn.NEIGHBORS))
+    values = np.take_along_axis(similarities, found, axis=1)
+    np.testing.assert_array_equal(
+        np.sort(values, axis=1), np.sort(np.take_along_axis(similarities, expected, 1), axis=1)
+    )
+    assert all(len(set(row)) == knn.NEIGHBORS for row in found.tolist())
+
+
 def test_knn_scale_is_clipped_and_labels_are_not_used() -> None:
     recipe = get("knn").recipes(_info(), Settings(filters=2), 0)[0]
     net = recipe.net()

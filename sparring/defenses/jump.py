@@ -58,6 +58,7 @@ class Jump(Defense):
 
     name = "jump"
     idea = "adds a jump to the activation that its gradient does not see"
+    step_cost = 1.1
     recipe = JumpRecipe
     # At twice the course's rate, and a jump that grows in thousands of steps, the loss blew up.
     adapted = {"fashion-mnist": {"learning_rate": 0.02}}
