@@ -200,6 +200,8 @@ class ManyLines:
         """How far a running job is, "" for others."""
         if job.state != "running":
             return ""
+        if not job.epochs:
+            return f"[{job.title}]"
         metrics = job.progress()
         done, text = metrics.get("epoch", 0), ""
         if metrics:
@@ -208,7 +210,7 @@ class ManyLines:
             text = f", loss {metrics['loss']:.4f}"
             text += "" if tested is None else f", test {tested:.2%}"
             text += f", {duration(left)} left"
-        return f"[{job.title}: epoch {done}/{job.epochs or '?'}{text}]"
+        return f"[{job.title}: epoch {done}/{job.epochs}{text}]"
 
 
 class ManyLive(ManyLines):

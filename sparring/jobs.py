@@ -47,8 +47,8 @@ class Job:
     """One process's work.
 
     Attributes: `title`, for people; `run`, its run directory; `network`, the one it trains, or None
-    for the whole defense; `work`, how long it takes beside others; `request`, what `sparring job`
-    is told; `needs`, jobs that have to be done before; `state`: waiting, running, done, failed;
+    for the whole defense; `epochs` it trains, 0 where nothing is left to train; `work`, how long it
+    takes beside others; `request`, what `sparring job` is told; `needs`, jobs that have to be done before; `state`: waiting, running, done, failed;
     `message`, why it failed; `killed`, how often its process was; `seconds` its processes ran.
     """
 
@@ -154,7 +154,7 @@ def jobs_of(plan: Mapping[str, Any], options: Mapping[str, Any]) -> list[Job]:
         title, epochs, work = entry["title"], entry["epochs"], entry["work"]
         whole = Job(title, path, None, epochs, work, {"do": "train", **request})
         if several:
-            whole.title += ", all networks"
+            whole.title, whole.epochs = f"{title}, all networks", 0
             whole.needs = [
                 Job(
                     f"{title}, network {network + 1}",
