@@ -48,8 +48,9 @@ class Job:
 
     Attributes: `title`, for people; `run`, its run directory; `network`, the one it trains, or None
     for the whole defense; `epochs` it trains, 0 where nothing is left to train; `work`, how long it
-    takes beside others; `request`, what `sparring job` is told; `needs`, jobs that have to be done before; `state`: waiting, running, done, failed;
-    `message`, why it failed; `killed`, how often its process was; `seconds` its processes ran.
+    takes beside others; `request`, what `sparring job` is told; `needs`, jobs that have to be done
+    before; `state`: waiting, running, done, failed; `message`, why it failed; `killed`, how often
+    its process was; `seconds` its processes ran.
     """
 
     title: str
