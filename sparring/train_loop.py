@@ -145,11 +145,11 @@ class TrainLoop:
             save(metrics)
             pace = (time.monotonic() - begun) / (self.epoch - done)
             progress.epoch(metrics, pace * (settings.epochs - self.epoch))
-            if last and metrics.accuracy <= _ABOVE_CHANCE * self.recipe.chance(self.net):
+            if last and metrics.accuracy < _ABOVE_CHANCE * self.recipe.chance(self.net):
                 progress.message(
-                    f"Network {self._network + 1} learned nothing: with {metrics.accuracy:.2%} of "
-                    "the training images right it is no better than guessing. Try a lower "
-                    f"learning rate than {settings.learning_rate:g}, or another seed."
+                    f"Network {self._network + 1} is hardly better than guessing: in its last "
+                    f"epoch {metrics.accuracy:.2%} of the training images were right. Try a lower "
+                    f"learning rate than {settings.learning_rate:g}, more epochs, or another seed."
                 )
 
     def _run_epoch(
