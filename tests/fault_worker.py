@@ -200,12 +200,8 @@ def steps(out: Path) -> dict[str, Any]:
         options: dict[str, Any] = dict(SMALL)
         options |= {} if defense.borrows else {"epochs": 4 if name == "majority" else 2}
         if defense.borrows:
-            for folder in ("whole", "parts"):
-                shutil.copytree(
-                    out / "whole" / "patterns" / defense.borrows,
-                    out / folder / "patterns" / defense.borrows,
-                    dirs_exist_ok=True,
-                )
+            lender = Path("patterns") / defense.borrows
+            shutil.copytree(out / "whole" / lender, out / "parts" / lender, dirs_exist_ok=True)
             options = {}
         counting = Counting()
         whole = sparring.train(name, dataset, out=out / "whole", progress=counting, **options)
