@@ -87,6 +87,7 @@ def train(
         if isinstance(progress, TensorBoard):
             progress.catch_up()
         if found["status"] == "finished":
+            run.tidy()  # what a kill at its end left
             progress.message(f"{run.path} is finished already; --force trains it anew.")
         else:
             arrays = dict(training.borrowed or {})
@@ -323,11 +324,11 @@ class _Training:
         """Train one network from where it stands, anew when it diverges; weights and arrays."""
         checkpoints = self.run.checkpoints(number)
         with checkpoints.locked(wait):
-            if (arrays := checkpoints.finished()) is not None:
-                return arrays
             while True:
                 attempts = len(checkpoints.diverged())
                 recipe = self.recipes(attempts)[number]
+                if (arrays := checkpoints.finished(self._identity_of(recipe))) is not None:
+                    return arrays
                 try:
                     arrays = self._fit(recipe, checkpoints, progress)
                 except Diverged as error:
@@ -344,15 +345,27 @@ class _Training:
                     )
                     progress.message(f"Beginning anew with seed {recipe.seed + 1}.")
                 else:
-                    checkpoints.finish(arrays)
+                    checkpoints.finish(arrays, self._identity_of(recipe))
                     return arrays
+
+    def _identity_of(self, recipe: Recipe) -> dict[str, Any]:
+        """What tells the training of one network from any other."""
+        return {
+            "defense": self.defense.name,
+            "network": recipe.network,
+            "seed": recipe.seed,
+            "dataset": self.dataset.sha256,
+            "settings": recipe.settings.as_json(),
+            "backend": backend.name,
+        }
 
     def _fit(
         self, recipe: Recipe, checkpoints: Checkpoints, progress: Progress
     ) -> dict[str, np.ndarray]:
         """Train by a recipe, from the last epoch saved to the end."""
         loop = TrainLoop(recipe, self.dataset, self.defense.name)
-        if (saved := checkpoints.load()) is not None:
+        identity = self._identity_of(recipe)
+        if (saved := checkpoints.load(identity)) is not None:
             arrays, epoch, damaged = saved
             for text in damaged:
                 progress.message(f"Passed over {text}")
@@ -364,7 +377,7 @@ class _Training:
 
         def save(metrics: EpochMetrics) -> None:
             checkpoints.append_metrics(asdict(metrics))
-            checkpoints.save(metrics.epoch, loop.state())
+            checkpoints.save(metrics.epoch, loop.state(), identity)
 
         loop.run(save, progress, self.networks, self.eval_every)
         finished = recipe.finish(loop.ema, self.dataset)

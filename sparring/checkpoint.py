@@ -49,15 +49,27 @@ _METADATA = "sparring"
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that after a crash either the old or the new contents are there."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with _naming(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Give an OSError the path where it has none, as one of a write on a full disk."""
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def _sync_folder(folder: Path) -> None:
@@ -112,7 +124,7 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], str
     try:
         written = json.loads(metadata[_METADATA])
         header, expected = str(written["about"]), written["sha256"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise RunError(
             f"{path}: not written by Sparring, or damaged: its metadata has no {_METADATA!r}"
         ) from error
@@ -139,7 +151,7 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
     for line in path.read_bytes().splitlines():
         try:
             lines.append(dict(json.loads(line)))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             break
     return lines
 
@@ -164,7 +176,10 @@ def _locked(folder: Path, wait: float, busy: str) -> Iterator[None]:
 
 
 class Checkpoints:
-    """What is kept of one network's training until the whole run is finished."""
+    """What is kept of one network's training until the whole run is finished.
+
+    `of` in its methods says which training that is, as JSON values; files of another are refused.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -191,7 +206,7 @@ class Checkpoints:
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one epoch's line to metrics.jsonl."""
-        with self.metrics_file.open("a", encoding="utf-8") as file:
+        with _naming(self.metrics_file), self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -205,13 +220,18 @@ class Checkpoints:
 
     # Epochs
 
-    def save(self, epoch: int, arrays: Mapping[str, np.ndarray]) -> None:
+    def save(
+        self, epoch: int, arrays: Mapping[str, np.ndarray], of: Mapping[str, Any] | None = None
+    ) -> None:
         """Save what resuming after `epoch` needs; the epoch before it is kept too."""
-        write_tensors(self.path / f"epoch-{epoch:06d}.safetensors", arrays, {"epoch": epoch})
+        about = {"epoch": epoch, "of": of}
+        write_tensors(self.path / f"epoch-{epoch:06d}.safetensors", arrays, about)
         for old in self._epochs()[:-_KEPT_EPOCHS]:
             old.unlink()
 
-    def load(self) -> tuple[dict[str, np.ndarray], int, list[str]] | None:
+    def load(
+        self, of: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], int, list[str]] | None:
         """Arrays and number of the last epoch that is whole, or None when none was saved.
 
         The third value tells of damaged ones that were passed over. Raises RunError when epochs
@@ -220,7 +240,7 @@ class Checkpoints:
         damaged: list[str] = []
         for path in reversed(self._epochs()):
             try:
-                arrays, about, _ = read_tensors(path)
+                arrays, about = _read_of(path, of)
             except RunError as error:
                 damaged.append(str(error))
             else:
@@ -249,8 +269,9 @@ class Checkpoints:
     def give_up(self, attempt: Mapping[str, Any]) -> None:
         """Note an attempt that diverged and drop its epochs."""
         attempts = [*self.diverged(), dict(attempt)]
-        write_atomically(self.diverged_file, json.dumps(attempts).encode())
+        # First, so that after a kill the next attempt never goes on from this one's epochs.
         self.drop()
+        write_atomically(self.diverged_file, json.dumps(attempts).encode())
 
     def drop(self) -> None:
         """Drop what was saved of the epochs, and their metrics."""
@@ -260,15 +281,31 @@ class Checkpoints:
 
     # The end
 
-    def finish(self, arrays: Mapping[str, np.ndarray]) -> None:
+    def finish(self, arrays: Mapping[str, np.ndarray], of: Mapping[str, Any] | None = None) -> None:
         """Save what the training came to, then drop what only resuming needed."""
-        write_tensors(self.finished_file, arrays, {})
+        write_tensors(self.finished_file, arrays, {"of": of})
         for path in self._epochs():
             path.unlink()
 
-    def finished(self) -> dict[str, np.ndarray] | None:
+    def finished(self, of: Mapping[str, Any] | None = None) -> dict[str, np.ndarray] | None:
         """What the training came to, or None before its end; RunError when it is damaged."""
-        return read_tensors(self.finished_file)[0] if self.finished_file.is_file() else None
+        if not self.finished_file.is_file():
+            return None
+        try:
+            return _read_of(self.finished_file, of)[0]
+        except RunError as error:
+            raise RunError(f"{error}; --force trains anew") from error
+
+
+def _read_of(
+    path: Path, of: Mapping[str, Any] | None
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and what is said about them; RunError when another training wrote them."""
+    arrays, about, _ = read_tensors(path)
+    found = about.get("of")
+    if found is not None and of is not None and found != of:
+        raise RunError(f"{path}: of another training: expected {dict(of)}, found {found}")
+    return arrays, about
 
 
 class Run:
@@ -345,7 +382,8 @@ class Run:
     def write(self, values: Mapping[str, Any]) -> None:
         """Replace run.json."""
         text = json.dumps({"format": FORMAT, **values}, indent=2, ensure_ascii=False)
-        write_atomically(self.json_file, f"{text}\n".encode())
+        # In a C locale, paths hold lone surrogates; escaped by Python they are JSON's escapes.
+        write_atomically(self.json_file, f"{text}\n".encode(errors="backslashreplace"))
 
     def clear(self) -> None:
         """Make room for training anew; a finished run is put aside into previous/ until done.
@@ -355,27 +393,36 @@ class Run:
         with ExitStack() as locks:
             for network in self.networks():
                 locks.enter_context(network.locked())
-            if self.weights_file.is_file():
-                shutil.rmtree(self.previous_folder, ignore_errors=True)
-                self.previous_folder.mkdir()
-                # Weights first: run.json beside no weights is unfinished, never wrong.
-                for part in (
-                    self.weights_file,
-                    self.metrics_file,
-                    self.json_file,
-                    self.tensorboard_folder,
-                ):
+            shutil.rmtree(self.state_folder, ignore_errors=True)
+            if self._is_finished():
+                # Copied aside whole and renamed, so that one of the two is whole at any moment.
+                aside = self.state_folder / "previous"
+                aside.mkdir(parents=True)
+                for part in (self.weights_file, self.metrics_file, self.json_file):
                     if part.exists():
-                        part.replace(self.previous_folder / part.name)
+                        write_atomically(aside / part.name, part.read_bytes())
+                if self.tensorboard_folder.exists():
+                    shutil.copytree(self.tensorboard_folder, aside / self.tensorboard_folder.name)
+                shutil.rmtree(self.previous_folder, ignore_errors=True)
+                aside.replace(self.previous_folder)
+            # run.json first: what is left without it is nobody's.
+            for part in (self.json_file, self.weights_file, self.metrics_file):
+                part.unlink(missing_ok=True)
             shutil.rmtree(self.state_folder, ignore_errors=True)
             shutil.rmtree(self.tensorboard_folder, ignore_errors=True)
-            self.metrics_file.unlink(missing_ok=True)
+
+    def _is_finished(self) -> bool:
+        """Whether a whole training is here, be it damaged."""
+        try:
+            return self.weights_file.is_file() and self.read().get("status") == "finished"
+        except RunError:
+            return False
 
     def metrics(self) -> list[dict[str, Any]]:
         """All epochs' lines, by network and epoch; a line that a kill cut short is left out."""
-        if networks := self.networks():
-            return [line for network in networks for line in network.metrics()]
-        return _json_lines(self.metrics_file)
+        if self.metrics_file.is_file():  # written once all networks are trained
+            return _json_lines(self.metrics_file)
+        return [line for network in self.networks() for line in network.metrics()]
 
     def finish(
         self,
@@ -388,5 +435,9 @@ class Run:
             _write_json_lines(self.metrics_file, lines)
         sha256 = write_tensors(self.weights_file, arrays, about)
         self.write({**values, "status": "finished", "weights_sha256": sha256})
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Drop what only an unfinished run needs."""
         shutil.rmtree(self.state_folder, ignore_errors=True)
         shutil.rmtree(self.previous_folder, ignore_errors=True)

@@ -1,12 +1,14 @@
 """The command line: thin, and the only place that prints and exits.
 
-Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 training diverged; 130 Ctrl-C; 143
-SIGTERM.
+Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 training diverged; 4 disk full; 130
+Ctrl-C; 141 standard output was closed; 143 SIGTERM.
 """
 
 from __future__ import annotations
 
 import enum
+import errno
+import io
 import json
 import os
 import re
@@ -20,13 +22,15 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 
 from sparring import backend_choice
 from sparring.errors import Diverged, SettingsError, SparringError, unknown_name
 
-EXIT_FAILED, EXIT_DIVERGED = 1, 3
+EXIT_FAILED, EXIT_DIVERGED, EXIT_DISK = 1, 3, 4
 EXIT_INTERRUPTED, EXIT_TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+EXIT_CLOSED = 128 + 13  # SIGPIPE, which Windows does not have
+
+_DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -53,6 +57,9 @@ class Terminated(KeyboardInterrupt):
 def main() -> None:
     """Run the command line; the process ends with one of the codes above."""
     signal.signal(signal.SIGTERM, _raise_terminated)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A folder's name may have letters that the locale's encoding has not.
+        sys.stdout.reconfigure(errors="backslashreplace")
     app()
 
 
@@ -570,12 +577,13 @@ def report(
     with _errors():
         from rich.table import Table
 
+        from sparring import display
         from sparring import report as reports
         from sparring.results import gather
 
         found = gather(runs)
         paths = reports.write(found, out or runs)
-        console = Console(markup=False, highlight=False, emoji=False)
+        console = display.Output(markup=False, highlight=False, emoji=False)
         for section in found.sections:
             table = Table(box=None, pad_edge=False, header_style="bold")
             for name in ("defense", "test accuracy", "rejected", "seeds", ""):
@@ -626,7 +634,7 @@ def _train_many(
     with display.many(quiet) as watcher:
         jobs.run(todo, workers, watcher)
     runs = [Path(entry["path"]) for entry in planned["runs"]]
-    Console().print(display.table_of_runs(runs, out, {job.run: job.message for job in todo}))
+    display.Output().print(display.table_of_runs(runs, out, {job.run: job.message for job in todo}))
     failed = [job for job in todo if job.state == "failed"]
     for job in failed:
         if lines := job.last_lines():
@@ -724,14 +732,32 @@ def _errors(going_on: str = "") -> Iterator[None]:
     """Turn errors a user can mend into a message and an exit code; signals too, with a hint."""
     try:
         yield
+        sys.stdout.flush()
     except Terminated:
+        _ignore_signals()
         _fail(f"Terminated. {going_on}", EXIT_TERMINATED)
     except KeyboardInterrupt:
+        _ignore_signals()
         _fail(f"Interrupted. {going_on}", EXIT_INTERRUPTED)
     except Diverged as error:
         _fail(str(error), EXIT_DIVERGED)
-    except (SparringError, OSError) as error:
+    except BrokenPipeError:
+        # The interpreter flushes what is left at its end, and would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _fail(f"Standard output was closed. {going_on}", EXIT_CLOSED)
+    except OSError as error:
+        full = error.errno in _DISK_FULL
+        hint = f". What was saved before is whole. Make room. {going_on}" if full else ""
+        _fail(f"{error}{hint}", EXIT_DISK if full else EXIT_FAILED)
+    except SparringError as error:
         _fail(str(error), EXIT_FAILED)
+
+
+def _ignore_signals() -> None:
+    """End with the code of the first signal, whatever comes while the process ends."""
+    if signal.getsignal(signal.SIGTERM) is _raise_terminated:  # not in a program's own process
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -28,6 +28,14 @@ if TYPE_CHECKING:  # the scheduler shows its jobs without a framework
 _SECONDS_BETWEEN_LINES = 30
 
 
+class Output(Console):
+    """A console that leaves to the command line what a closed standard output means."""
+
+    def on_broken_pipe(self) -> None:
+        # Called while the error is handled.
+        raise
+
+
 def figures(metrics: EpochMetrics, seconds_left: float) -> str:
     """One epoch's figures as text."""
     tested = "" if metrics.test_accuracy is None else f"  test {metrics.test_accuracy:6.2%}"
@@ -117,7 +125,7 @@ class Live(Lines):
 @contextmanager
 def told() -> Iterator[Callable[[str], None]]:
     """A function told what is being done: one live line on a terminal, plain lines elsewhere."""
-    console = Console(stderr=True)
+    console = Output(stderr=True)
     if console.is_terminal and not console.is_dumb_terminal:
         with console.status("", spinner="line", refresh_per_second=4) as status:
             yield lambda text: status.update(Text(text))
@@ -128,7 +136,7 @@ def told() -> Iterator[Callable[[str], None]]:
 @contextmanager
 def counted(quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
     """A function told (done, total, text): a bar on a terminal, now and then a line elsewhere."""
-    console = Console()
+    console = Output()
     if quiet:
         yield lambda done, total, text: None
     elif console.is_terminal:
@@ -154,7 +162,7 @@ def counted(quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
 @contextmanager
 def shown(quiet: bool) -> Iterator[Progress]:
     """The Progress that fits where standard output goes."""
-    console = Console()
+    console = Output()
     if quiet:
         yield Silent()
     elif console.is_terminal:
@@ -243,9 +251,9 @@ class ManyLive(ManyLines):
 @contextmanager
 def many(quiet: bool) -> Iterator[ManyLines]:
     """The Watcher of many jobs that fits where standard output goes."""
-    console = Console()
+    console = Output()
     if quiet:
-        yield ManyLines(Console(quiet=True))
+        yield ManyLines(Output(quiet=True))
     elif console.is_terminal:
         with ManyLive(console) as live:
             yield live

@@ -156,6 +156,10 @@ class Recipe:
         logits = net(x)
         return cross_entropy(y, logits), hits(y, logits)
 
+    def chance(self, net: Any) -> float:
+        """The share of hits that guessing comes to; 0 where hits are no answers."""
+        return 1 / int(net.head[1].shape[0])
+
     def on_progress(self, net: Any, progress: Any) -> None:
         """Assign the net's non-trainable variables that ramp, at progress (a scalar) in [0, 1]."""
 

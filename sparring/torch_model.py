@@ -109,7 +109,8 @@ def load(path: str | Path) -> Network:
         size = int.from_bytes(data[:8], "little")
         header: dict[str, Any] = json.loads(data[8 : 8 + size])
         options = json.loads(header.pop("__metadata__")["network"])
-    except (ValueError, KeyError) as error:
+        network = Network(**options)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path}: not written by sparring convert, or damaged: {error!r}"
         ) from error
@@ -121,6 +122,5 @@ def load(path: str | Path) -> Network:
             raise ValueError(f"{path}: damaged: {name} is {entry}")
         flat = torch.frombuffer(bytearray(data[start:end]), dtype=torch.float32)
         state[name] = flat.reshape(entry["shape"])
-    network = Network(**options)
     network.load_state_dict(state)
     return network.eval()

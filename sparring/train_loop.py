@@ -23,6 +23,7 @@ from sparring.seeds import Stream
 
 _REMEMBERED_LOSSES = 30
 _STEPS_BETWEEN_LOOKS = 50
+_ABOVE_CHANCE = 1.1
 
 
 def learning_rate_factor(progress: Any) -> Any:
@@ -144,6 +145,12 @@ class TrainLoop:
             save(metrics)
             pace = (time.monotonic() - begun) / (self.epoch - done)
             progress.epoch(metrics, pace * (settings.epochs - self.epoch))
+            if last and metrics.accuracy < _ABOVE_CHANCE * self.recipe.chance(self.net):
+                progress.message(
+                    f"Network {self._network + 1} is hardly better than guessing: in its last "
+                    f"epoch {metrics.accuracy:.2%} of the training images were right. Try a lower "
+                    f"learning rate than {settings.learning_rate:g}, more epochs, or another seed."
+                )
 
     def _run_epoch(
         self, images: Any, labels: Any, progress: Progress
