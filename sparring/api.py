@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def train_network(
     )
     if training.borrowed is not None or not 0 <= network < training.networks:
         raise SettingsError(
-            f"network: expected 0 to {training.networks - 1} for {name}, got {network}"
+            f"{name} trains {training.networks} networks; there is no network {network + 1}"
             if training.borrowed is None
             else f"{name} serves the weights of {training.defense.borrows} and trains none"
         )
@@ -190,47 +191,45 @@ def plan(
     where = Path(out).expanduser().absolute()
     names = list(defenses.DEFENSES) if list(names) == ["all"] else list(dict.fromkeys(names))
     names.sort(key=lambda name: defenses.get(name).borrows is not None)  # after their lenders
-    entries = []
+    runs = []
     with _device_scope(device) as device_name:
         for source in data:
             dataset = datasets.load(source, data_dir).limit(limit_train, limit_test)
-            for number in seeds or [seed]:
+            for number, name in product(seeds or [seed], names):
                 folder = where / f"seed-{number}" if seeds else where
-                for name in names:
-                    request = {"name": name, "seed": number, "out": str(folder)}
-                    entry = {
-                        "path": str(folder / dataset.name / name),
-                        "title": f"{name} on {dataset.name}" + f", seed {number}" * bool(seeds),
-                        "request": {**request, "data": _absolute(source)},
-                        **{"networks": 1, "epochs": 0, "work": 0.0, "status": "new"},
-                        **{"needs": None, "error": ""},
-                    }
-                    entries.append(entry)
-                    if (lender := defenses.get(name).borrows) is not None and lender in names:
-                        # What it takes is not there yet, so neither can it be checked.
-                        entry["needs"] = str(folder / dataset.name / lender)
-                        entry["request"] = {**request, "data": _absolute(source), "force": force}
-                        entry["status"] = "new" if force else _status(folder / dataset.name / name)
-                        continue
-                    try:
-                        training = _Training.of(
-                            *(name, dataset, None, None, None, folder, number),
-                            *(restarts, eval_every, settings),
-                        )
-                        if training.run.exists():
-                            with training.run.locked():
-                                training.begin(device_name, force)
-                    except RunError as error:
-                        entry["error"] = str(error)
-                    else:
-                        recipes = training.recipes()
-                        own = recipes[0].settings
-                        entry["networks"] = len(recipes)
-                        entry["epochs"] = own.epochs
-                        images = dataset.info.train_images * own.epochs
-                        entry["work"] = images * own.filters**2 * defenses.get(name).step_cost
-                        entry["status"] = _status(training.run.path)
-    return {"devices": backend.devices(), "runs": entries}
+                request = {"name": name, "data": _absolute(source), "seed": number}
+                entry: dict[str, Any] = {
+                    "path": str(folder / dataset.name / name),
+                    "title": f"{name} on {dataset.name}" + f", seed {number}" * bool(seeds),
+                    "request": {**request, "out": str(folder)},
+                    **{"networks": 1, "epochs": 0, "work": 0.0},
+                    **{"status": "new", "needs": None, "error": ""},
+                }
+                runs.append(entry)
+                if (lender := defenses.get(name).borrows) is not None and lender in names:
+                    # What it takes is not there yet, so neither can it be checked.
+                    entry["needs"] = str(folder / dataset.name / lender)
+                    entry["request"]["force"] = force
+                    entry["status"] = "new" if force else _status(Path(entry["path"]))
+                    continue
+                try:
+                    training = _Training.of(
+                        *(name, dataset, None, None, None, folder, number),
+                        *(restarts, eval_every, settings),
+                    )
+                    if training.run.exists():
+                        with training.run.locked():
+                            training.begin(device_name, force)
+                except RunError as error:
+                    entry["error"] = str(error)
+                    continue
+                recipes = training.recipes()
+                own = recipes[0].settings
+                steps = dataset.info.train_images * own.epochs
+                entry["networks"], entry["epochs"] = len(recipes), own.epochs
+                entry["work"] = steps * own.filters**2 * training.defense.step_cost
+                entry["status"] = _status(training.run.path)
+    return {"devices": backend.devices(), "runs": runs}
 
 
 def _status(path: Path) -> str:

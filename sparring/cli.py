@@ -627,7 +627,9 @@ def _train_many(
     if cluster:
         workers: jobs.Workers = jobs.Cluster(cluster, environment)
     else:
-        places = jobs.places(at_a_time or 1, planned["devices"], len(todo))
+        # A device that was named is every job's; else each gets its own.
+        devices = [] if options["device"] else planned["devices"]
+        places = jobs.places(at_a_time or 1, devices, len(todo))
         workers = jobs.Processes([environment | place for place in places])
     if cluster or len(places) > 1:
         todo = jobs.longest_first(todo)

@@ -311,7 +311,7 @@ def test_networks_trained_apart_are_the_same(dataset: Dataset, tmp_path: Path) -
 
 
 def test_a_network_that_is_none_is_refused(dataset: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="network: expected 0 to 2 for majority, got 3"):
+    with pytest.raises(SettingsError, match="majority trains 3 networks; there is no network 4"):
         sparring.train_network("majority", 3, dataset, out=tmp_path, **SMALL)
     sparring.train("baseline", dataset, out=tmp_path, **SMALL)
     with pytest.raises(SettingsError, match="serves the weights of baseline and trains none"):

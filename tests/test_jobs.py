@@ -284,7 +284,7 @@ def test_train_many_goes_on_past_failures_and_resumes(
         (["all", "--jobs", "2", "--cluster", "local"], 2, "give one"),
         (["baseline", "blrr"], 1, "unknown defense 'blrr'. Did you mean 'blur'?"),
         (["all", "--epochs", "0"], 1, "epochs: expected at least 1, got 0"),
-        (["majority", "--network", "4"], 1, "network: expected 0 to 2 for majority, got 3"),
+        (["majority", "--network", "4"], 1, "majority trains 3 networks; there is no network 4"),
     ],
 )
 def test_wrong_use(
