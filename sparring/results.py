@@ -26,7 +26,7 @@ from sparring.figures import Mean, Rate
 FORMAT = 1
 """Version of what `Gathered.as_json` gives."""
 
-_OWN_FOLDERS = {"attacks", "parts", "previous", "state"}
+_OWN_FOLDERS = {"attacks", "logs", "previous", "state"}
 _RATES = ("clean_accuracy", "clean_rejected", "success_rate", "robust_accuracy")
 _RESULTS = ("test_accuracy", "rejected", "seconds")
 

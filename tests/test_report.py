@@ -187,8 +187,8 @@ def test_a_seed_counts_once_and_restarts_count_with_their_last(tmp_path: Path) -
 
 
 def test_runs_are_found_whatever_their_folders_are_called(tmp_path: Path) -> None:
-    deep = run(tmp_path / "previous/parts/x y", seed=1)
-    for own in ("previous", "attacks/pgd", "parts/0", "state"):
+    deep = run(tmp_path / "previous/logs/x y", seed=1)
+    for own in ("previous", "attacks/pgd", "logs/0", "state"):
         run(deep / own, seed=7)
     run(deep / "else", seed=2)
     (tmp_path / "link").symlink_to(deep.parent)
