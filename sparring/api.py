@@ -457,7 +457,7 @@ def load(run: str | Path) -> Defense:
         raise RunError(
             f"{directory.weights_file}: expected an array {error}, found none"
         ) from error
-    loaded.results, loaded.path = results, directory.path
+    loaded.results, loaded.path, loaded.weights_sha256 = results, directory.path, found
     return loaded
 
 

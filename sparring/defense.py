@@ -35,7 +35,8 @@ class Defense:
     `step_cost`: a training step beside the baseline's, measured, for who plans many trainings.
 
     Attributes: `info` (of the data set), `settings`, `nets`, `arrays` (from Recipe.finish, by
-    "network/name"), and of a loaded run `path` and `results`, what its training came to.
+    "network/name"), and of a loaded run `path`, `results`, what its training came to, and
+    `weights_sha256`.
     """
 
     name: ClassVar[str]
@@ -63,6 +64,7 @@ class Defense:
         self.nets, self.arrays = list(nets), dict(arrays or {})
         self.results: dict[str, Any] = {}
         self.path: Path | None = None
+        self.weights_sha256: str | None = None
         self._seed = keras.Variable(0, dtype="int32", trainable=False, name="seed")
         self.averaged = False  # whether draws were chosen since this was last set to False
         self._draw: Any = 0

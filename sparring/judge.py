@@ -229,6 +229,7 @@ def evaluate(
     about = {
         "defense": defense.name,
         "run": str(defense.path) if defense.path else None,
+        "weights_sha256": defense.weights_sha256,
         "attack": describe(attack),
         "attack_sha256": _source_hash(attack),
         "threat": {"norm": threat.norm, "eps": threat.eps},

@@ -462,7 +462,10 @@ def _verdicts(
         if of != values["defense"]:
             notes.append(f"{name} is left out: it is of {of}")
             continue
-        if changed < _seconds(results.get("finished")):
+        if found.get("weights_sha256") not in (None, values.get("weights_sha256")):
+            text = "of other weights than the run's: the run was trained anew"
+            verdict = replace(verdict, warnings=[*verdict.warnings, text])
+        elif changed < _seconds(results.get("finished")):
             text = "older than the run's weights: the run was trained anew, or the clocks differ"
             verdict = replace(verdict, warnings=[*verdict.warnings, text])
         yield verdict

@@ -297,6 +297,20 @@ def test_another_evaluation_does_not_go_on(linear: Linear, grays: Dataset, tmp_p
         judged(linear, grays, attack, out=tmp_path / "notes")
 
 
+def test_an_evaluation_of_other_weights_does_not_go_on(
+    linear: Linear, grays: Dataset, tmp_path: Path
+) -> None:
+    out = tmp_path / "v"
+    linear.weights_sha256 = "before"
+    with pytest.raises(AttackError):
+        judged(linear, grays, Fragile(linear, _raise(ValueError())), batch_size=2, out=out)
+    linear.weights_sha256 = "after"  # trained anew
+    attack = Fragile(linear, lambda: None)
+    judged(linear, grays, attack, batch_size=2, out=out)
+    assert attack.calls == 4
+    assert json.loads((out / "report.json").read_text())["weights_sha256"] == "after"
+
+
 def test_chosen_images(linear: Linear, grays: Dataset) -> None:
     report = judged(linear, grays, lambda d, x, y, t: x, images=[8, 2, 3])
     assert report.index.tolist() == [2, 3, 8]

@@ -380,6 +380,12 @@ def test_verdicts_of_earlier_weights(tmp_path: Path) -> None:
     assert only(found).notes == ["b: verdicts of attacks are left out: they are of earlier weights"]
 
 
+def test_a_verdict_of_other_weights(tmp_path: Path) -> None:
+    verdict(run(tmp_path / "a"), weights_sha256="0" * 64)
+    [attacked] = only(gather(tmp_path)).attacks
+    assert attacked.warnings[0].startswith("of other weights than the run's")
+
+
 def test_a_verdict_of_the_judge(digits_baseline: Defense, tmp_path: Path) -> None:
     assert digits_baseline.path is not None
     runs = tmp_path / "runs"
