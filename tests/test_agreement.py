@@ -60,9 +60,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np.
     return found
 
 
-def _largest_relative(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest difference, relative to the largest value."""
-    return float(np.abs(a - b).max() / np.abs(b).max())
+def _largest_relative(a: np.ndarray, b: np.ndarray, terms: float = 0.0) -> float:
+    """The largest difference, relative to the largest value, or to the terms it is summed of."""
+    return float(np.abs(a - b).max() / max(np.abs(b).max(), terms))
 
 
 @pytest.mark.parametrize("other", NAMES[1:])
@@ -81,6 +81,10 @@ def test_loss_logits_and_gradients_agree(
 # have either.
 SIGNED = ("pgdtrain", "trades")
 
+# The gradient by the logarithm of knn's scale, 1 at first, is the difference of two means of
+# similarities, which are up to 1 and all but cancel; they are what is rounded.
+TERMS = {"knn/gradient6": 1.0}
+
 
 @pytest.mark.parametrize("other", NAMES[1:])
 @pytest.mark.parametrize("name", [name for name in DEFENSES if name not in SIGNED])
@@ -92,7 +96,7 @@ def test_every_recipe_agrees(
     assert len(keys) >= 7 or name == "randomneuron"
     for key in keys:
         # Several networks' passes follow each other in some: TRAINED rather than ROUNDING.
-        assert _largest_relative(second[key], first[key]) < TRAINED, key
+        assert _largest_relative(second[key], first[key], TERMS.get(key, 0.0)) < TRAINED, key
 
 
 @pytest.mark.parametrize("other", NAMES[1:])
