@@ -57,7 +57,7 @@ class AdvTrain(Defense):
 
     name = "advtrain"
     idea = "trains on images moved along their loss gradient, one step in L2"
-    step_cost = 2.5
+    step_cost = 2.6
     recipe = AdvTrainRecipe
     course_settings = AdvTrainSettings()
     # Twice the L2 eps it is usually attacked at, as the course's 2.

@@ -56,7 +56,7 @@ class Discretize(Defense):
 
     name = "discretize"
     idea = "turns each channel into 20 bits, which have no gradient"
-    step_cost = 1.4
+    step_cost = 1.3
     recipe = DiscretizeRecipe
     # Half of the code's bits are set, so the first layer's steps are large: twice the course's rate
     # blew up.

@@ -148,7 +148,7 @@ class Injection(Defense):
     name = "injection"
     idea = "plants trapdoors in the network and rejects what falls into them"
     outside = "the rejection of what falls into a trapdoor"
-    step_cost = 1.6
+    step_cost = 1.9
     recipe = InjectionRecipe
     detects = True
     course_settings = InjectionSettings()

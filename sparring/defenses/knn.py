@@ -146,7 +146,7 @@ class Knn(Defense):
     name = "knn"
     idea = "answers with the labels of the nearest training images"
     outside = "the stored embeddings and the vote of the nearest; the outputs are embeddings"
-    step_cost = 1.9
+    step_cost = 2.3
     recipe = KnnRecipe
     differentiable = False
     course_settings = KnnSettings()

@@ -42,7 +42,7 @@ class PgdTrain(Defense):
 
     name = "pgdtrain"
     idea = "trains on multi-step Linf adversarial examples (ours, after Madry et al.)"
-    step_cost = 5.1
+    step_cost = 5.8
     recipe = PgdTrainRecipe
     course_settings = PgdSettings()
     adapted = ADAPTED

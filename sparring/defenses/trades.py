@@ -59,7 +59,7 @@ class Trades(Defense):
 
     name = "trades"
     idea = "trades accuracy for answers that stay alike nearby (ours, after Zhang et al.)"
-    step_cost = 7.8
+    step_cost = 9.1
     recipe = TradesRecipe
     course_settings = TradesSettings()
     adapted = ADAPTED

@@ -38,7 +38,7 @@ class Transform(Defense):
     name = "transform"
     idea = "augments images strongly and at random before it answers"
     outside = "the random augmentation before each answer"
-    step_cost = 1.4
+    step_cost = 1.2
     recipe = TransformRecipe
     stochastic = True
 
