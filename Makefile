@@ -35,7 +35,7 @@ $(VENV)/installed-torch: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/installed-all: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) --editable '.[torch,tensorflow,jax,tensorboard,test]'
+	$(INSTALL) --editable '.[torch,tensorflow,jax,test]'
 	@touch $@ $(VENV)/installed-torch
 
 $(BIN)/python:

@@ -190,7 +190,7 @@ class ManyLines:
 
     def look(self) -> None:
         if time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
-            running = [line for job in self._jobs if (line := self._running(job))]
+            running = [f"[{line}]" for job in self._jobs if (line := self._running(job))]
             self._line("  ".join([self._stand(), *running]))
 
     def _line(self, text: str) -> None:
@@ -209,7 +209,7 @@ class ManyLines:
         if job.state != "running":
             return ""
         if not job.epochs:
-            return f"[{job.title}]"
+            return job.title
         metrics = job.progress()
         done, text = metrics.get("epoch", 0), ""
         if metrics:
@@ -218,7 +218,7 @@ class ManyLines:
             text = f", loss {metrics['loss']:.4f}"
             text += "" if tested is None else f", test {tested:.2%}"
             text += f", {duration(left)} left"
-        return f"[{job.title}: epoch {done}/{job.epochs}{text}]"
+        return f"{job.title}: epoch {done}/{job.epochs}{text}"
 
 
 class ManyLive(ManyLines):
@@ -244,7 +244,7 @@ class ManyLive(ManyLines):
         if time.monotonic() - self._looked < 1:
             return
         self._looked = time.monotonic()
-        lines = [line[1:-1] for job in self._jobs if (line := self._running(job))]
+        lines = [line for job in self._jobs if (line := self._running(job))]
         self._live.update(Text("\n".join([*lines, self._stand()])))
 
 

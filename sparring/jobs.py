@@ -151,7 +151,6 @@ def jobs_of(plan: Mapping[str, Any], options: Mapping[str, Any]) -> list[Job]:
         if entry["status"] == "finished":
             continue
         request = {**options, **entry["request"]}
-
         title, epochs, work = entry["title"], entry["epochs"], entry["work"]
         whole = Job(title, path, None, epochs, work, {"do": "train", **request})
         if several:
