@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -297,7 +298,7 @@ class _Training:
         run = Run(folder / name)
         return cls(defense, dataset, chosen, run, identity, borrowed, seed, restarts, eval_every)
 
-    @property
+    @cached_property
     def networks(self) -> int:
         """How many networks are trained."""
         return len(self.recipes())
