@@ -36,6 +36,7 @@ def train(
     name: str,
     data: str | Dataset = "digits",
     *,
+    preset: str = "course",
     data_dir: str | Path | None = None,
     limit_train: int | None = None,
     limit_test: int | None = None,
@@ -55,6 +56,7 @@ def train(
     Args:
         name: of the defense, as in `sparring list`.
         data: a Dataset, or what `sparring.data.load` takes: a name or the path of an .npz file.
+        preset: "course", its recipe, or "fast", which learns the same in a tenth of the time.
         data_dir: folder with the data set's files; None downloads them where needed.
         limit_train: use the first so many training images only.
         limit_test: use the first so many test images only.
@@ -79,7 +81,8 @@ def train(
     if tensorboard:
         tensorboard_library()  # is missed before anything is downloaded
     training = _Training.of(
-        name, data, data_dir, limit_train, limit_test, out, seed, restarts, eval_every, settings
+        *(name, data, preset, data_dir, limit_train, limit_test),
+        *(out, seed, restarts, eval_every, settings),
     )
     progress = progress or Silent()
     run = training.run
@@ -109,6 +112,7 @@ def train_network(
     network: int,
     data: str | Dataset = "digits",
     *,
+    preset: str = "course",
     data_dir: str | Path | None = None,
     limit_train: int | None = None,
     limit_test: int | None = None,
@@ -130,7 +134,8 @@ def train_network(
     if tensorboard:
         tensorboard_library()
     training = _Training.of(
-        name, data, data_dir, limit_train, limit_test, out, seed, restarts, eval_every, settings
+        *(name, data, preset, data_dir, limit_train, limit_test),
+        *(out, seed, restarts, eval_every, settings),
     )
     if training.borrowed is not None or not 0 <= network < training.networks:
         raise SettingsError(
@@ -165,6 +170,7 @@ def plan(
     names: Sequence[str],
     data: Sequence[str],
     *,
+    preset: str = "course",
     out: str | Path = "runs",
     seeds: Sequence[int] = (),
     seed: int = 0,
@@ -215,7 +221,7 @@ def plan(
                     continue
                 try:
                     training = _Training.of(
-                        *(name, dataset, None, None, None, folder, number),
+                        *(name, dataset, preset, None, None, None, folder, number),
                         *(restarts, eval_every, settings),
                     )
                     if training.run.exists():
@@ -265,6 +271,7 @@ class _Training:
         cls,
         name: str,
         data: str | Dataset,
+        preset: str,
         data_dir: str | Path | None,
         limit_train: int | None,
         limit_test: int | None,
@@ -283,11 +290,12 @@ class _Training:
         dataset = dataset.limit(limit_train, limit_test)
         folder = Path(out).expanduser() / dataset.name
         identity: dict[str, Any] = {"defense": name, "dataset": dataset.info.as_json()}
+        identity["preset"] = preset
         borrowed = None
         if defense.borrows is None:
-            chosen = defense.settings_for(dataset).replace(**settings)
+            chosen = defense.settings_for(dataset, preset).replace(**settings)
         else:
-            chosen, borrowed, sha256 = _borrow(defense, folder / defense.borrows, dataset)
+            chosen, borrowed, sha256 = _borrow(defense, folder / defense.borrows, dataset, preset)
             if chosen.replace(**settings) != chosen:
                 raise SettingsError(
                     f"{name} serves the weights of {defense.borrows} and takes its settings, "
@@ -401,7 +409,7 @@ class _Training:
 
 
 def _borrow(
-    defense: type[Defense], path: Path, dataset: Dataset
+    defense: type[Defense], path: Path, dataset: Dataset, preset: str
 ) -> tuple[Settings, dict[str, np.ndarray], str]:
     """Settings, arrays and hash of the trained defense whose weights another one serves."""
     try:
@@ -415,6 +423,11 @@ def _borrow(
         raise RunError(
             f"{defense.name} serves the weights of {path}: expected it trained on the same data, "
             f"{dataset.info}, found {lender.info}"
+        )
+    if (found := Run(path).read().get("preset", "course")) != preset:
+        raise SettingsError(
+            f"{defense.name} serves the weights of {path}, which were trained with preset {found}; "
+            f"got preset {preset}"
         )
     arrays, _, sha256 = read_tensors(Run(path).weights_file)
     return lender.settings, arrays, sha256

@@ -152,8 +152,8 @@ def _number(value: Any) -> Any:
     completed epoch. Several defenses, data sets or seeds, and 'all', are trained as jobs of their
     own, one after the other or --jobs at a time; what is finished is skipped, and one that fails
     does not stop the others. Settings not given here are the defense's own; --config takes more of
-    them (momentum, weight_decay, ema_decay, head_size, flip, and the defense's own, as eps of
-    pgdtrain).
+    them (momentum, weight_decay, ema_decay, head_size, flip, optimizer, schedule, initializer, and
+    the defense's own, as eps of pgdtrain).
     """
 )
 def train(
@@ -173,6 +173,14 @@ def train(
             "with x_train, y_train, x_test, y_test; repeatable.",
         ),
     ] = ["digits"],  # noqa: B006 - never changed
+    preset: Annotated[
+        str,
+        typer.Option(
+            metavar="course|fast",
+            help="How it learns: by the course's recipe, or fast, the same in about a tenth of "
+            "the time.",
+        ),
+    ] = "course",
     data_dir: Annotated[
         Path | None,
         typer.Option(help="Folder with the data set's files, instead of downloading them."),
@@ -193,7 +201,14 @@ def train(
         int | None, typer.Option(metavar="N", help="Images in one training step.")
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(metavar="X", help="At the start; it falls along a cosine.")
+        float | None, typer.Option(metavar="X", help="At its highest; it falls from there.")
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="float32|bfloat16",
+            help="Of convolutions while training; bfloat16 is faster where the processor has it.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Everything random follows from it.")] = 0,
     backend: Annotated[
@@ -256,8 +271,10 @@ def train(
             "epochs": epochs,
             "batch_size": batch_size,
             "learning_rate": learning_rate,
+            "precision": precision,
         }
         options: dict[str, Any] = {
+            "preset": preset,
             "data_dir": data_dir,
             "limit_train": limit_train,
             "limit_test": limit_test,

@@ -27,8 +27,9 @@ class Defense:
     share: softmax of the one network's logits, nothing rejected.
 
     Class attributes: `name`; `idea`, one line; `recipe`, how its network is trained;
-    `course_settings`; `adapted`, by data set the settings that differ there; `networks`, how many
-    it trains, in words; `stochastic`: answers are drawn at random; `differentiable`: gradients of
+    `course_settings`; `adapted`, by data set the settings that differ there, and `tuned`, by preset
+    and data set ("" for any) those that differ in one preset; `networks`, how many it trains, in
+    words; `stochastic`: answers are drawn at random; `differentiable`: gradients of
     `logits` by the images are useful as they are; `detects`: some inputs are rejected; `threshold`:
     those whose score is above it; `borrows`: the defense whose weights it serves instead of
     training; `outside`: what of its answer is not in its networks, for who takes those elsewhere;
@@ -44,6 +45,7 @@ class Defense:
     recipe: ClassVar[type[Recipe]] = Recipe
     course_settings: ClassVar[Settings] = Settings()
     adapted: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    tuned: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {}
     networks: ClassVar[str] = "1"
     stochastic: ClassVar[bool] = False
     differentiable: ClassVar[bool] = True
@@ -81,10 +83,16 @@ class Defense:
         return [cls.recipe(info, settings, seed)]
 
     @classmethod
-    def settings_for(cls, dataset: Dataset) -> Settings:
-        """The settings this defense is trained with on a data set unless told otherwise."""
-        settings = cls.course_settings.scaled_to(dataset.name)
-        settings = settings.replace(**cls.adapted.get(dataset.name, {}))
+    def settings_for(cls, dataset: Dataset, preset: str = "course") -> Settings:
+        """The settings this defense is trained with on a data set unless told otherwise.
+
+        Raises SettingsError for a preset other than course and fast.
+        """
+        settings = cls.course_settings.scaled_to(dataset.name, preset)
+        tuned = cls.tuned.get(preset, {})
+        for changes in (tuned.get("", {}), cls.adapted.get(dataset.name, {})):
+            settings = settings.replace(**changes)
+        settings = settings.replace(**tuned.get(dataset.name, {}))
         return settings if settings.flip is not None else settings.replace(flip=dataset.mirror)
 
     def reseed(self, seed: int) -> None:

@@ -18,6 +18,12 @@ PREDICTION_BATCH = 128
 """Images that go through a network at a time when nothing is trained; bounds the memory."""
 
 
+_INITIALIZERS = {
+    "glorot": keras.initializers.GlorotUniform,
+    "he": keras.initializers.HeUniform,
+}
+
+
 def to_float(images: Any) -> Any:
     """uint8 images on the device as float32 in [0, 1]."""
     return ops.cast(images, "float32") / 255
@@ -43,15 +49,21 @@ class AllConv(keras.layers.Layer):
     A defense changes it by overriding `door`, `activation` and `head_activation`. One layer holds
     all of it, because a call of a Keras layer costs about as much Python time on PyTorch as a
     small convolution. It is built when made: kernels [height, width, in, out] drawn from Glorot's
-    uniform distribution, biases zero.
+    or He's uniform distribution, biases zero.
 
     Args:
         shape: (height, width, channels) of what `door` gives, sides of 8 and more.
         outputs: number of logits.
         filters: width of the first convolution.
         head_size: side of the head's kernel; 1, or 3 as in the course's old checkpoints.
+        initializer: of the kernels, glorot or he (https://arxiv.org/abs/1502.01852).
         seed: of the initial kernels.
+
+    Attributes: `precision`, the dtype of convolutions and activations; weights, what follows the
+    average over space, and with it losses and gradients by weights stay float32.
     """
+
+    precision = "float32"
 
     def __init__(
         self,
@@ -59,9 +71,11 @@ class AllConv(keras.layers.Layer):
         outputs: int,
         filters: int,
         head_size: int = 1,
+        initializer: str = "glorot",
         seed: int = 0,
     ) -> None:
         super().__init__(name="allconv")
+        self._initializer = _INITIALIZERS[initializer]
         self.scales: list[list[tuple[Any, Any]]] = []
         self._seed, self._made = seed, 0
         height, width, channels = shape
@@ -76,9 +90,7 @@ class AllConv(keras.layers.Layer):
         self.built = True
 
     def _conv(self, name: str, side: int, inputs: int, outputs: int) -> tuple[Any, Any]:
-        initializer = keras.initializers.GlorotUniform(
-            seed=spread(self._seed, Stream.WEIGHTS, self._made)
-        )
+        initializer = self._initializer(seed=spread(self._seed, Stream.WEIGHTS, self._made))
         self._made += 1
         kernel = self.add_weight(
             shape=(side, side, inputs, outputs), initializer=initializer, name=f"{name}_kernel"
@@ -121,7 +133,7 @@ class AllConv(keras.layers.Layer):
 
     def features(self, x: Any) -> Any:
         """What enters the head: [B, H / 2^scales, W / 2^scales, filters * 2^scales]."""
-        x = self.door(x)
+        x = ops.cast(self.door(x), self.precision)
         for convs in self.scales:
             for kernel, bias in convs:
                 x = self.activation(backend.conv2d(x, kernel, bias))
@@ -130,7 +142,8 @@ class AllConv(keras.layers.Layer):
 
     def head_logits(self, features: Any) -> Any:
         """Logits [B, outputs] of what `features` gave."""
-        return ops.mean(self.head_activation(backend.conv2d(features, *self.head)), axis=(1, 2))
+        outputs = self.head_activation(backend.conv2d(features, *self.head))
+        return ops.mean(ops.cast(outputs, "float32"), axis=(1, 2))
 
     def call(self, x: Any) -> Any:
         """Logits [B, outputs] of images [B, height, width, channels], float32."""

@@ -16,6 +16,7 @@ from sparring import backend
 from sparring.checkpoint import not_finite
 from sparring.data import Dataset
 from sparring.errors import Diverged, RunError
+from sparring.muon import Muon
 from sparring.nets import to_float
 from sparring.progress import EpochMetrics, Progress
 from sparring.recipe import Recipe
@@ -24,11 +25,18 @@ from sparring.seeds import Stream
 _REMEMBERED_LOSSES = 30
 _STEPS_BETWEEN_LOOKS = 50
 _ABOVE_CHANCE = 1.1
+_WARM_UP = 0.05  # share of the training in which a linear schedule rises
 
 
-def learning_rate_factor(progress: Any) -> Any:
-    """What the learning rate is multiplied with: cos(7/16 pi p), p in [0, 1]; ends at 0.195."""
-    return ops.cos(7 / 16 * math.pi * progress)
+def learning_rate_factor(schedule: str, progress: Any) -> Any:
+    """What the learning rate is multiplied with at progress p in [0, 1].
+
+    cosine: cos(7/16 pi p), ends at 0.195. linear: up from 0.1 over the first twentieth, then down
+    to 0.
+    """
+    if schedule == "cosine":
+        return ops.cos(7 / 16 * math.pi * progress)
+    return ops.minimum(0.1 + 0.9 / _WARM_UP * progress, (1 - progress) / (1 - _WARM_UP))
 
 
 @final
@@ -51,9 +59,15 @@ class TrainLoop:
         self.recipe, self.dataset, self.settings = recipe, dataset, recipe.settings
         self._defense, self._network = defense, recipe.network
         self.net, self.ema = recipe.net(), recipe.net()
-        # On PyTorch, Keras's SGD turns a learning rate on the device into a number, a wait in every
-        # step; at rate 1 with gradients scaled beforehand the arithmetic is the same without it.
-        self._optimizer = keras.optimizers.SGD(lambda: 1.0, momentum=self.settings.momentum)
+        self.net.precision = self.settings.precision
+        momentum = self.settings.momentum
+        if self.settings.optimizer == "muon":
+            self._optimizer = Muon(lambda: self._rate(self._progress()), momentum)
+        else:
+            # On PyTorch, Keras's SGD turns a learning rate on the device into a number, a wait in
+            # every step; at rate 1 with gradients scaled beforehand the arithmetic is the same
+            # without it.
+            self._optimizer = keras.optimizers.SGD(lambda: 1.0, momentum=momentum)
         self._optimizer.build(self.net.trainable_variables)
         backend.lay_out(self._optimizer.variables)
         self.steps_per_epoch = math.ceil(len(dataset.x_train) / self.settings.batch_size)
@@ -74,8 +88,7 @@ class TrainLoop:
     # One step, on the device
 
     def _train_on(self, images: Any, labels: Any, indices: Any) -> tuple[Any, Any]:
-        updates = ops.cast(self._optimizer.iterations, "float32")
-        progress = updates / self._steps
+        progress = self._progress()
         self.recipe.on_progress(self.net, progress)
         x = to_float(ops.take(images, indices, axis=0))
         x, y = self.recipe.augment(x, ops.take(labels, indices, axis=0))
@@ -93,11 +106,23 @@ class TrainLoop:
                 gradient + penalty * variable if id(variable) in penalized else gradient
                 for gradient, variable in zip(gradients, variables, strict=True)
             ]
-        rate = self.settings.learning_rate * learning_rate_factor(progress)
-        self._optimizer.apply([gradient * rate for gradient in gradients])
+        if self.settings.optimizer == "sgd":
+            rate = self._rate(progress)
+            gradients = [gradient * rate for gradient in gradients]
+        updates = ops.cast(self._optimizer.iterations, "float32")
+        self._optimizer.apply(gradients)
         decay = ops.minimum(self.settings.ema_decay, (1 + updates) / (10 + updates))
         backend.moving_average(self.ema.trainable_variables, variables, decay)
         return loss, hits
+
+    def _progress(self) -> Any:
+        """The share of all updates that are done, in [0, 1)."""
+        return ops.cast(self._optimizer.iterations, "float32") / self._steps
+
+    def _rate(self, progress: Any) -> Any:
+        """The learning rate at progress in [0, 1]."""
+        settings = self.settings
+        return settings.learning_rate * learning_rate_factor(settings.schedule, progress)
 
     # All epochs, on the host
 
@@ -184,8 +209,7 @@ class TrainLoop:
 
     def _learning_rate(self, step: int) -> float:
         """The learning rate at a step counted from 0 over all epochs."""
-        factor = ops.convert_to_numpy(learning_rate_factor(step / self._steps))
-        return self.settings.learning_rate * float(factor)
+        return float(ops.convert_to_numpy(self._rate(step / self._steps)))
 
     def _look(self, scalars: list[Any], steps_before: int) -> np.ndarray:
         """The losses of the steps after `steps_before`; Diverged at the first not finite."""

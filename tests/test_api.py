@@ -55,6 +55,25 @@ def files(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} - {".lock"}
 
 
+def test_presets_are_kept_apart(dataset: Dataset, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"out": tmp_path, "filters": 4, "epochs": 1}
+    fast = sparring.train("baseline", dataset, preset="fast", **options)
+    assert fast.path is not None
+    run = json.loads((fast.path / "run.json").read_text())
+    assert run["preset"] == "fast"
+    assert run["settings"]["optimizer"] == "muon"
+    with pytest.raises(RunError, match="preset is 'fast' there, 'course' here"):
+        sparring.train("baseline", dataset, **options)
+    message = "were trained with preset fast; got preset course"
+    with pytest.raises(SettingsError, match=message):
+        sparring.train("randomneuron", dataset, out=tmp_path)
+    served = sparring.train("randomneuron", dataset, preset="fast", out=tmp_path)
+    assert served.path is not None
+    assert json.loads((served.path / "run.json").read_text())["preset"] == "fast"
+    with pytest.raises(SettingsError, match=r"unknown preset 'slow'. Valid: course, fast\."):
+        sparring.train("blur", dataset, preset="slow", out=tmp_path)
+
+
 @pytest.mark.backend
 def test_a_finished_run_on_disk(dataset: Dataset, tmp_path: Path) -> None:
     recorder = Recorder()
@@ -66,12 +85,16 @@ def test_a_finished_run_on_disk(dataset: Dataset, tmp_path: Path) -> None:
 
     run = json.loads((folder / "run.json").read_text())
     assert run["status"] == "finished"
-    assert (run["defense"], run["seed"]) == ("baseline", 7)
+    assert (run["defense"], run["seed"], run["preset"]) == ("baseline", 7, "course")
     assert run["backend"] == keras.backend.backend()
     assert run["dataset"]["sha256"] == dataset.sha256
     assert run["settings"] == {
         **SMALL,
         "head_size": 1,
+        "optimizer": "sgd",
+        "schedule": "cosine",
+        "initializer": "glorot",
+        "precision": "float32",
         "learning_rate": 0.03,
         "momentum": 0.9,
         "weight_decay": 1e-4,

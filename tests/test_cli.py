@@ -145,7 +145,11 @@ def test_config_file_takes_the_settings_of_the_defense(
 @pytest.mark.parametrize(
     ("text", "code", "message"),
     [
-        ("epoch: 5", 1, "unknown option 'epoch'. Did you mean 'epochs'? Valid: data, data_dir,"),
+        (
+            "epoch: 5",
+            1,
+            "unknown option 'epoch'. Did you mean 'epochs'? Valid: data, preset, data_dir,",
+        ),
         ("- epochs", 2, "expected lines of name: value"),
         ("a: [", 2, "c.yaml"),
         ("epochs: many", 2, "'--epochs': Input should be a valid integer"),

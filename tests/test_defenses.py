@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,25 @@ def test_course_settings_are_the_course_s() -> None:
     assert (settings.filters, settings.epochs, settings.batch_size) == (64, 100, 64)
     assert (settings.learning_rate, settings.momentum) == (0.03, 0.9)
     assert (settings.weight_decay, settings.ema_decay, settings.head_size) == (1e-4, 0.999, 1)
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+@pytest.mark.parametrize("data", ["digits", "fashion-mnist", "cifar10"])
+def test_the_fast_preset_trains_the_same_network_sooner(
+    make_dataset: Callable[..., Dataset], name: str, data: str
+) -> None:
+    dataset = dataclasses.replace(make_dataset(), name=data)
+    course, fast = (get(name).settings_for(dataset, preset) for preset in ("course", "fast"))
+    assert (course.optimizer, fast.optimizer) == ("sgd", "muon")
+    assert fast.epochs < course.epochs or course.epochs == 1
+    # Same network, loss and serving: what differs is how it learns.
+    learning = {"optimizer", "schedule", "initializer", "learning_rate", "batch_size", "epochs"}
+    others = set(course.names()) - learning
+    assert {key: course.as_json()[key] for key in others} == {
+        key: fast.as_json()[key] for key in others
+    }
+    with pytest.raises(SettingsError, match=r"unknown preset 'fats'. Did you mean 'fast'\?"):
+        get(name).settings_for(dataset, "fats")
 
 
 def test_settings_follow_the_data_set(make_dataset: Callable[..., Dataset], tmp_path: Path) -> None:

@@ -27,6 +27,13 @@ from sparring.seeds import Stream, spread
         ({"momentum": 1}, "momentum: expected 0 or more, below 1"),
         ({"weight_decay": -1e-4}, "weight_decay: expected 0 or more"),
         ({"ema_decay": 1.0}, "ema_decay: expected 0 or more, below 1"),
+        (
+            {"optimizer": "mouon"},
+            "unknown optimizer 'mouon'. Did you mean 'muon'? Valid: sgd, muon",
+        ),
+        ({"schedule": "step"}, "unknown schedule 'step'. Valid: cosine, linear"),
+        ({"initializer": "zeros"}, "unknown initializer 'zeros'. Valid: glorot, he"),
+        ({"precision": "float16"}, "Valid: float32, bfloat16"),
         ({"flip": "yes"}, "flip: expected bool | None, got 'yes'"),
         ({"lerning_rate": 1}, "unknown setting 'lerning_rate'. Did you mean 'learning_rate'?"),
     ],

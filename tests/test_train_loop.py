@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -34,11 +35,17 @@ def run(loop: TrainLoop, **options: Any) -> list[EpochMetrics]:
 
 def test_learning_rate_follows_the_cosine() -> None:
     start, middle, end = (
-        float(ops.convert_to_numpy(learning_rate_factor(p))) for p in (0.0, 0.5, 1.0)
+        float(ops.convert_to_numpy(learning_rate_factor("cosine", p))) for p in (0.0, 0.5, 1.0)
     )
     assert start == 1
     assert middle == pytest.approx(math.cos(7 * math.pi / 32))
     assert end == pytest.approx(0.195, abs=1e-3)
+
+
+def test_linear_schedule_rises_for_a_twentieth_and_falls_to_zero() -> None:
+    at = [0.0, 0.025, 0.05, 0.525, 1.0]
+    factors = [float(ops.convert_to_numpy(learning_rate_factor("linear", p))) for p in at]
+    assert factors == pytest.approx([0.1, 0.55, 1.0, 0.5, 0.0])
 
 
 class Quadratic(Recipe):
@@ -208,9 +215,17 @@ def test_divergence_in_the_last_gradient_is_seen_before_saving(dataset: Dataset)
     assert [line.epoch for line in saved] == [1, 2]
 
 
-@pytest.mark.parametrize("stop", [1, 2])
-def test_a_restored_loop_goes_on_bit_for_bit(dataset: Dataset, stop: int) -> None:
-    settings = SETTINGS.replace(flip=True)
+FAST = {"optimizer": "muon", "schedule": "linear", "initializer": "he", "learning_rate": 0.04}
+
+
+@pytest.mark.parametrize(
+    ("stop", "changes"),
+    [(1, {}), (2, {}), (1, FAST), (2, {**FAST, "precision": "bfloat16"})],
+)
+def test_a_restored_loop_goes_on_bit_for_bit(
+    dataset: Dataset, stop: int, changes: dict[str, Any]
+) -> None:
+    settings = SETTINGS.replace(flip=True, **changes)
     whole = TrainLoop(Recipe(dataset.info, settings, 5), dataset)
     states: list[dict[str, np.ndarray]] = []
     lines: list[EpochMetrics] = []
@@ -227,6 +242,35 @@ def test_a_restored_loop_goes_on_bit_for_bit(dataset: Dataset, stop: int) -> Non
     assert [line.loss for line in rest] == [line.loss for line in lines[stop:]]
     for name, array in resumed.state().items():
         np.testing.assert_array_equal(array, states[-1][name], err_msg=name)
+
+
+def test_a_loop_with_muon_learns_and_slows_down_to_zero(
+    make_dataset: Callable[..., Dataset],
+) -> None:
+    dataset = make_dataset(train=160, test=40)
+    settings = SETTINGS.replace(filters=8, epochs=3, batch_size=8, **FAST)
+    lines = run(TrainLoop(Recipe(dataset.info, settings, 0), dataset))
+    assert lines[-1].test_accuracy is not None
+    assert lines[-1].test_accuracy > 0.9  # SGD has 12 epochs for that above
+    assert lines[-1].learning_rate == pytest.approx(0.04 / 60 / 0.95)  # the last of 60 steps
+
+
+def test_bfloat16_is_for_training_alone(make_dataset: Callable[..., Dataset]) -> None:
+    dataset = make_dataset(train=160, test=40)
+    settings = SETTINGS.replace(filters=8, epochs=4, batch_size=8, **FAST)
+    loops = {}
+    for precision in ("float32", "bfloat16"):
+        recipe = Recipe(dataset.info, settings.replace(precision=precision), 0)
+        loops[precision] = loop = TrainLoop(recipe, dataset)
+        x = ops.convert_to_tensor(dataset.x_test[:4].astype(np.float32) / 255)
+        assert keras.backend.standardize_dtype(loop.net.features(x).dtype) == precision
+        assert keras.backend.standardize_dtype(loop.ema.features(x).dtype) == "float32"
+        assert keras.backend.standardize_dtype(loop.net(x).dtype) == "float32"
+        assert run(loop)[-1].test_accuracy == pytest.approx(1, abs=0.1)
+        assert {array.dtype.name for array in loop.weights().values()} == {"float32"}
+    # 8 bits of mantissa: a hundredth is lost in a pass, and it is another training.
+    exact, coarse = (values(loop.net.trainable_variables)[0] for loop in loops.values())
+    assert 1e-4 < np.abs(exact - coarse).max() < 0.2
 
 
 def test_weight_decay_is_a_term_of_the_loss_on_kernels_alone(dataset: Dataset) -> None:

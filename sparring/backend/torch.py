@@ -79,8 +79,8 @@ def conv2d(x: Any, kernel: Any, bias: Any) -> Any:
     height, width = kernel.shape[:2]
     y = functional.conv2d(
         x.permute(0, 3, 1, 2),
-        kernel.value.permute(3, 2, 0, 1),
-        bias.value,
+        kernel.value.to(x.dtype).permute(3, 2, 0, 1),
+        bias.value.to(x.dtype),
         padding=(height // 2, width // 2),
     )
     return y.permute(0, 2, 3, 1)

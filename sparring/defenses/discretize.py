@@ -60,5 +60,5 @@ class Discretize(Defense):
     recipe = DiscretizeRecipe
     # Half of the code's bits are set, so the first layer's steps are large: twice the course's rate
     # blew up.
-    adapted = {"fashion-mnist": {"learning_rate": 0.02}}
+    tuned = {"course": {"fashion-mnist": {"learning_rate": 0.02}}}
     differentiable = False

@@ -93,7 +93,8 @@ class TrapdoorNet(AllConv):
     def mean_features(self, x: Any) -> tuple[Any, Any]:
         """Spatial mean [B, F] of what enters the head, and logits [B, K]."""
         features = self.features(x)
-        return ops.mean(features, axis=(1, 2)), self.head_logits(features)
+        means = ops.mean(ops.cast(features, "float32"), axis=(1, 2))
+        return means, self.head_logits(features)
 
 
 class InjectionRecipe(Recipe):

@@ -36,7 +36,7 @@ class JumpNet(AllConv):
         self.height = self.ramp("height")
 
     def activation(self, x: Any) -> Any:
-        return leaky_relu(x) + self.height * ops.cast(x > 0, "float32")
+        return leaky_relu(x) + ops.cast(self.height, x.dtype) * ops.cast(x > 0, x.dtype)
 
     def plain(self) -> dict[str, Any]:
         return {"jump": float(height(1.0))}
@@ -61,4 +61,4 @@ class Jump(Defense):
     step_cost = 1.1
     recipe = JumpRecipe
     # At twice the course's rate, and a jump that grows in thousands of steps, the loss blew up.
-    adapted = {"fashion-mnist": {"learning_rate": 0.02}}
+    tuned = {"course": {"fashion-mnist": {"learning_rate": 0.02}}}

@@ -18,7 +18,7 @@ from typing import Any, final
 
 from keras import ops
 
-from sparring.adversarial import ADAPTED, PgdSettings, ascend
+from sparring.adversarial import ADAPTED, TUNED, PgdSettings, ascend
 from sparring.defense import Defense
 from sparring.recipe import Recipe, cross_entropy, hits
 
@@ -46,3 +46,4 @@ class PgdTrain(Defense):
     recipe = PgdTrainRecipe
     course_settings = PgdSettings()
     adapted = ADAPTED
+    tuned = TUNED

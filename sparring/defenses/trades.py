@@ -19,7 +19,7 @@ from typing import Any, final
 
 from keras import ops
 
-from sparring.adversarial import ADAPTED, PgdSettings, ascend
+from sparring.adversarial import ADAPTED, TUNED, PgdSettings, ascend
 from sparring.defense import Defense
 from sparring.recipe import Recipe, cross_entropy, hits
 
@@ -63,3 +63,4 @@ class Trades(Defense):
     recipe = TradesRecipe
     course_settings = TradesSettings()
     adapted = ADAPTED
+    tuned = TUNED
