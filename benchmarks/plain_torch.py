@@ -42,12 +42,13 @@ class PlainLoop:
         filters: int,
         steps: int,
         flip: bool = True,
+        seed: int = 0,
     ) -> None:
         self.x = torch.from_numpy(x).permute(0, 3, 1, 2)
         self.y = torch.from_numpy(y).long()
         self.steps, self.done = steps, 0
         size, channels = x.shape[1], x.shape[3]
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         self.net = network(size, channels, classes, filters)
         self.ema = network(size, channels, classes, filters)
         self.ema.load_state_dict(self.net.state_dict())

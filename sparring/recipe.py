@@ -34,7 +34,7 @@ _SCALES = {
     "course": {"digits": (2, 1, 4, 2.0), "fashion-mnist": (4, 25, 2, 2.0)},
     "fast": {"digits": (2, 5, 4, 1.0), "fashion-mnist": (4, 100, 1, 1.0)},
 }
-_FAST_RATE = 0.04
+_FAST_RATE = 0.05
 _UNSCALED = {"course": (1, 1, 1, 1.0), "fast": (1, 10, 1, 1.0)}
 
 
