@@ -19,7 +19,7 @@ class Turn:
     def __init__(self, steps: int) -> None:
         self.times: list[float] = []
         self.seconds = 0.0
-        self._steps, self._left = steps, steps
+        self._steps, self._left, self._step = steps, steps, 0
         self._last = time.perf_counter()
 
     def begin(self, *numbers: int) -> None:
@@ -28,17 +28,23 @@ class Turn:
 
     def epoch(self, metrics: object, seconds_left: float) -> None:
         """Start the clock anew: testing and saving do not count."""
+        self._step = 0
         self._last = time.perf_counter()
 
     def message(self, text: str) -> None: ...
 
     def step(self, step: int, loss: float) -> None:
-        """Note the time of a step; after the last of a turn, say so and wait for the next turn."""
+        """Note the time of a step; after the last of a turn, say so and wait for the next turn.
+
+        Where many steps are told of at once, each gets its share.
+        """
         now = time.perf_counter()
-        self.times.append(now - self._last)
+        steps = step - self._step if step > self._step else 1
+        self._step = step
+        self.times += steps * [(now - self._last) / steps]
         self.seconds += now - self._last
-        self._left -= 1
-        if self._left == 0:
+        self._left -= steps
+        if self._left <= 0:
             self.wait(" ".join(map(str, self.times)))
             self._left, self.times = self._steps, []
         self._last = time.perf_counter()

@@ -1,0 +1,68 @@
+"""The lessons under both presets side by side, from two folders of runs and their verdicts.
+
+    python -m benchmarks.presets_table runs/fashion-mnist fast/fashion-mnist
+
+The runs are those of `sparring train all --data fashion-mnist --data-dir DIR --eval-every 0`, once
+with `--preset fast --out fast`; the verdicts those of `python -m benchmarks.results_table FOLDER
+--data-dir DIR --attack`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results_table import folder, percent
+from sparring.defenses import DEFENSES
+from sparring.figures import duration
+
+
+def rates(run: Path, values: dict[str, Any]) -> list[str]:
+    """Success of plain PGD and of the reference attack on a run."""
+    cells = []
+    for attack in ("pgd", "reference"):
+        file = folder(run, attack, values["dataset"]["name"]) / "report.json"
+        rate = None
+        if file.is_file():
+            rate = json.loads(file.read_text())["results"]["success_rate"]["value"]
+        cells.append(percent(rate))
+    return cells
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("course", type=Path)
+    parser.add_argument("fast", type=Path)
+    arguments = parser.parse_args()
+    print(
+        "| defense | clean accuracy: course | fast | rejected: course | fast | PGD: course | fast "
+        "| reference attack: course | fast | training: course | fast |"
+    )
+    print("| " + " | ".join(["---"] * 11) + " |")
+    for name in DEFENSES:
+        columns: list[list[str]] = []
+        for runs in (arguments.course, arguments.fast):
+            file = runs / name / "run.json"
+            values = json.loads(file.read_text()) if file.is_file() else {}
+            results = values.get("results")
+            if results is None:
+                columns.append(["-"] * 5)
+                continue
+            seconds = results["seconds"]
+            columns.append(
+                [
+                    percent(results["test_accuracy"]),
+                    percent(results["rejected"]),
+                    *rates(runs / name, values),
+                    duration(seconds) if seconds else "-",
+                ]
+            )
+        cells = [cell for pair in zip(*columns, strict=True) for cell in pair]
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
