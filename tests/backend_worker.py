@@ -90,14 +90,17 @@ def main(given: Path, result: Path, runs: Path) -> None:
     answers = {"loss": loss, "hits": hits, "logits": net(x)}
     answers |= {f"gradient{index}": gradient for index, gradient in enumerate(gradients)}
 
-    loop = TrainLoop(recipe, dataset)
-    for nets in (loop.net, loop.ema):
-        for variable, weight in zip(nets.trainable_variables, weights, strict=True):
-            variable.assign(weight)
     losses: list[float] = []
-    loop.run(lambda metrics: losses.append(metrics.loss), Silent())
-    answers |= {f"trained{i}": v.value for i, v in enumerate(loop.net.trainable_variables)}
-    answers |= {f"averaged{i}": v.value for i, v in enumerate(loop.ema.trainable_variables)}
+    fast = SETTINGS.replace(optimizer="muon", schedule="linear")
+    for prefix, settings in (("", SETTINGS), ("fast ", fast)):
+        loop = TrainLoop(Given(dataset.info, settings, 0), dataset)
+        for nets in (loop.net, loop.ema):
+            for variable, weight in zip(nets.trainable_variables, weights, strict=True):
+                variable.assign(weight)
+        loop.run(lambda metrics: losses.append(metrics.loss), Silent())
+        for kind, net in (("trained", loop.net), ("averaged", loop.ema)):
+            for index, variable in enumerate(net.trainable_variables):
+                answers[f"{prefix}{kind}{index}"] = variable.value
     found = {name: ops.convert_to_numpy(answer) for name, answer in answers.items()}
 
     for name in DEFENSES:

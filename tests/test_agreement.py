@@ -99,14 +99,22 @@ def test_every_recipe_agrees(
         assert _largest_relative(second[key], first[key], TERMS.get(key, 0.0)) < TRAINED, key
 
 
+# Muon's iterations multiply a kernel's smallest singular values, and what is rounded of them, by up
+# to 3.44 each, five times.
+MUON = 3.44**5 * TRAINED
+
+
 @pytest.mark.parametrize("other", NAMES[1:])
+@pytest.mark.parametrize(("optimizer", "bound"), [("", TRAINED), ("fast ", MUON)])
 def test_trained_and_averaged_weights_agree(
-    results: dict[str, dict[str, np.ndarray]], other: str
+    results: dict[str, dict[str, np.ndarray]], other: str, optimizer: str, bound: float
 ) -> None:
     first, second = results["torch"], results[other]
-    assert _largest_relative(second["losses"], first["losses"]) < TRAINED
+    losses = slice(2, 4) if optimizer else slice(0, 2)
+    assert _largest_relative(second["losses"][losses], first["losses"][losses]) < bound
     for name in (f"{kind}{index}" for kind in ("trained", "averaged") for index in range(6)):
-        assert _largest_relative(second[name], first[name]) < TRAINED, name
+        name = optimizer + name
+        assert _largest_relative(second[name], first[name]) < bound, name
 
 
 def test_weights_trained_on_one_backend_load_on_the_others(
