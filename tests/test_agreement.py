@@ -99,22 +99,17 @@ def test_every_recipe_agrees(
         assert _largest_relative(second[key], first[key], TERMS.get(key, 0.0)) < TRAINED, key
 
 
-# Muon's iterations multiply a kernel's smallest singular values, and what is rounded of them, by up
-# to 3.44 each, five times.
-MUON = 3.44**5 * TRAINED
-
-
 @pytest.mark.parametrize("other", NAMES[1:])
-@pytest.mark.parametrize(("optimizer", "bound"), [("", TRAINED), ("fast ", MUON)])
+@pytest.mark.parametrize("optimizer", ["", "fast "])
 def test_trained_and_averaged_weights_agree(
-    results: dict[str, dict[str, np.ndarray]], other: str, optimizer: str, bound: float
+    results: dict[str, dict[str, np.ndarray]], other: str, optimizer: str
 ) -> None:
     first, second = results["torch"], results[other]
     losses = slice(2, 4) if optimizer else slice(0, 2)
-    assert _largest_relative(second["losses"][losses], first["losses"][losses]) < bound
+    assert _largest_relative(second["losses"][losses], first["losses"][losses]) < TRAINED
     for name in (f"{kind}{index}" for kind in ("trained", "averaged") for index in range(6)):
         name = optimizer + name
-        assert _largest_relative(second[name], first[name]) < bound, name
+        assert _largest_relative(second[name], first[name]) < TRAINED, name
 
 
 def test_weights_trained_on_one_backend_load_on_the_others(
