@@ -212,7 +212,8 @@ def test_the_fast_preset_trains_the_same_network_sooner(
 ) -> None:
     dataset = dataclasses.replace(make_dataset(), name=data)
     course, fast = (get(name).settings_for(dataset, preset) for preset in ("course", "fast"))
-    assert (course.optimizer, fast.optimizer) == ("sgd", "muon")
+    slow = (name, data) == ("injection", "digits")  # its file says why
+    assert (course.optimizer, fast.optimizer) == ("sgd", "sgd" if slow else "muon")
     assert fast.epochs < course.epochs or course.epochs == 1
     # Same network, loss and serving: what differs is how it learns.
     learning = {"optimizer", "schedule", "initializer", "learning_rate", "batch_size", "epochs"}

@@ -157,8 +157,15 @@ class Injection(Defense):
     # rejected all, 0.14 rejected 39 %, 0.3 24 %, 0.5 9 %.
     adapted = {"digits": {"strength": 0.5}, "fashion-mnist": {"strength": 0.1}}
     # At half of this rate features keep a large part that all classes share, every input is like
-    # every signature, and a fifth of the test images of Fashion-MNIST is rejected.
-    tuned = {"fast": {"": {"learning_rate": 0.1}}}
+    # every signature, and a fifth of the test images of Fashion-MNIST is rejected. In the digits'
+    # two layers Muon does not get rid of that part at any rate (at 0.1 and 0.2 it left 61 to 76 %
+    # rejected), and SGD takes about as long as in the course.
+    tuned = {
+        "fast": {
+            "": {"learning_rate": 0.1},
+            "digits": {"optimizer": "sgd", "epochs": 80},
+        }
+    }
     settings: InjectionSettings
 
     def __init__(self, *arguments: Any, **options: Any) -> None:

@@ -62,7 +62,8 @@ class MergeBinary(Defense):
         "course": {
             "digits": {"batch_size": 64, "learning_rate": 0.2},
             "fashion-mnist": {"epochs": 3},
-        }
+        },
+        "fast": {"digits": {"batch_size": 64}},
     }
     detects = True
 
