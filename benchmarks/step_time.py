@@ -36,10 +36,12 @@ def work(contestant: str, filters: int, steps: int) -> None:
 
         from benchmarks.plain_torch import PlainLoop
 
+        torch.set_default_device("cuda" if torch.cuda.is_available() else "cpu")
         plain = PlainLoop(x, y, 10, filters, steps=100_000)
         while True:
             for indices in torch.randperm(IMAGES).split(BATCH)[:-1]:
-                turn.step(0, plain.step(indices))
+                loss = plain.step(indices)
+                turn.step(plain.done, loss)
     from sparring.data import Dataset
     from sparring.recipe import Recipe, Settings
     from sparring.train_loop import TrainLoop

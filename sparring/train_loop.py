@@ -198,8 +198,8 @@ class TrainLoop:
     def _train(self, images: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
         """One epoch's steps; losses and hits of the steps made at once, scalars or [S]."""
         order, size = self._order(), self.settings.batch_size
-        # An accelerator would wait for the host before each step, and for each look at a loss. On
-        # a CPU neither costs anything.
+        # An accelerator would wait for the host at each step and each look at a loss. On a CPU
+        # neither costs anything, and XLA's convolutions inside a loop cost dozens of times more.
         if not backend.on_cpu(images):
             whole = len(order) // size
             batches, order = order[: whole * size].reshape(whole, size), order[whole * size :]

@@ -69,14 +69,14 @@ class Recording(TorchDispatchMode):
             for tensor, value in self._before.values():
                 tensor.copy_(value)
 
-    @torch.no_grad()
     def replay(self) -> None:
         self.replays += 1
-        for function, arguments, options, recorded in self._calls:
-            result = function(*arguments, **options)
-            for old, new in zip(_tensors(recorded), _tensors(result), strict=True):
-                if old.data_ptr() != new.data_ptr():
-                    old.copy_(new)
+        with torch.no_grad():
+            for function, arguments, options, recorded in self._calls:
+                result = function(*arguments, **options)
+                for old, new in zip(_tensors(recorded), _tensors(result), strict=True):
+                    if old.data_ptr() != new.data_ptr():
+                        old.copy_(new)
 
 
 def _tensors(tree: Any) -> list[Any]:
