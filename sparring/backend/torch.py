@@ -96,7 +96,7 @@ class _Graph:
     ) -> None:
         self._data, self._step, self._generators = (images, labels), step, generators
         self._batch = torch.empty(size, dtype=torch.int32, device=images.device)
-        # Neither preparing nor recording is allowed on the stream that is the default.
+        # The default stream cannot be recorded, and libraries prepare for the one they run on.
         self._stream = torch.cuda.Stream(images.device)
         self._calls_before = 3
         self._recorded: Any = None
@@ -141,9 +141,10 @@ class _NumbersOnDevice(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, arguments: Any = (), options: Any = None
     ) -> Any:
+        options = options or {}
         if function is torch.as_tensor and isinstance(arguments[0], bool | int | float):
             return torch.full((), *arguments, **options)
-        return function(*arguments, **(options or {}))
+        return function(*arguments, **options)
 
 
 def value_and_gradients(
