@@ -39,7 +39,8 @@ def work(contestant: str, arguments: argparse.Namespace) -> None:
         turn.begin()
         for _ in range(arguments.epochs):
             for indices in torch.randperm(images).split(64):
-                turn.step(0, loop.step(indices))
+                loss = loop.step(indices)
+                turn.step(loop.done, loss)
         accuracy = loop.accuracy(dataset.x_test, dataset.y_test)
     else:
         import sparring

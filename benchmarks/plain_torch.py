@@ -32,7 +32,9 @@ def network(size: int, channels: int, classes: int, filters: int) -> nn.Module:
 
 
 class PlainLoop:
-    """Training of `network` on uint8 NHWC images with the course's settings."""
+    """Training of `network` on uint8 NHWC images with the course's settings, on torch's default
+    device.
+    """
 
     def __init__(
         self,
@@ -44,8 +46,8 @@ class PlainLoop:
         flip: bool = True,
         seed: int = 0,
     ) -> None:
-        self.x = torch.from_numpy(x).permute(0, 3, 1, 2)
-        self.y = torch.from_numpy(y).long()
+        self.x = torch.as_tensor(x).permute(0, 3, 1, 2)
+        self.y = torch.as_tensor(y).long()
         self.steps, self.done = steps, 0
         size, channels = x.shape[1], x.shape[3]
         torch.manual_seed(seed)

@@ -76,12 +76,12 @@ def limit(precision: str) -> None:
     tasks.append((2 * 64 * 32**2 * 9 * 128**2, lambda: convolve(images)))
     turn = Turn(1)
     for _, task in tasks:
-        backend.fetch([task()])
+        ops.convert_to_numpy(task())
     while True:
         rates = []
         for count, task in tasks:
             begun = time.perf_counter()
-            backend.fetch([task() for _ in range(3)])
+            ops.convert_to_numpy([task() for _ in range(3)][-1])  # waits for all of them
             rates.append(3 * count / (time.perf_counter() - begun))
         turn.wait(str(max(rates)))
 
@@ -103,10 +103,12 @@ def work(contestant: str, filters: int, steps: int, preset: str, precision: str)
 
         from benchmarks.plain_torch import PlainLoop
 
+        torch.set_default_device("cuda" if torch.cuda.is_available() else "cpu")
         plain = PlainLoop(x, y, 10, filters, steps=100_000)
         while True:
             for indices in torch.randperm(IMAGES).split(BATCH)[:-1]:
-                turn.step(0, plain.step(indices))
+                loss = plain.step(indices)
+                turn.step(plain.done, loss)
     from sparring.data import Dataset
     from sparring.recipe import Recipe, Settings
     from sparring.train_loop import TrainLoop

@@ -14,7 +14,10 @@ from statistics import median
 
 
 class Turn:
-    """In a contestant: a Progress that trains so many steps at a time, then waits for its turn."""
+    """In a contestant: a Progress that trains so many steps at a time, then waits for its turn.
+
+    An accelerator makes up to 50 steps at once, which may be more than a turn has.
+    """
 
     def __init__(self, steps: int) -> None:
         self.times: list[float] = []

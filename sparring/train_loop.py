@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, final
 
 import keras
@@ -23,7 +23,7 @@ from sparring.recipe import Recipe
 from sparring.seeds import Stream
 
 _REMEMBERED_LOSSES = 30
-_STEPS_BETWEEN_LOOKS = 50
+_STEPS_AT_ONCE = 50
 _ABOVE_CHANCE = 1.1
 _WARM_UP = 0.05  # share of the training in which a linear schedule rises
 
@@ -75,6 +75,7 @@ class TrainLoop:
         self.epoch = 0
         self._losses: deque[float] = deque(maxlen=_REMEMBERED_LOSSES)
         self._step = backend.compile(self._train_on, self._variables())
+        self._many_steps = backend.compile_many(self._train_on, self._variables())
 
     def _variables(self) -> list[Any]:
         """Everything a training step may change."""
@@ -183,23 +184,29 @@ class TrainLoop:
         """Train one epoch; mean loss, hits, and seconds."""
         size, begun = self.settings.batch_size, time.monotonic()
         self.recipe.random.seed(self.recipe.spread(Stream.AUGMENTATION, self.epoch))
-        # A look at the losses waits for the device. On a CPU that costs nothing.
-        every = 1 if backend.on_cpu(images) else _STEPS_BETWEEN_LOOKS
-        waiting: list[tuple[Any, Any]] = []
-        losses: list[np.ndarray] = []
+        losses: list[float] = []
         hits = 0.0
-        for step, indices in enumerate(backend.index_batches(self._order(), size), start=1):
-            waiting.append(self._step(images, labels, indices))
-            if len(waiting) == every or step == self.steps_per_epoch:
-                losses.append(self._look([loss for loss, _ in waiting], step - len(waiting)))
-                hits += float(backend.fetch([hit for _, hit in waiting]).sum())
-                waiting.clear()
-                progress.step(step, float(losses[-1][-1]))
+        for some_losses, some_hits in self._train(images, labels):
+            losses += self._look(some_losses, len(losses))
+            hits += float(ops.convert_to_numpy(some_hits).sum())
+            progress.step(len(losses), losses[-1])
         self._expect_finite_weights()
         sizes = np.full(self.steps_per_epoch, size)
         sizes[-1] = len(self.dataset.x_train) - size * (self.steps_per_epoch - 1)
-        mean = float(np.average(np.concatenate(losses), weights=sizes))
-        return mean, hits, time.monotonic() - begun
+        return float(np.average(losses, weights=sizes)), hits, time.monotonic() - begun
+
+    def _train(self, images: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
+        """One epoch's steps; losses and hits of the steps made at once, scalars or [S]."""
+        order, size = self._order(), self.settings.batch_size
+        # An accelerator would wait for the host at each step and each look at a loss. On a CPU
+        # neither costs anything, and XLA's convolutions inside a loop cost dozens of times more.
+        if not backend.on_cpu(images):
+            whole = len(order) // size
+            batches, order = order[: whole * size].reshape(whole, size), order[whole * size :]
+            for start in range(0, whole, _STEPS_AT_ONCE):
+                yield self._many_steps(images, labels, batches[start : start + _STEPS_AT_ONCE])
+        for indices in backend.index_batches(order, size):
+            yield self._step(images, labels, indices)
 
     def _order(self) -> np.ndarray:
         """This epoch's order of the training images."""
@@ -211,10 +218,10 @@ class TrainLoop:
         """The learning rate at a step counted from 0 over all epochs."""
         return float(ops.convert_to_numpy(self._rate(step / self._steps)))
 
-    def _look(self, scalars: list[Any], steps_before: int) -> np.ndarray:
+    def _look(self, tensor: Any, steps_before: int) -> list[float]:
         """The losses of the steps after `steps_before`; Diverged at the first not finite."""
-        losses = backend.fetch(scalars)
-        for step, loss in enumerate(losses.tolist(), start=steps_before + 1):
+        losses: list[float] = np.atleast_1d(ops.convert_to_numpy(tensor)).tolist()
+        for step, loss in enumerate(losses, start=steps_before + 1):
             self._losses.append(loss)
             if not math.isfinite(loss):
                 raise self._diverged(f"the loss became {loss}", step)

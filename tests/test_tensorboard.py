@@ -238,10 +238,10 @@ def test_a_restart_after_a_divergence_begins_its_logs_anew(
 
     look = TrainLoop._look
 
-    def sinking(self: TrainLoop, scalars: list[Any], before: int) -> np.ndarray:
+    def sinking(self: TrainLoop, losses: Any, before: int) -> list[float]:
         if self.recipe.seed == 0 and self.recipe.network == 1:
             raise self._diverged("the loss became nan", before + 1)
-        return look(self, scalars, before)
+        return look(self, losses, before)
 
     monkeypatch.setattr(TrainLoop, "_look", sinking)
     run = Run(tmp_path / "patterns" / "majority")

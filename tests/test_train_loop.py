@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from sparring import backend
+from sparring import backend, train_loop
 from sparring.data import Dataset
+from sparring.defenses import get
 from sparring.errors import Diverged
 from sparring.progress import EpochMetrics, Silent
 from sparring.recipe import Recipe, Settings
@@ -31,6 +32,12 @@ def run(loop: TrainLoop, **options: Any) -> list[EpochMetrics]:
     lines: list[EpochMetrics] = []
     loop.run(lines.append, Silent(), **options)
     return lines
+
+
+@pytest.fixture
+def accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many steps are made at once, as where a look at a loss would be a wait."""
+    monkeypatch.setattr(backend, "on_cpu", lambda tensor: False)
 
 
 def test_learning_rate_follows_the_cosine() -> None:
@@ -177,11 +184,7 @@ def test_divergence_is_seen_at_its_step(dataset: Dataset, bad: float) -> None:
     assert [line.epoch for line in saved] == [1]
 
 
-def test_losses_looked_at_together_tell_the_step_too(
-    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # On an accelerator losses are fetched every 50 steps, and before an epoch is saved.
-    monkeypatch.setattr(backend, "on_cpu", lambda tensor: False)
+def test_losses_looked_at_together_tell_the_step_too(dataset: Dataset, accelerator: None) -> None:
     recipe = Breaking(dataset.info, SETTINGS.replace(batch_size=1), 0)
     seen: list[int] = []
 
@@ -216,15 +219,22 @@ def test_divergence_in_the_last_gradient_is_seen_before_saving(dataset: Dataset)
 
 
 FAST = {"optimizer": "muon", "schedule": "linear", "initializer": "he", "learning_rate": 0.04}
+COARSE = {**FAST, "precision": "bfloat16"}
 
 
 @pytest.mark.parametrize(
-    ("stop", "changes"),
-    [(1, {}), (2, {}), (1, FAST), (2, {**FAST, "precision": "bfloat16"})],
+    ("stop", "changes", "at_once"),
+    [(1, {}, False), (2, {}, False), (1, FAST, False), (2, COARSE, False), (1, COARSE, True)],
 )
 def test_a_restored_loop_goes_on_bit_for_bit(
-    dataset: Dataset, stop: int, changes: dict[str, Any]
+    dataset: Dataset,
+    stop: int,
+    changes: dict[str, Any],
+    at_once: bool,
+    request: pytest.FixtureRequest,
 ) -> None:
+    if at_once:
+        request.getfixturevalue("accelerator")
     settings = SETTINGS.replace(flip=True, **changes)
     whole = TrainLoop(Recipe(dataset.info, settings, 5), dataset)
     states: list[dict[str, np.ndarray]] = []
@@ -242,6 +252,81 @@ def test_a_restored_loop_goes_on_bit_for_bit(
     assert [line.loss for line in rest] == [line.loss for line in lines[stop:]]
     for name, array in resumed.state().items():
         np.testing.assert_array_equal(array, states[-1][name], err_msg=name)
+
+
+def test_an_epoch_is_cut_into_chunks_of_batches_and_a_last_batch(
+    dataset: Dataset, accelerator: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_loop, "_STEPS_AT_ONCE", 2)
+    for size, chunks, single in ((7, [2, 2, 1], [5]), (10, [2, 2], []), (41, [], [40])):
+        loop = TrainLoop(Recipe(dataset.info, SETTINGS.replace(batch_size=size), 0), dataset)
+        many: list[Any] = []
+        one: list[Any] = []
+
+        def steps(images: Any, labels: Any, indices: Any, many: list[Any] = many) -> Any:
+            many.append(indices)
+            return np.zeros(len(indices)), np.ones(len(indices))
+
+        def step(images: Any, labels: Any, indices: Any, one: list[Any] = one) -> Any:
+            one.append(ops.convert_to_numpy(indices))
+            return np.zeros(()), np.ones(())
+
+        monkeypatch.setattr(loop, "_many_steps", steps)
+        monkeypatch.setattr(loop, "_step", step)
+        run(loop, eval_every=0)
+        epoch = len(chunks), len(single)
+        assert [chunk.shape for chunk in many] == 3 * [(count, size) for count in chunks]
+        assert [batch.shape for batch in one] == 3 * [(count,) for count in single]
+        seen = [*many[: epoch[0]], *one[: epoch[1]]]
+        assert sorted(np.concatenate([batch.ravel() for batch in seen])) == list(range(40))
+
+
+# Only compilers that fuse a loop's operations otherwise than a step's round otherwise.
+EXACT = backend.name == "torch"
+
+
+@pytest.mark.parametrize("changes", [{}, FAST, COARSE])
+def test_steps_made_at_once_are_those_made_one_by_one(
+    dataset: Dataset, changes: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    # Without random numbers, of which XLA draws others than TensorFlow.
+    settings = SETTINGS.replace(epochs=2, **changes)
+    single, many = (TrainLoop(Recording(dataset.info, settings, 0), dataset) for _ in range(2))
+    expected = run(single)
+    request.getfixturevalue("accelerator")
+    lines = run(many)
+    # bfloat16 has 8 bits, and where it is rounded to them a compiler chooses.
+    rounding = 0 if EXACT else 0.02 if changes is COARSE else 1e-5
+    for name, array in single.state().items():
+        largest = rounding * np.abs(array).max()
+        np.testing.assert_allclose(many.state()[name], array, rtol=0, atol=largest, err_msg=name)
+    for line, other in zip(lines, expected, strict=True):
+        assert line.loss == pytest.approx(other.loss, rel=rounding)
+        assert line.accuracy == pytest.approx(other.accuracy, abs=1 / 40 if rounding else 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"), [("advtrain", {}), ("majority", COARSE), ("knn", FAST)]
+)
+def test_random_numbers_in_steps_made_at_once_are_those_of_one_by_one(
+    dataset: Dataset,
+    name: str,
+    changes: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    accelerator: None,
+) -> None:
+    settings = get(name).course_settings.replace(
+        filters=2, epochs=4, batch_size=10, flip=True, **changes
+    )
+    states = []
+    for at_once in (1, 4):
+        monkeypatch.setattr(train_loop, "_STEPS_AT_ONCE", at_once)
+        loop = TrainLoop(get(name).recipes(dataset.info, settings, 0)[-1], dataset)
+        lines = run(loop, eval_every=0)
+        states.append({**loop.state(), "hits": np.array([line.accuracy for line in lines])})
+    one_by_one, together = states
+    for key, array in one_by_one.items():
+        np.testing.assert_array_equal(together[key], array, err_msg=key)
 
 
 def test_a_loop_with_muon_learns_and_slows_down_to_zero(

@@ -5,6 +5,10 @@ Each of the three modules here offers the same functions:
 
 - `compile(function, variables)`: the function made fast. It may assign `variables` (the full list
   of Keras variables it reads or writes) and runs without recording gradients.
+- `compile_many(function, variables)`: many calls of function(images, labels, indices) -> (scalar,
+  scalar) as one, which costs the host little: many(images, labels, indices), int32 numpy [S, B],
+  calls it for each row in turn and gives the scalars as tensors [S], [S]. Two lengths S and one B
+  are all it should be called with, since each may be compiled anew.
 - `value_and_gradients(objective, variables)`: value, auxiliary value and gradients of
   `objective() -> (scalar, auxiliary)` by Keras variables, zero for one it does not depend on; for
   use inside a compiled function.
@@ -22,7 +26,6 @@ Each of the three modules here offers the same functions:
 - `lay_out(variables)`: the memory of kernels, and of what is kept for each, put into the order that
   convolutions are fastest in; values and shapes stay.
 - `index_batches(order, size)`: an epoch's order cut into index tensors on the device.
-- `fetch(scalars)`: scalars on the device as one numpy array, with one wait for all of them.
 - `on_cpu(tensor)`: whether a tensor lies in the host's memory, so that looking at it is free.
 - `devices()`: names of the devices this backend can use, the default first.
 """

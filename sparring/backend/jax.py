@@ -7,7 +7,6 @@ given lives in a keras.StatelessScope, goes in as an argument and comes out as a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -20,9 +19,9 @@ __all__ = [
     "Random",
     "average_pool2d",
     "compile",
+    "compile_many",
     "conv2d",
     "devices",
-    "fetch",
     "index_batches",
     "input_gradient",
     "input_gradient_and",
@@ -48,8 +47,26 @@ def _pure(function: Callable[..., Any], variables: Sequence[Any], values: Sequen
 
 
 def compile(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
-    # Donation lets weights be updated in place.
-    @partial(jax.jit, donate_argnums=0)
+    return _jitted(_traced(function, variables), variables)
+
+
+def compile_many(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
+    once = _traced(function, variables)
+
+    def many(values: list[Any], images: Any, labels: Any, indices: Any) -> Any:
+        def step(values: list[Any], batch: Any) -> Any:
+            return once(values, images, labels, batch)[::-1]
+
+        # Its length is known when it is compiled: a loop of unknown length would ask the host
+        # before every step whether to go on.
+        return jax.lax.scan(step, values, indices)[::-1]
+
+    return _jitted(many, variables)
+
+
+def _traced(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
+    """The function with the variables' values as first argument and second result."""
+
     def pure(values: list[Any], *arguments: Any) -> Any:
         _tracing.append(variables)
         try:
@@ -57,8 +74,15 @@ def compile(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[
         finally:
             _tracing.pop()
 
+    return pure
+
+
+def _jitted(pure: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
+    # Donation lets weights be updated in place.
+    compiled = jax.jit(pure, donate_argnums=0)
+
     def call(*arguments: Any) -> Any:
-        result, values = pure([variable.value for variable in variables], *arguments)
+        result, values = compiled([variable.value for variable in variables], *arguments)
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
         return result
@@ -97,10 +121,6 @@ def input_gradient_and(function: Callable[[Any], tuple[Any, Any]], x: Any) -> tu
 def index_batches(order: np.ndarray, size: int) -> Iterator[Any]:
     for start in range(0, len(order), size):
         yield jax.numpy.asarray(order[start : start + size])
-
-
-def fetch(scalars: Sequence[Any]) -> np.ndarray:
-    return np.asarray(jax.device_get(list(scalars)))
 
 
 def devices() -> list[str]:

@@ -14,9 +14,9 @@ __all__ = [
     "Random",
     "average_pool2d",
     "compile",
+    "compile_many",
     "conv2d",
     "devices",
-    "fetch",
     "index_batches",
     "input_gradient",
     "input_gradient_and",
@@ -38,6 +38,19 @@ tf.config.optimizer.set_experimental_options({"remapping": False})
 
 def compile(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
     return tf.function(function, autograph=False)
+
+
+def compile_many(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
+    def many(images: Any, labels: Any, indices: Any) -> Any:
+        return tf.map_fn(
+            lambda batch: function(images, labels, batch),
+            indices,
+            parallel_iterations=1,
+            fn_output_signature=(tf.float32, tf.float32),
+        )
+
+    # Without XLA every operation of every step is started by the host.
+    return tf.function(many, autograph=False, jit_compile=True)
 
 
 def value_and_gradients(
@@ -68,10 +81,6 @@ def input_gradient_and(function: Callable[[Any], tuple[Any, Any]], x: Any) -> tu
 def index_batches(order: np.ndarray, size: int) -> Iterator[Any]:
     for start in range(0, len(order), size):
         yield tf.constant(order[start : start + size])
-
-
-def fetch(scalars: Sequence[Any]) -> np.ndarray:
-    return tf.stack(list(scalars)).numpy()
 
 
 def devices() -> list[str]:

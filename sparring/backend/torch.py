@@ -14,14 +14,15 @@ import keras
 import numpy as np
 import torch
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 __all__ = [
     "Random",
     "average_pool2d",
     "compile",
+    "compile_many",
     "conv2d",
     "devices",
-    "fetch",
     "index_batches",
     "input_gradient",
     "input_gradient_and",
@@ -39,7 +40,7 @@ class Random:
     # keras.random makes a generator at every call and fetches its seed from the device for it.
     def __init__(self) -> None:
         self._generator = torch.Generator(device=keras.ops.convert_to_tensor(0).device)
-        self.variables: list[Any] = []
+        self.variables: list[Any] = [self._generator]
 
     def seed(self, seed: int) -> None:
         self._generator.manual_seed(seed)
@@ -55,6 +56,95 @@ class Random:
 
 def compile(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
     return torch.no_grad()(function)
+
+
+def compile_many(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
+    plain = compile(function, variables)
+    generators = [each for each in variables if isinstance(each, torch.Generator)]
+    graph: _Graph | None = None
+
+    def many(images: Any, labels: Any, indices: np.ndarray) -> tuple[Any, Any]:
+        nonlocal graph
+        step = plain
+        if _on_cuda(images):
+            if graph is None or not graph.fits(images, labels, indices.shape[1]):
+                graph = _Graph(plain, generators, images, labels, indices.shape[1])
+            step = graph
+        batches = keras.ops.convert_to_tensor(indices)
+        losses, hits = torch.empty((2, len(batches)), device=batches.device)
+        for place, batch in enumerate(batches):
+            losses[place], hits[place] = step(images, labels, batch)
+        return losses, hits
+
+    return many
+
+
+class _Graph:
+    """A step on one data set and size of batch, recorded as a CUDA graph: one call replays it.
+
+    Its first calls run it as it is, for libraries prepare themselves then, which cannot be
+    recorded. Recording by itself runs nothing.
+    """
+
+    def __init__(
+        self,
+        step: Callable[..., Any],
+        generators: Sequence[Any],
+        images: Any,
+        labels: Any,
+        size: int,
+    ) -> None:
+        self._data, self._step, self._generators = (images, labels), step, generators
+        self._batch = torch.empty(size, dtype=torch.int32, device=images.device)
+        # The default stream cannot be recorded, and libraries prepare for the one they run on.
+        self._stream = torch.cuda.Stream(images.device)
+        self._calls_before = 3
+        self._recorded: Any = None
+
+    def fits(self, images: Any, labels: Any, size: int) -> bool:
+        return images is self._data[0] and labels is self._data[1] and len(self._batch) == size
+
+    def __call__(self, images: Any, labels: Any, batch: Any) -> Any:
+        self._batch.copy_(batch)
+        if self._calls_before:
+            self._calls_before -= 1
+            return self._run_aside()
+        if self._recorded is None:
+            self._recorded = self._record()
+        graph, result = self._recorded
+        graph.replay()
+        return result
+
+    def _run_aside(self) -> Any:
+        default = torch.cuda.current_stream(self._stream.device)
+        self._stream.wait_stream(default)
+        with torch.cuda.stream(self._stream), _NumbersOnDevice():
+            result = self._step(*self._data, self._batch)
+        default.wait_stream(self._stream)
+        return result
+
+    def _record(self) -> tuple[Any, Any]:
+        graph = torch.cuda.CUDAGraph()
+        for generator in self._generators:
+            graph.register_generator_state(generator)
+        with torch.cuda.graph(graph, stream=self._stream), _NumbersOnDevice():
+            return graph, self._step(*self._data, self._batch)
+
+
+class _NumbersOnDevice(TorchFunctionMode):
+    """Makes tensors of Python's numbers where they are wanted.
+
+    torch.as_tensor, which keras.ops give numbers to, makes them in the host's memory and copies
+    them, which cannot be recorded.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
+        options = options or {}
+        if function is torch.as_tensor and isinstance(arguments[0], bool | int | float):
+            return torch.full((), *arguments, **options)
+        return function(*arguments, **options)
 
 
 def value_and_gradients(
@@ -115,18 +205,19 @@ def input_gradient_and(function: Callable[[Any], tuple[Any, Any]], x: Any) -> tu
 
 
 def index_batches(order: np.ndarray, size: int) -> Iterator[Any]:
-    # One copy to the device an epoch; the batches are views of it.
-    return iter(torch.split(keras.ops.convert_to_tensor(order), size))
-
-
-def fetch(scalars: Sequence[Any]) -> np.ndarray:
-    return torch.stack(list(scalars)).cpu().numpy()
+    # One copy to the device an epoch; the batches are views of it. Of nothing, torch.split would
+    # make one batch.
+    return iter(torch.split(keras.ops.convert_to_tensor(order), size) if len(order) else ())
 
 
 def devices() -> list[str]:
     gpus = [f"gpu:{index}" for index in range(torch.cuda.device_count())]
     apple = ["mps"] if torch.backends.mps.is_available() else []
     return [*gpus, *apple, "cpu"]
+
+
+def _on_cuda(tensor: Any) -> bool:
+    return tensor.device.type == "cuda"
 
 
 def on_cpu(tensor: Any) -> bool:
