@@ -35,6 +35,10 @@ __all__ = [
 
 whole_batches = False
 
+# On a GPU some convolutions add up in the order their threads finish; a resumed run has to repeat
+# every bit.
+torch.backends.cudnn.deterministic = True
+
 
 class Random:
     # keras.random makes a generator at every call and fetches its seed from the device for it.
