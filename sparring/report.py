@@ -149,7 +149,7 @@ def verdict_table(section: Section) -> Table:
 
 def settings_table(group: Group) -> Table:
     """The settings that the runs of a group share."""
-    every = {**group.values["settings"], "backend": group.values["backend"]}
+    every = group.runs[0].conditions
     return Table(["setting", "value"], [[name, _shown(value)] for name, value in every.items()])
 
 

@@ -112,6 +112,13 @@ class Trained:
     notes: list[str]
 
     @property
+    def conditions(self) -> dict[str, Any]:
+        """What it was trained with: preset, settings and backend."""
+        values = self.values
+        preset = values.get("preset", "course")
+        return {"preset": preset, **values["settings"], "backend": values["backend"]}
+
+    @property
     def finished(self) -> bool:
         """Whether its results can be relied on."""
         return self.status == "finished"
@@ -260,6 +267,7 @@ class Group:
         """The figures as plain JSON values."""
         return {
             "defense": self.defense,
+            "preset": self.runs[0].conditions["preset"],
             "backend": self.values["backend"],
             "settings": self.values["settings"],
             "differs": self.differs,
@@ -591,12 +599,9 @@ def _sections(runs: Sequence[Trained]) -> list[Section]:
 
 def _groups(runs: Sequence[Trained]) -> list[Group]:
     """The runs of one defense on one data set, by settings and backend."""
-
-    def common(run: Trained) -> dict[str, Any]:
-        return {**run.values["settings"], "backend": run.values["backend"]}
-
-    groups = [Group(sorted(alike, key=lambda run: run.seed)) for alike in _alike(runs, common)]
-    every = [common(group.runs[0]) for group in groups]
+    alike = _alike(runs, lambda run: run.conditions)
+    groups = [Group(sorted(some, key=lambda run: run.seed)) for some in alike]
+    every = [group.runs[0].conditions for group in groups]
     names = {name: None for values in every for name in values}
     different = [name for name in names if len({json.dumps(v.get(name)) for v in every}) > 1]
     for group, values in zip(groups, every, strict=True):

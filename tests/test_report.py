@@ -140,6 +140,14 @@ def test_only_finished_runs_count(tmp_path: Path) -> None:
     assert f"{told}<br>seed 3 its weights are missing |" in report.markdown(found)
 
 
+def test_presets_are_not_mixed(tmp_path: Path) -> None:
+    run(tmp_path / "a", 0.9)  # from before there were presets
+    run(tmp_path / "b", 0.8, preset="fast")
+    groups = gather(tmp_path).sections[0].groups
+    assert [group.differs for group in groups] == [{"preset": "course"}, {"preset": "fast"}]
+    assert [group.as_json()["preset"] for group in groups] == ["course", "fast"]
+
+
 def test_settings_and_backends_are_not_mixed(tmp_path: Path) -> None:
     few = {"filters": 4, "epochs": 12}
     run(tmp_path / "a", 0.9)
