@@ -322,7 +322,9 @@ class _Training:
             self.run.clear()
             self.run.write({**self.identity, **_circumstances(device_name), "status": "training"})
         found = self.run.read()
-        _expect_same(self.run, found, self.identity)
+        # A run from before there were presets, or a setting, had what is the course's.
+        course = {"preset": "course", "settings": self.defense.course_settings.as_json()}
+        _expect_same(self.run, found, self.identity, course)
         if found["status"] == "diverged":  # it may fare better this time
             found["status"] = "training"
             self.run.write(found)
@@ -498,9 +500,14 @@ def _expect_at_least(name: str, value: int, least: int) -> None:
         raise SettingsError(f"{name}: expected an integer of {least} or more, got {value!r}")
 
 
-def _expect_same(run: Run, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """RunError, naming every difference, unless the run there is the one wanted."""
-    differences = list(_differences("", found, wanted))
+def _expect_same(
+    run: Run, found: Mapping[str, Any], wanted: Mapping[str, Any], before: Mapping[str, Any]
+) -> None:
+    """RunError, naming every difference, unless the run there is the one wanted.
+
+    What is not said there is as in `before`.
+    """
+    differences = list(_differences("", found, wanted, before))
     if differences:
         raise RunError(
             f"{run.path} holds a run with other settings: {'; '.join(differences)}. "
@@ -508,12 +515,15 @@ def _expect_same(run: Run, found: Mapping[str, Any], wanted: Mapping[str, Any]) 
         )
 
 
-def _differences(prefix: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+def _differences(
+    prefix: str, found: Mapping[str, Any], wanted: Mapping[str, Any], before: Mapping[str, Any]
+) -> list[str]:
     lines = []
     for key, want in wanted.items():
-        there, want = found.get(key), list(want) if isinstance(want, tuple) else want
+        there = found.get(key, before.get(key))
+        want = list(want) if isinstance(want, tuple) else want
         if isinstance(want, Mapping) and isinstance(there, Mapping):
-            lines += _differences(f"{prefix}{key}.", there, want)
+            lines += _differences(f"{prefix}{key}.", there, want, before.get(key, {}))
         elif there != want:
             lines.append(f"{prefix}{key} is {there!r} there, {want!r} here")
     return lines

@@ -55,6 +55,22 @@ def files(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} - {".lock"}
 
 
+def test_a_run_from_before_there_were_presets_is_the_course_s(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    path = sparring.train("baseline", dataset, out=tmp_path, filters=4, epochs=1).path
+    assert path is not None
+    values = json.loads((path / "run.json").read_text())
+    del values["preset"]
+    for name in ("optimizer", "schedule", "initializer", "precision"):
+        del values["settings"][name]
+    (path / "run.json").write_text(json.dumps(values))
+    again = sparring.train("baseline", dataset, out=tmp_path, filters=4, epochs=1)
+    assert again.results["finished"] == values["results"]["finished"]
+    with pytest.raises(RunError, match="preset is 'course' there, 'fast' here"):
+        sparring.train("baseline", dataset, preset="fast", out=tmp_path, filters=4, epochs=1)
+
+
 def test_presets_are_kept_apart(dataset: Dataset, tmp_path: Path) -> None:
     options: dict[str, Any] = {"out": tmp_path, "filters": 4, "epochs": 1}
     fast = sparring.train("baseline", dataset, preset="fast", **options)
