@@ -38,7 +38,7 @@ LEAST_FAST = {
     "blur": 0.97,  # 98.9
     "temperature": 0.95,  # 97.8
     "labelsmooth": 0.97,  # 99.2
-    "jump": 0.96,  # 98.6
+    "jump": 0.95,  # 97.8
     "mergebinary": 0.88,  # 91.1, 8.3 rejected
     "majority": 0.94,  # 96.4
     "discretize": 0.97,  # 98.9
