@@ -44,8 +44,9 @@ class TrainLoop:
     """Trains one network; learning rate, weight decay, EMA and the watch for divergence are here.
 
     Minimizes recipe.loss + weight_decay / 2 * sum of squared kernels by SGD with momentum,
-    v <- m v - lr g, w <- w + v, or by `Muon`, with lr following `learning_rate_factor`. The EMA of all trainable weights
-    starts at the initial ones with decay min(ema_decay, (1 + t) / (10 + t)) at update t.
+    v <- m v - lr g, w <- w + v, or by `Muon`, with lr following `learning_rate_factor`. The EMA of
+    all trainable weights starts at the initial ones with decay min(ema_decay, (1 + t) / (10 + t))
+    at update t.
 
     The order of the images and the augmentation are functions of (seed, epoch) alone, so a loop
     restored from `state()` after an epoch goes on bit for bit as if it had never stopped, on the
