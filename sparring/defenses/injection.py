@@ -158,9 +158,9 @@ class Injection(Defense):
     adapted = {"digits": {"strength": 0.5}, "fashion-mnist": {"strength": 0.1}}
     # Under Muon features keep more that all classes share, and more inputs are like a signature.
     # Of Fashion-MNIST's test images 82.8 % are answered rightly and 6.9 % rejected at 0.06; at 0.08
-    # 79.4 and 9.9, at 0.06 for two epochs 77.4 and 13.6, at 0.04 for two 79.4 and 12.3; 0.1 diverged
-    # or ended with all rejected. In the digits' two layers no rate helps (at 0.1 and 0.2 it left 61
-    # to 76 % rejected), and SGD takes about as long as in the course.
+    # 79.4 and 9.9, at 0.06 for two epochs 77.4 and 13.6, at 0.04 for two 79.4 and 12.3; 0.1 blew up
+    # and ended with all rejected. In the digits' two layers no rate helps (at 0.1 and 0.2 it left
+    # 61 to 76 % rejected), and SGD takes about as long as in the course.
     tuned = {
         "fast": {
             "": {"learning_rate": 0.06},
