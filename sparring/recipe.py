@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 import keras
 import numpy as np
@@ -28,14 +28,31 @@ _CHOICES = {
 
 PRESETS = ("course", "fast")
 
-# What filters, epochs and batch size are divided by, and the learning rate multiplied with, by
-# preset and data set; see Settings.scaled_to.
-_SCALES = {
-    "course": {"digits": (2, 1, 4, 2.0), "fashion-mnist": (4, 25, 2, 2.0)},
-    "fast": {"digits": (2, 5, 4, 1.0), "fashion-mnist": (4, 100, 1, 1.0)},
-}
 _FAST_RATE = 0.05
-_UNSCALED = {"course": (1, 1, 1, 1.0), "fast": (1, 10, 1, 1.0)}
+
+
+class _Scale(NamedTuple):
+    """How a preset's settings are fitted to a data set; see Settings.scaled_to."""
+
+    filters: int = 1  # divided by it, as epochs and batch size are
+    epochs: int = 1
+    batch_size: int = 1
+    learning_rate: float = 1.0  # multiplied with it
+
+
+# By preset and data set; "" is every other data set.
+_SCALES = {
+    "course": {
+        "": _Scale(),
+        "digits": _Scale(filters=2, batch_size=4, learning_rate=2.0),
+        "fashion-mnist": _Scale(filters=4, epochs=25, batch_size=2, learning_rate=2.0),
+    },
+    "fast": {
+        "": _Scale(epochs=10),
+        "digits": _Scale(filters=2, epochs=5, batch_size=4),
+        "fashion-mnist": _Scale(filters=4, epochs=100),
+    },
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,12 +138,12 @@ class Settings:
             settings = self.replace(
                 optimizer="muon", schedule="linear", initializer="he", learning_rate=_FAST_RATE
             )
-        filters, epochs, batch, rate = _SCALES[preset].get(dataset, _UNSCALED[preset])
+        scale = _SCALES[preset].get(dataset, _SCALES[preset][""])
         return settings.replace(
-            filters=max(1, settings.filters // filters),
-            epochs=max(1, settings.epochs // epochs),
-            batch_size=max(1, settings.batch_size // batch),
-            learning_rate=rate * settings.learning_rate,
+            filters=max(1, settings.filters // scale.filters),
+            epochs=max(1, settings.epochs // scale.epochs),
+            batch_size=max(1, settings.batch_size // scale.batch_size),
+            learning_rate=scale.learning_rate * settings.learning_rate,
         )
 
     def as_json(self) -> dict[str, Any]:
