@@ -2,14 +2,15 @@
 
     python -m benchmarks.time_to_accuracy --data-dir DIR [--defense baseline] [--seeds 5]
         [--limit-train 20000 --limit-test 2000] [--both filters=16 ...] [--course epochs=8 ...]
-        [--fast epochs=1 ...]
+        [--fast epochs=1 ...] [--draw FILE.svg]
 
 Fashion-MNIST padded to 32x32. The presets, and for the baseline the plain PyTorch loop, are
 processes that take turns, each a hundredth of its training, so that a noisy machine slows all of
 them; only training steps are timed. Forty times in a training the accuracy of the averaged weights
 on the test images is taken. Printed is when each first reached what the course preset ended with,
 and how many times sooner that was than the course preset itself, at its end and when it first
-reached it; of ensembles the sum over the networks, each against its own counterpart.
+reached it; of ensembles the sum over the networks, each against its own counterpart. --draw makes
+a picture of all accuracies over time.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from statistics import mean, stdev
 from typing import Any
 
 from benchmarks.turns import Contestant, Turn
-from sparring import data
+from sparring import data, pictures
 from sparring.backend_choice import choose
+from sparring.checkpoint import write_atomically
 
 TURNS, LOOKS = 100, 40
 PLAIN = "plain"
@@ -143,6 +145,7 @@ def main() -> None:
     parser.add_argument("--course", nargs="+", default=[], metavar="NAME=VALUE")
     parser.add_argument("--fast", nargs="+", default=[], metavar="NAME=VALUE")
     parser.add_argument("--no-plain", action="store_true", help="leave the plain loop out")
+    parser.add_argument("--draw", type=Path, metavar="FILE.svg")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -157,6 +160,7 @@ def main() -> None:
     )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     sooner: dict[str, list[float]] = {name: [] for name in names}
+    lines: dict[str, list[pictures.Line]] = {name: [] for name in names}
     for seed in range(arguments.seeds):
         curves = run(seed, names)
         targets = [curve[-1][1] for curve in curves["course"]]
@@ -166,6 +170,9 @@ def main() -> None:
             for curve, target in zip(curves["course"], targets, strict=True)
         )
         for name in names:
+            lines[name] += [
+                ([x for x, _ in curve], [y for _, y in curve]) for curve in curves[name]
+            ]
             times = [
                 reached(curve, target) for curve, target in zip(curves[name], targets, strict=True)
             ]
@@ -183,6 +190,10 @@ def main() -> None:
                 ),
                 flush=True,
             )
+    if arguments.draw:
+        title = f"{arguments.defense} on Fashion-MNIST, while it is trained"
+        text = pictures.curves(lines, title, "seconds of training", "test accuracy")
+        write_atomically(arguments.draw, text.encode())
     if arguments.seeds > 1:
         for name in names:
             if ratios := sooner[name]:
