@@ -217,10 +217,11 @@ def test_the_fast_preset_trains_the_same_network_sooner(
     assert fast.epochs < course.epochs or course.epochs == 1
     # Same network, loss and serving: what differs is how it learns.
     learning = {"optimizer", "schedule", "initializer", "learning_rate", "batch_size", "epochs"}
-    others = set(course.names()) - learning
-    assert {key: course.as_json()[key] for key in others} == {
-        key: fast.as_json()[key] for key in others
-    }
+    expected = {key: course.as_json()[key] for key in set(course.names()) - learning}
+    if (name, data) == ("injection", "fashion-mnist"):
+        assert expected["strength"] == 0.1
+        expected["strength"] = 0.05  # its file says why
+    assert {key: fast.as_json()[key] for key in expected} == expected
     with pytest.raises(SettingsError, match=r"unknown preset 'fats'. Did you mean 'fast'\?"):
         get(name).settings_for(dataset, "fats")
 
