@@ -3,7 +3,7 @@
     KERAS_BACKEND=torch python -m benchmarks.together [--networks 3 10] [--filters 16 32 64]
         [--batch 64] [--rounds 7]
 
-Losses and gradients of as many all-convolutional networks, each on its own batch of random 32x32x3
+Losses and gradients of as many all-convolutional networks, each on a batch of random 32x32x3
 images: one after the other, and as one network whose convolutions are in groups. Both compute the
 same, with the same code. They take turns; printed are the medians and the median of the ratios
 within a round, above 1 where the batched network is faster.
