@@ -159,7 +159,7 @@ class Injection(Defense):
     # Under Muon, with patterns of 0.1, attacks do not fall into the trapdoors (why is a guess: half
     # a pattern may be no trap to a network that knows whole ones): within Linf 0.05, PGD broke 84 %
     # of Fashion-MNIST's images unnoticed. At half the strength it breaks 11 % (the preset course
-    # 3 %), and 86.4 % are answered rightly, 3.2 % rejected, with seed 0, which chose this among more
+    # 3 %), and 86.4 % are answered rightly, 3.2 % rejected, with seed 0, chosen among more
     # than a dozen trials; docs/fast.md has another seed. How many are rejected hangs on the rate:
     # with seed 1 27, 9 and 8 % at 0.03, 0.05 and 0.08; and on the strength: 19 and 18 % at 0.03 and
     # 0.04. In the digits' two layers neither rates nor strengths from 0.3 to 1 help (at least 61 %
