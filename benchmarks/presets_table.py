@@ -20,14 +20,16 @@ from sparring.figures import duration
 
 
 def rates(run: Path, values: dict[str, Any]) -> list[str]:
-    """Success of plain PGD and of the reference attack on a run."""
+    """Success of plain PGD and of the reference attack on a run, with 95 % intervals."""
     cells = []
     for attack in ("pgd", "reference"):
         file = folder(run, attack, values["dataset"]["name"]) / "report.json"
-        rate = None
-        if file.is_file():
-            rate = json.loads(file.read_text())["results"]["success_rate"]["value"]
-        cells.append(percent(rate))
+        if not file.is_file():
+            cells.append("-")
+            continue
+        rate = json.loads(file.read_text())["results"]["success_rate"]
+        low, high = (f"{100 * rate[bound]:.0f}" for bound in ("low", "high"))
+        cells.append(f"{percent(rate['value'])} ({low} to {high})")
     return cells
 
 

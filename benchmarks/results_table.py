@@ -31,8 +31,8 @@ def folder(run: Path, attack: str, dataset: str) -> Path:
     return run / "attacks" / f"{attack}-{threat.norm}-{threat.eps:.4g}"
 
 
-def missing(runs: Path, data_dir: Path | None) -> None:
-    """Make the verdicts that are not there, or not finished."""
+def missing(runs: Path, data_dir: Path | None, chosen: list[str], images: int) -> None:
+    """Make the verdicts on the chosen attacks that are not there, or not finished."""
     import sparring
     from sparring import attacks
 
@@ -40,7 +40,7 @@ def missing(runs: Path, data_dir: Path | None) -> None:
         if not (runs / name / "run.json").is_file():
             continue
         defense = sparring.load(runs / name)
-        for attack in ATTACKS:
+        for attack in chosen:
             out = folder(runs / name, attack, defense.info.name)
             report = out / "report.json"
             if report.is_file() and json.loads(report.read_text())["finished"]:
@@ -49,6 +49,7 @@ def missing(runs: Path, data_dir: Path | None) -> None:
             made = attacks.get(attack, {"draws": 10} if attack == "noise" else {}, name)
             verdict = sparring.evaluate(
                 *(defense, made),
+                n=images,
                 data_dir=data_dir,
                 out=out,
                 check=False,
@@ -108,9 +109,11 @@ def main() -> None:
     parser.add_argument("runs", type=Path, help="a folder with one run directory per defense")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--attack", action="store_true", help="make the verdicts that are missing")
+    parser.add_argument("--only", nargs="+", choices=ATTACKS, default=ATTACKS, help="with --attack")
+    parser.add_argument("--images", type=int, default=100, help="with --attack: how many")
     arguments = parser.parse_args()
     if arguments.attack:
-        missing(arguments.runs, arguments.data_dir)
+        missing(arguments.runs, arguments.data_dir, arguments.only, arguments.images)
         return
     paths = {name: arguments.runs / name / "run.json" for name in DEFENSES}
     found = {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
