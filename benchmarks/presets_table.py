@@ -4,7 +4,7 @@
 
 The runs are those of `sparring train all --data fashion-mnist --data-dir DIR --eval-every 0`, once
 with `--preset fast --out fast`; the verdicts those of `python -m benchmarks.results_table FOLDER
---data-dir DIR --attack`.
+--data-dir DIR --attack`, of as many images as asked for there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 
 from benchmarks.results_table import folder, percent
 from sparring.defenses import DEFENSES
-from sparring.figures import duration
 
 
 def rates(run: Path, values: dict[str, Any]) -> list[str]:
@@ -41,9 +40,9 @@ def main() -> None:
     arguments = parser.parse_args()
     print(
         "| defense | clean accuracy: course | fast | rejected: course | fast | PGD: course | fast "
-        "| reference attack: course | fast | training: course | fast |"
+        "| reference attack: course | fast |"
     )
-    print("| " + " | ".join(["---"] * 11) + " |")
+    print("| " + " | ".join(["---"] * 9) + " |")
     for name in DEFENSES:
         columns: list[list[str]] = []
         for runs in (arguments.course, arguments.fast):
@@ -51,15 +50,13 @@ def main() -> None:
             values = json.loads(file.read_text()) if file.is_file() else {}
             results = values.get("results")
             if results is None:
-                columns.append(["-"] * 5)
+                columns.append(["-"] * 4)
                 continue
-            seconds = results["seconds"]
             columns.append(
                 [
                     percent(results["test_accuracy"]),
                     percent(results["rejected"]),
                     *rates(runs / name, values),
-                    duration(seconds) if seconds else "-",
                 ]
             )
         cells = [cell for pair in zip(*columns, strict=True) for cell in pair]
