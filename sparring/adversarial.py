@@ -20,7 +20,7 @@ ADAPTED: dict[str, dict[str, Any]] = {
 TUNED: dict[str, dict[str, dict[str, Any]]] = {
     "course": {
         "digits": {"epochs": 50},
-        "fashion-mnist": {"epochs": 1, "learning_rate": 0.03},
+        "fashion-mnist": {"epochs": 1},
     }
 }
 

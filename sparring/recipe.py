@@ -45,7 +45,7 @@ _SCALES = {
     "course": {
         "": _Scale(),
         "digits": _Scale(filters=2, batch_size=4, learning_rate=2.0),
-        "fashion-mnist": _Scale(filters=4, epochs=25, batch_size=2, learning_rate=2.0),
+        "fashion-mnist": _Scale(filters=4, epochs=25, batch_size=2),
     },
     "fast": {
         "": _Scale(epochs=10),
@@ -128,8 +128,9 @@ class Settings:
         come to 98 %; half the filters keep that within a minute on two cores.
 
         fashion-mnist: a quarter of the filters and a twenty-fifth of the epochs, for minutes on two
-        cores. Half the batch and twice the rate make up for some of it: 86 % after two epochs
-        instead of 80 %.
+        cores. Half the batch makes up for some of it: the baseline comes to 88.3 %; with whole
+        batches five epochs come to 86.7 %. Twice the rate came to 89.8 % with seed 0, and diverged
+        with seed 1.
         """
         if preset not in PRESETS:
             raise SettingsError(unknown_name("preset", preset, list(PRESETS)))
