@@ -161,15 +161,15 @@ column is the best attack the course published, for its own defenses on CIFAR-10
     print(
         """
 The contrast that the zoo is for: injection, knn, discretize and randomneuron look robust under
-plain gradient attacks and fall to the right one. Where the reference attack stays below the
+plain gradient attacks and fall to the right one. Where the reference attack stays well below the
 course's figure:
 
 - majority: its networks are trained with Gaussian noise of 0.1 and 0.2, which is large beside an
   eps of 0.05. Summed margins of all three and the two largest of them stop at the same images.
 - transform: averaging over 5, 10 and 20 draws and 50 to 200 steps all stop near one half. Color
   jitter of 0.4 is large beside 0.05, too, and what succeeds has to survive shifts.
-- mergebinary: a fifth of the clean images is rejected already, and what is left is clear-cut; a
-  third of the images that are not broken get another label but are rejected.
+- mergebinary: a fifth of the clean images is rejected already, and what is left is clear-cut; two
+  fifths of the images that are not broken get another label but are rejected.
 - advtrain: it holds in part, as it is meant to.
 """
     )
