@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -224,7 +226,10 @@ def test_wrong_use(make: Any, message: str) -> None:
     assert message in str(caught.value)
 
 
-def test_attacks_from_files(tmp_path: Path, linear: Linear) -> None:
+def test_attacks_from_files(
+    tmp_path: Path, linear: Linear, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)  # what an environment may say
     file = tmp_path / "mine.py"
     file.write_text("def attack(defense, x, y, threat, shade=0.5):\n    return x * 0 + shade\n")
     x, y = gray()
@@ -232,6 +237,11 @@ def test_attacks_from_files(tmp_path: Path, linear: Linear) -> None:
     assert ops.convert_to_numpy(given) == pytest.approx(np.full((3, 8, 8, 1), 0.25))
     file.write_text("from sparring import PGD\nattack = PGD(steps=7)\n")
     assert attacks.get(file, {"restarts": 2}) == PGD(steps=7, restarts=2)
+    before = file.stat()
+    file.write_text("from sparring import PGD\nattack = PGD(steps=8)\n")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # an edit at once, of the same size
+    assert attacks.get(file) == PGD(steps=8)
+    assert not (tmp_path / "__pycache__").exists()
     for text, message in [
         ("x = 1", "expected a function attack"),
         ("1 / 0", "ZeroDivisionError"),

@@ -13,7 +13,9 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from functools import partial
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from sparring.attacks.gradients import BPDA, EOT, cross_entropies, gradient, margins
@@ -69,16 +71,24 @@ def get(name: str | Path, options: Mapping[str, Any] | None = None, defense: str
     return _with_options(ATTACKS[str(name)], options)
 
 
+class _AsItStands(SourceFileLoader):
+    """Compiles a file each time: Python's cache misses edits within a second that keep the size."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def _from_file(path: Path, options: Mapping[str, Any]) -> Attack:
     if not path.is_file():
         raise AttackError(f"{path}: no such file")
-    spec = importlib.util.spec_from_file_location(f"sparring_attack_{path.stem}", path)
+    name = f"sparring_attack_{path.stem}"
+    loader = _AsItStands(name, str(path))
+    spec = importlib.util.spec_from_loader(name, loader)
     assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except Exception as error:
         raise AttackError(f"{path}: {type(error).__name__}: {error}") from error
     for found in (getattr(module, "Attack", None), getattr(module, "attack", None)):
