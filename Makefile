@@ -18,12 +18,16 @@ train: $(VENV)/installed-torch
 test: $(VENV)/installed-all lint
 	$(MAKE) --jobs=2 test-torch test-others
 
+# Run after the other backends, which take less time than PyTorch's tests do.
+LATER := tests/test_faults.py tests/test_jobs.py tests/test_report.py
+
 test-torch:
-	$(ONE_THREAD) KERAS_BACKEND=torch $(BIN)/pytest
+	$(ONE_THREAD) KERAS_BACKEND=torch $(BIN)/pytest $(LATER:%=--ignore=%)
 
 test-others:
 	$(ONE_THREAD) KERAS_BACKEND=tensorflow $(BIN)/pytest -m backend
 	$(ONE_THREAD) KERAS_BACKEND=jax $(BIN)/pytest -m backend
+	$(ONE_THREAD) KERAS_BACKEND=torch $(BIN)/pytest $(LATER)
 
 lint: $(VENV)/installed-all
 	$(BIN)/ruff check .

@@ -62,5 +62,10 @@ class AdvTrain(Defense):
     course_settings = AdvTrainSettings()
     # Twice the L2 eps it is usually attacked at, as the course's 2.
     adapted = {"digits": {"radius": 1.5}}
-    # Two losses at twice the course's rate diverged; the course's itself was not tried.
-    tuned = {"course": {"fashion-mnist": {"learning_rate": 0.02}}}
+    # At the course's rate one of two seeds diverged. Muon at the others' 0.05 answers 87.2 % of
+    # held-out images rightly, and PGD breaks 18 % of them; at 0.02 it is 86.5 and 24 %, beside the
+    # course preset's 85.7 and 24 %.
+    tuned = {
+        "course": {"fashion-mnist": {"learning_rate": 0.02}},
+        "fast": {"fashion-mnist": {"learning_rate": 0.02}},
+    }

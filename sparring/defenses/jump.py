@@ -62,8 +62,10 @@ class Jump(Defense):
     recipe = JumpRecipe
     # At twice the course's rate, and a jump that grows in thousands of steps, the loss blew up; the
     # course's itself was not tried. Muon copes, but is the better the slower: of Fashion-MNIST's
-    # test images 88.3 % at 0.03, 86.8 at the others' 0.05, 82.1 at 0.08.
+    # held-out images 87.9 % at 0.03, 88.3 at 0.02, 88.8 at 0.01; plain PGD breaks 61 and 97 % of
+    # them with two seeds at 0.03, all but one at 0.02, all at 0.01. On the digits 0.03 is the best
+    # of the three.
     tuned = {
         "course": {"fashion-mnist": {"learning_rate": 0.02}},
-        "fast": {"": {"learning_rate": 0.03}},
+        "fast": {"": {"learning_rate": 0.03}, "fashion-mnist": {"learning_rate": 0.01}},
     }

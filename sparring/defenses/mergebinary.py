@@ -7,7 +7,7 @@ differentiable objective for an attack.
     sparring train mergebinary --data digits
 
 Test accuracy with its settings (seed 0, PyTorch): digits 89.17 % (10.0 % rejected), Fashion-MNIST
-71.93 % (21.2 % rejected).
+78.88 % (14.9 % rejected).
 
 Reference: a defense of the self-study course in evaluating adversarial robustness.
 """
@@ -57,11 +57,13 @@ class MergeBinary(Defense):
     networks = "one a class"
     # Some networks of 4 filters never learned to say yes: of 68 % accuracy, 26 % were rejected.
     adapted = {"fashion-mnist": {"filters": 32}}
-    # On the digits, larger batches take a third of the time and cost two points of accuracy.
+    # On the digits, larger batches take a third of the time and cost two points of accuracy. On
+    # Fashion-MNIST three epochs come to 71.9 %, 21.2 % rejected; PGD breaks 35 % then, and 61 %
+    # after six.
     tuned = {
         "course": {
             "digits": {"batch_size": 64, "learning_rate": 0.2},
-            "fashion-mnist": {"epochs": 3},
+            "fashion-mnist": {"epochs": 6},
         },
         "fast": {"digits": {"batch_size": 64}},
     }
