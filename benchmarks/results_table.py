@@ -168,8 +168,8 @@ course's figure:
   eps of 0.05. Summed margins of all three and the two largest of them stop at the same images.
 - transform: averaging over 5, 10 and 20 draws and 50 to 200 steps all stop near one half. Color
   jitter of 0.4 is large beside 0.05, too, and what succeeds has to survive shifts.
-- mergebinary: a fifth of the clean images is rejected already, and what is left is clear-cut; two
-  fifths of the images that are not broken get another label but are rejected.
+- mergebinary: of the clean images 15 % are rejected already, and what is left is clear-cut; a
+  quarter of the images that are not broken get another label but are rejected.
 - advtrain: it holds in part, as it is meant to.
 """
     )
