@@ -60,7 +60,8 @@ class Wrapped(ABC):
 class EOT(Wrapped):
     """Expectation over transformation: logits averaged over draws of a stochastic defense.
 
-    An attack on EOT(defense) follows the mean gradient of `draws` draws; a step costs that many.
+    An attack on EOT(defense) follows the mean gradient of `draws` draws; a step costs that many, in
+    time and in memory: `evaluate(batch_size=)` gives the attack fewer images at a time.
     Athalye et al. 2018, https://arxiv.org/abs/1707.07397.
     """
 
