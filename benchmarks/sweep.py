@@ -162,6 +162,8 @@ def main() -> None:
     if arguments.work:
         print(json.dumps(train(json.loads(arguments.work))))
         return
+    if not 0 <= arguments.pgd <= HELD_OUT:
+        parser.error(f"--pgd: expected 0 to {HELD_OUT}, the images held out, got {arguments.pgd}")
     common: dict[str, Any] = {"filters": arguments.filters, "epochs": arguments.epochs}
     for text in arguments.set:
         name, _, value = text.partition("=")
@@ -185,7 +187,8 @@ def main() -> None:
         for seed in range(arguments.seeds)
     ]
     heads = ["variant", "accuracy", "over seeds", "rejected", "time", "times the first", "diverged"]
-    heads += ["PGD, each seed"] if arguments.pgd else []
+    if arguments.pgd:
+        heads.append("PGD, each seed")
     print(f"| {' | '.join(heads)} |")
     print(f"| {' | '.join(['---'] * len(heads))} |")
     first = 0.0
@@ -206,7 +209,8 @@ def main() -> None:
                 f"{len(found) - len(there)} of {len(found)}",
             ]
             if arguments.pgd:
-                cells.append(", ".join(f"{100 * result['pgd']:.1f}" for result in there) + " %")
+                rates = ", ".join(f"{100 * result['pgd']:.1f}" for result in there)
+                cells.append(f"{rates} %" if there else "-")
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
