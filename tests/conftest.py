@@ -12,6 +12,8 @@ from keras import ops
 import sparring
 from sparring.data import Dataset, DatasetInfo
 from sparring.defense import Defense
+from sparring.defenses import get
+from sparring.progress import Silent
 from sparring.recipe import Settings
 
 
@@ -69,8 +71,42 @@ def linear() -> Linear:
     return Linear(signs, -4.0)
 
 
+class Unwarned(Silent):
+    """Expects to hear nothing of guessing."""
+
+    def message(self, text: str) -> None:
+        assert "guessing" not in text
+
+
+Zoo = Callable[..., Defense]
+
+
 @pytest.fixture(scope="session")
-def digits_baseline(tmp_path_factory: pytest.TempPathFactory) -> Defense:
-    """A baseline trained on the digits for seconds."""
-    out = tmp_path_factory.mktemp("digits")
-    return sparring.train("baseline", out=out, filters=16, epochs=20, eval_every=0)
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    """A defense trained on the digits with its own settings, by name and preset.
+
+    Each is trained once for all tests of a process: zoo("blur"), zoo("blur", "course").
+    """
+    out = tmp_path_factory.mktemp("zoo")
+    trained: dict[tuple[str, str], Defense] = {}
+
+    def get_trained(name: str, preset: str = "fast") -> Defense:
+        if (name, preset) not in trained:
+            if (lender := get(name).borrows) is not None:
+                get_trained(lender, preset)
+            trained[name, preset] = sparring.train(
+                *(name, "digits"),
+                preset=preset,
+                out=out / preset,
+                eval_every=0,
+                progress=Unwarned(),
+            )
+        return trained[name, preset]
+
+    return get_trained
+
+
+@pytest.fixture(scope="session")
+def digits_baseline(zoo: Zoo) -> Defense:
+    """The baseline on the digits."""
+    return zoo("baseline")
