@@ -10,7 +10,7 @@ import pytest
 from keras import ops
 
 from sparring.errors import SettingsError
-from sparring.threat import L2, Linf, ThreatModel, default_threat, threat_model
+from sparring.threat import DEFAULT_EPS, L2, Linf, ThreatModel, default_threat, threat_model
 
 pytestmark = pytest.mark.backend
 
@@ -120,3 +120,129 @@ def test_unlimited_reaches_every_image() -> None:
         assert largest.distance(white, black) <= largest.eps
         assert threat.scaled(2).eps == pytest.approx(0.2)
     assert Linf(0.8).scaled(2) == Linf(1.0)
+
+
+def pairs(*images: list[float]) -> Any:
+    """Several images of two values each, side by side."""
+    return ops.convert_to_tensor(np.array(images, np.float32).reshape(len(images), 1, 2, 1))
+
+
+@pytest.mark.parametrize("kind", [Linf, L2])
+def test_eps_is_above_0_and_of_any_real_type(kind: type[ThreatModel]) -> None:
+    assert kind(np.float32(0.5)).eps == 0.5  # type: ignore[arg-type] # not only Python's own
+    assert type(kind(np.float64(0.5)).eps) is float
+    assert type(kind(1).eps) is float
+    assert kind(1e-9).eps == 1e-9
+    assert kind(1).eps == 1  # the largest in Linf
+    for wrong in (0, -1, math.nan, math.inf):
+        with pytest.raises(SettingsError, match="eps: expected a number above 0, got"):
+            kind(wrong)
+    for text in ("", "4/0", "four", "1/2/3"):
+        with pytest.raises(SettingsError, match=f"such as 4/255, got '{text}'"):
+            kind(text)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="such as 4/255"):
+        kind(1j)  # type: ignore[arg-type]
+
+
+def test_eps_just_above_1_is_refused_in_linf() -> None:
+    with pytest.raises(SettingsError, match=r"at most 1 for Linf, got 1\.001"):
+        Linf(1.001)
+    assert L2(1.001).eps == 1.001
+
+
+def test_how_a_threat_model_is_written() -> None:
+    assert repr(Linf(4 / 255)) == "Linf(0.0156863)"
+    assert repr(L2(0.5)) == "L2(0.5)"
+    assert (Linf.norm, L2.norm) == ("Linf", "L2")
+
+
+def test_threat_models_are_equal_when_norm_and_eps_are() -> None:
+    assert Linf("1/4") == Linf(0.25)  # type: ignore[arg-type]
+    assert hash(Linf("1/4")) == hash(Linf(0.25))  # type: ignore[arg-type]
+    different: list[ThreatModel] = [Linf(0.25), L2(0.25), Linf(0.5)]
+    assert len(set(different)) == 3
+
+
+def test_norms_are_named_in_any_case() -> None:
+    for name in ("Linf", "linf", "LINF"):
+        assert threat_model(name, 0.5) == Linf(0.5)
+    for name in ("L2", "l2"):
+        assert threat_model(name, 2) == L2(2)
+        assert default_threat(name, "digits") == L2(0.75)
+
+
+def test_usual_eps_of_every_data_set() -> None:
+    for dataset, of_linf, of_l2 in [
+        ("digits", 0.15, 0.75),
+        ("fashion-mnist", 0.05, 1.0),
+        ("cifar10", 4 / 255, 1.0),
+    ]:
+        assert default_threat("Linf", dataset) == Linf(of_linf)
+        assert default_threat("L2", dataset) == L2(of_l2)
+    assert list(DEFAULT_EPS) == ["digits", "fashion-mnist", "cifar10"]
+
+
+def test_scaling_keeps_the_norm_and_stays_within_the_cube() -> None:
+    assert Linf(0.25).scaled(0.5) == Linf(0.125)
+    assert Linf(0.25).scaled(2) == Linf(0.5)
+    assert Linf(0.25).scaled(5) == Linf(1.0)
+    assert L2(0.25).scaled(8) == L2(2.0)
+
+
+def test_unlimited_is_the_diagonal_of_the_cube() -> None:
+    assert Linf(0.1).unlimited((4, 4, 3)) == Linf(1.0)
+    assert L2(0.1).unlimited((4, 4, 3)) == L2(math.sqrt(48))
+
+
+def test_starts_by_hand() -> None:
+    x = pairs([0.5, 0.5], [0.1, 0.9])
+    # In Linf 0 and 1 are the ends of what a value moves by, 1/2 its middle.
+    found = values(Linf(0.25).start(x, pairs([0.0, 0.5], [0.25, 1.0])))
+    assert found == pytest.approx([0.25, 0.5, 0.0, 1.0])  # 0.1 - 0.125 and 0.9 + 0.25 are cut off
+    # In L2 2u - 1 gives the direction, and the first draw the share of eps: along (0.6, -0.8) by
+    # 0.4; along (-1, 0) by nothing, by 0.125, and by that to beyond black; along (1, 1) by 0.5.
+    uniform = pairs([0.8, 0.1], [0.0, 0.5])
+    assert values(L2(0.5).start(x, uniform)) == pytest.approx([0.74, 0.18, 0.1, 0.9])
+    found = values(L2(0.5).start(x, pairs([0.25, 0.5], [1.0, 1.0])))
+    assert found == pytest.approx([0.375, 0.5, 0.1 + 0.5 / math.sqrt(2), 1.0])
+    found = values(L2(0.5).start(x, pairs([0.25, 0.5], [0.25, 0.5])))
+    assert found == pytest.approx([0.375, 0.5, 0.0, 0.9])
+
+
+def test_each_image_of_a_batch_is_projected_and_measured_by_itself() -> None:
+    x = pairs([0.5, 0.5], [0.0, 1.0])
+    away = pairs([0.8, 0.9], [0.3, 0.6])  # by (0.3, 0.4) and (0.3, -0.4)
+    assert values(L2(0.25).project(away, x)) == pytest.approx([0.65, 0.7, 0.15, 0.8])
+    assert values(L2(0.5).project(away, x)) == pytest.approx([0.8, 0.9, 0.3, 0.6])
+    outside = pairs([0.8, 0.9], [-0.3, 1.4])  # by (-0.3, 0.4), which leaves the cube twice
+    assert values(L2(0.25).project(outside, x)) == pytest.approx([0.65, 0.7, 0.0, 1.0])
+    assert values(Linf(0.35).project(away, x)) == pytest.approx([0.8, 0.85, 0.3, 0.65])
+    assert values(Linf(0.35).project(outside, x)) == pytest.approx([0.8, 0.85, 0.0, 1.0])
+    slope = pairs([3.0, -4.0], [0.0, 1e-3])
+    assert values(L2(0.25).direction(slope)) == pytest.approx([0.6, -0.8, 0.0, 1.0])
+    assert values(Linf(0.25).direction(slope)) == [1, -1, 0, 1]
+    one, other = (ops.convert_to_numpy(each) for each in (away, x))
+    assert L2(0.1).distance(one, other) == pytest.approx([0.5, 0.5])
+    assert Linf(0.1).distance(one, other) == pytest.approx([0.4, 0.4])
+    apart = np.array([[0.1, -0.3], [0.0, 0.2]])
+    assert Linf(0.1).distance(apart, np.zeros((2, 2))) == pytest.approx([0.3, 0.2])
+
+
+@pytest.mark.parametrize("kind", [Linf, L2])
+def test_distances_are_not_rounded_to_float32(kind: type[ThreatModel]) -> None:
+    # 1/3 and 1e-9 as float32 differ by something that float32 cannot tell from 1/3.
+    one, other = np.full((1, 1), 1 / 3, np.float32), np.full((1, 1), 1e-9, np.float32)
+    found = kind(0.5).distance(one, other)
+    assert found.dtype == np.float64
+    assert found[0] == pytest.approx(float(one[0, 0]) - float(other[0, 0]), abs=1e-15)
+    assert found[0] < float(one[0, 0])
+
+
+def test_allowances_for_rounding() -> None:
+    # Half a unit in the last place below 1 is 2^-25; twice that in Linf, however large the image.
+    assert Linf(0.1).rounding(1) == Linf(0.9).rounding(3072) == 2.0**-24
+    # In L2 that for each of 3,072 values, as a length, and 8 units of eps.
+    assert L2(0.5).rounding(3072) == pytest.approx(
+        math.sqrt(3072) * 2.0**-25 + 4 * 2.0**-24, rel=1e-12
+    )
+    assert L2(2.0).rounding(4) == pytest.approx(2 * 2.0**-25 + 16 * 2.0**-24, rel=1e-12)

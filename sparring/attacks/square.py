@@ -178,8 +178,7 @@ class _L2Search(_Search):
 
     def _pyramid(self, side: int, draws: _Draws) -> np.ndarray:
         """Two bumps of opposite sign, one above the other or side by side: [B, side, side, C]."""
-        upper = _bump(side // 2 + 1, side)
-        half = np.concatenate([upper[: side // 2], -_bump(side - side // 2, side)])
+        half = np.concatenate([_bump(side // 2, side), -_bump(side - side // 2, side)])
         half /= np.sqrt(np.square(half).sum())
         upright = draws.uniform(1)[:, :, None, None] < 0.5
         both = np.where(upright, half[None, :, :, None], half.T[None, :, :, None])
@@ -191,14 +190,12 @@ class _L2Search(_Search):
 
 
 def _bump(height: int, width: int) -> np.ndarray:
-    """The paper's bump: sums of ever smaller rectangles around the middle, [height, width]."""
+    """The paper's bump: sums of ever larger squares around the middle, [height, width]."""
     bump = np.zeros((height, width), np.float32)
     top, left = height // 2, width // 2
     rows, columns = np.arange(height)[:, None], np.arange(width)[None, :]
     for ring in range(max(top, left) + 1):
-        inside = (abs(rows - top) <= max(top - ring, 0)) & (
-            abs(columns - left) <= max(left - ring, 0)
-        )
+        inside = (abs(rows - top) <= ring) & (abs(columns - left) <= ring)
         bump += inside / (ring + 1) ** 2
     return bump
 
