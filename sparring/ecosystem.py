@@ -34,7 +34,9 @@ def as_torch_module(defense: Defense) -> Any:
 
         def __init__(self) -> None:
             super().__init__()
-            self.nets = torch.nn.ModuleList(defense.nets)
+            # A Keras layer that was built by hand tells PyTorch of none of its variables.
+            variables = [variable for net in defense.nets for variable in net.trainable_variables]
+            self.weights = torch.nn.ParameterList(variable.value for variable in variables)
 
         def forward(self, images: Any) -> Any:
             """Logits [B, K] of images float32 [B, C, H, W] in [0, 1]."""

@@ -80,7 +80,10 @@ def test_the_module_answers_as_the_defense(digits_baseline: Defense) -> None:
     logits.sum().backward()
     assert images.grad is not None
     assert images.grad.abs().max() > 0
+    weights = digits_baseline.nets[0].trainable_variables
+    assert [id(each) for each in module.parameters()] == [id(each.value) for each in weights]
     assert not any(parameter.requires_grad for parameter in module.parameters())
+    assert all(parameter.grad is None for parameter in module.parameters())
 
 
 @pytest.mark.backend

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -15,8 +16,10 @@ from sparring import backend, train_loop
 from sparring.data import Dataset
 from sparring.defenses import get
 from sparring.errors import Diverged
+from sparring.nets import AllConv
 from sparring.progress import EpochMetrics, Silent
-from sparring.recipe import Recipe, Settings
+from sparring.recipe import Recipe, Settings, cross_entropy, hits
+from sparring.seeds import Stream, spread
 from sparring.train_loop import TrainLoop, learning_rate_factor
 
 pytestmark = pytest.mark.backend
@@ -373,3 +376,394 @@ def test_weight_decay_is_a_term_of_the_loss_on_kernels_alone(dataset: Dataset) -
     for old, new in zip(before, values(loop.net.trainable_variables), strict=True):
         shrunk = old * (1 - 0.1 * 0.5) if old.ndim == 4 else old
         np.testing.assert_allclose(new, shrunk, rtol=1e-5)
+
+
+# The average, the ramp and the optimizer, step by step
+
+
+@pytest.mark.parametrize("ema_decay", [0.999, 0.2])
+def test_the_average_starts_at_the_initial_weights_and_warms_up(
+    dataset: Dataset, ema_decay: float
+) -> None:
+    # Four steps of half of the images: decays 1/10, 2/11, 3/12 and 4/13, or 0.2 where that is
+    # less. Of the initial weights 0.1 * 0.18 * 0.25 * 0.31 is left: seven hundred times rounding.
+    settings = SETTINGS.replace(epochs=2, batch_size=20, ema_decay=ema_decay, weight_decay=0.0)
+    loop = TrainLoop(Quadratic(dataset.info, settings, 0), dataset)
+    start = values(loop.net.trainable_variables)
+    for raw, averaged in zip(start, values(loop.ema.trainable_variables), strict=True):
+        np.testing.assert_array_equal(raw, averaged)
+    for variables in (loop.net.trainable_variables, loop.ema.trainable_variables):
+        variables[1].assign(ops.ones(variables[1].shape) * 5)  # of the first layer's bias, 0 before
+    run(loop)
+    weight, speed, average = 5.0, 0.0, 5.0
+    for step in range(4):
+        rate = 0.1 * math.cos(7 / 16 * math.pi * step / 4)
+        speed = 0.9 * speed - rate * (weight - 1)
+        weight += speed
+        decay = min(ema_decay, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * weight
+    assert values(loop.net.trainable_variables)[1] == pytest.approx(weight, rel=1e-5)
+    assert values(loop.ema.trainable_variables)[1] == pytest.approx(average, rel=1e-5)
+    # Kernels have no gradient here and are not decayed.
+    for index in (0, 2, 4):
+        np.testing.assert_array_equal(values(loop.net.trainable_variables)[index], start[index])
+
+
+def test_the_average_of_few_steps_keeps_a_share_of_the_initial_weights(dataset: Dataset) -> None:
+    settings = SETTINGS.replace(epochs=1, batch_size=40, ema_decay=0.999)
+    loop = TrainLoop(Quadratic(dataset.info, settings, 0), dataset)
+    run(loop)
+    # One step takes the biases from 0 to 0.1; the average keeps a tenth of what was.
+    assert values(loop.net.trainable_variables)[1] == pytest.approx(0.1, rel=1e-5)
+    assert values(loop.ema.trainable_variables)[1] == pytest.approx(0.09, rel=1e-5)
+
+
+def test_muon_in_a_loop_has_the_loop_s_momentum_rate_and_weight_decay(dataset: Dataset) -> None:
+    settings = SETTINGS.replace(
+        epochs=2, batch_size=20, optimizer="muon", schedule="linear", weight_decay=0.5
+    )
+    settings = settings.replace(momentum=0.8)
+    loop = TrainLoop(Quadratic(dataset.info, settings, 0), dataset)
+    before = values(loop.net.trainable_variables)
+    lines = run(loop)
+    # Nesterov's momentum on biases at the linear schedule's rates, by hand: 0.1 of the peak, and
+    # then what is left at 1/4, 2/4 and 3/4.
+    rates = [0.1 * factor for factor in (0.1, 0.75 / 0.95, 0.5 / 0.95, 0.25 / 0.95)]
+    bias, memory = 0.0, 0.0
+    for rate in rates:
+        memory = 0.8 * memory + bias - 1
+        bias -= rate * (bias - 1 + 0.8 * memory)
+    for variable in values(loop.net.trainable_variables)[1::2]:
+        assert variable == pytest.approx(bias, rel=1e-5)
+    assert lines[-1].learning_rate == pytest.approx(rates[-1])
+    # Kernels have no gradient but weight decay's; the step is about orthogonal, and down.
+    for old, new in zip(before[::2], values(loop.net.trainable_variables)[::2], strict=True):
+        assert (new * old).sum() < (old**2).sum()
+        assert np.abs(new - old).max() > 1e-3
+
+
+class Ramped(Recipe):
+    """Its loss is the ramp's value; what is tested with which ramp is noted."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.tested: list[tuple[Any, float]] = []
+
+    def net(self) -> AllConv:
+        net = super().net()
+        net.height = net.ramp("height")
+        return net
+
+    def on_progress(self, net: Any, progress: Any) -> None:
+        net.height.assign(progress)
+
+    def loss(self, net: Any, x: Any, y: Any) -> tuple[Any, Any]:
+        return net.height + 0 * ops.sum(net.head[1]), ops.zeros(())
+
+    def evaluate(self, net: Any, dataset: Dataset) -> float:
+        self.tested.append((net, float(ops.convert_to_numpy(net.height.value))))
+        return 0.25
+
+
+@pytest.mark.parametrize(("eval_every", "tested"), [(1, [1, 2, 3, 4]), (3, [3, 4]), (0, [4])])
+def test_the_ramp_is_set_at_every_step_and_at_tests_of_the_average(
+    dataset: Dataset, eval_every: int, tested: list[int]
+) -> None:
+    settings = SETTINGS.replace(epochs=4, batch_size=20, weight_decay=0.0)
+    recipe = Ramped(dataset.info, settings, 0)
+    loop = TrainLoop(recipe, dataset)
+    lines = run(loop, eval_every=eval_every)
+    # Two steps an epoch: 0/8 and 1/8 in the first, 2/8 and 3/8 in the second, ...
+    assert [line.loss for line in lines] == pytest.approx([0.5 / 8, 2.5 / 8, 4.5 / 8, 6.5 / 8])
+    assert [height for _, height in recipe.tested] == pytest.approx([each / 4 for each in tested])
+    assert all(net is loop.ema for net, _ in recipe.tested)
+    expected = [0.25 if epoch in tested else None for epoch in (1, 2, 3, 4)]
+    assert [line.test_accuracy for line in lines] == expected
+    assert float(ops.convert_to_numpy(loop.net.height)) == pytest.approx(7 / 8)
+
+
+def test_images_are_brought_to_1_and_augmented_before_the_loss(dataset: Dataset) -> None:
+    class Marked(Recipe):
+        def augment(self, x: Any, y: Any) -> tuple[Any, Any]:
+            return x / 2, y + 1
+
+        def loss(self, net: Any, x: Any, y: Any) -> tuple[Any, Any]:
+            mean = ops.mean(ops.mean(x, axis=(1, 2, 3)) * ops.cast(y, "float32"))
+            return mean + 0 * ops.sum(net.head[1]), ops.sum(ops.cast(y, "float32"))
+
+    settings = SETTINGS.replace(epochs=1, batch_size=16, weight_decay=0.0)
+    [line] = run(TrainLoop(Marked(dataset.info, settings, 0), dataset))
+    labels = dataset.y_train + 1
+    # Each image with the label that is its own, in whatever order.
+    expected = (dataset.x_train.mean(axis=(1, 2, 3)) / 255 / 2 * labels).mean()
+    assert line.loss == pytest.approx(expected, rel=1e-5)
+    assert line.accuracy == pytest.approx(labels.mean())
+
+
+# The epochs on the host, with steps that compute nothing
+
+
+class Telling(Silent):
+    """A Progress that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[int, ...]] = []
+        self.steps: list[tuple[int, float]] = []
+        self.left: list[float] = []
+        self.messages: list[str] = []
+
+    def begin(self, network: int, networks: int, epoch: int, epochs: int, steps: int) -> None:
+        self.begun.append((network, networks, epoch, epochs, steps))
+
+    def step(self, step: int, loss: float) -> None:
+        self.steps.append((step, loss))
+
+    def epoch(self, metrics: EpochMetrics, seconds_left: float) -> None:
+        self.left.append(seconds_left)
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+
+class Untested(Recipe):
+    """A test costs nothing."""
+
+    def evaluate(self, net: Any, dataset: Dataset) -> float:
+        return 0.5
+
+
+def scripted(
+    recipe: Recipe, dataset: Dataset, losses: Sequence[float] = (), right: Sequence[float] = ()
+) -> TrainLoop:
+    """A loop whose steps give these losses and hits, 0 when there are no more, and do nothing."""
+    loop = TrainLoop(recipe, dataset, defense="scripted")
+    given, hits_given = iter(losses), iter(right)
+
+    def step(images: Any, labels: Any, indices: Any) -> tuple[Any, Any]:
+        return np.array(next(given, 0.0)), np.array(next(hits_given, 0.0))
+
+    loop._step = step
+    return loop
+
+
+@pytest.mark.parametrize(("right", "told"), [(109, True), (110, False)])
+def test_a_network_that_only_guesses_is_told_of_after_its_last_epoch(
+    make_dataset: Callable[..., Dataset], right: int, told: bool
+) -> None:
+    # Guessing among 4 classes is right for 100 of 400, a tenth more is 110.
+    dataset = make_dataset(train=400)
+    settings = SETTINGS.replace(epochs=2, batch_size=200, learning_rate=0.07)
+    recipe = Untested(dataset.info, settings, 0, 1)
+    telling = Telling()
+    loop = scripted(recipe, dataset, right=[0, 0, 100, right - 100])
+    loop.run(lambda metrics: None, telling)
+    if not told:
+        assert telling.messages == []
+        return
+    [message] = telling.messages
+    assert "Network 2 is hardly better than guessing" in message
+    assert "27.25% of the training images" in message
+    assert "lower learning rate than 0.07" in message
+
+
+def test_where_hits_are_no_answers_nobody_is_told_of_guessing(dataset: Dataset) -> None:
+    class NoAnswers(Untested):
+        def chance(self, net: Any) -> float:
+            return 0.0
+
+    telling = Telling()
+    recipe = NoAnswers(dataset.info, SETTINGS.replace(epochs=1), 0)
+    scripted(recipe, dataset).run(lambda metrics: None, telling)
+    assert telling.messages == []
+
+
+def test_progress_is_told_of_the_network_the_steps_and_the_time_left(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A clock that goes on by half a second whenever it is looked at: once at the start, at an
+    # epoch's start and end, and when it is saved.
+    looks = iter(range(1000))
+    clock = SimpleNamespace(monotonic=lambda: next(looks) / 2)
+    monkeypatch.setattr(train_loop, "time", clock)
+    recipe = Untested(dataset.info, SETTINGS.replace(epochs=4), 0, 2)
+    telling = Telling()
+    loop = scripted(recipe, dataset, losses=range(1, 10))
+    loop.epoch = 1  # as after a restart
+    saved: list[EpochMetrics] = []
+    loop.run(saved.append, telling, networks=3)
+    assert telling.begun == [(2, 3, 1, 4, 3)]
+    assert telling.steps == [(step, 3 * epoch + step) for epoch in range(3) for step in (1, 2, 3)]
+    # 1.5 seconds an epoch, two of three, one and none of them left.
+    assert telling.left == pytest.approx([3.0, 1.5, 0.0])
+    assert [(line.epoch, line.network) for line in saved] == [(2, 2), (3, 2), (4, 2)]
+    assert [line.seconds for line in saved] == [0.5, 0.5, 0.5]
+    assert [line.images_per_second for line in saved] == [80, 80, 80]
+
+
+def test_accuracy_is_of_all_images_and_the_loss_of_each_alike(dataset: Dataset) -> None:
+    recipe = Untested(dataset.info, SETTINGS.replace(epochs=1), 0)
+    [line] = run(scripted(recipe, dataset, losses=[1, 2, 3], right=[10, 5, 3]))
+    assert line.accuracy == 18 / 40
+    assert line.loss == pytest.approx((16 * 1 + 16 * 2 + 8 * 3) / 40)
+
+
+def test_order_and_draws_of_an_epoch_follow_from_the_network_s_seed(dataset: Dataset) -> None:
+    class Noting:
+        variables: tuple[()] = ()
+
+        def __init__(self) -> None:
+            self.seeds: list[int] = []
+
+        def seed(self, seed: int) -> None:
+            self.seeds.append(seed)
+
+    for network in (0, 3):
+        recipe = Untested(dataset.info, SETTINGS.replace(batch_size=40), 6, network)
+        noting = Noting()
+        recipe.random = noting  # type: ignore[assignment]
+        loop = TrainLoop(recipe, dataset)
+        orders: list[list[int]] = []
+
+        def step(images: Any, labels: Any, indices: Any, orders: Any = orders) -> tuple[Any, Any]:
+            orders.append(ops.convert_to_numpy(indices).tolist())
+            return np.zeros(()), np.zeros(())
+
+        loop._step = step
+        run(loop)
+        own = spread(6, Stream.NETWORK, network) if network else 6
+        assert noting.seeds == [spread(own, Stream.AUGMENTATION, epoch) for epoch in range(3)]
+        for epoch, order in enumerate(orders):
+            expected = np.random.default_rng(spread(own, Stream.ORDER, epoch)).permutation(40)
+            assert order == expected.tolist()
+
+
+def test_losses_before_a_restart_are_shown_when_it_diverges(dataset: Dataset) -> None:
+    recipe = Untested(dataset.info, SETTINGS, 0, 1)
+    first = scripted(recipe, dataset, losses=range(1, 10))
+    states: list[dict[str, np.ndarray]] = []
+    first.run(lambda metrics: states.append(first.state()), Silent())
+    resumed = scripted(recipe, dataset, losses=[10, -math.inf])
+    resumed.restore(states[0], 1)
+    with pytest.raises(Diverged) as caught:
+        run(resumed)
+    error = caught.value
+    assert list(error.losses) == [1, 2, 3, 10, -math.inf]
+    assert (error.epoch, error.step) == (2, 2)
+    assert "in network 2, epoch 2, step 2" in str(error)
+    assert error.learning_rate == pytest.approx(0.1 * math.cos(7 / 16 * math.pi * 4 / 9))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_seen_at_an_epoch_s_last_step(
+    dataset: Dataset, bad: float
+) -> None:
+    loop = scripted(Untested(dataset.info, SETTINGS, 0), dataset)
+    kernel = loop.net.head[0]
+    kernel.assign(ops.zeros(kernel.shape) + bad)
+    saved: list[EpochMetrics] = []
+    with pytest.raises(Diverged, match=r"head_kernel became NaN or infinite in.*epoch 1, step 3"):
+        loop.run(saved.append, Silent())
+    assert saved == []
+
+
+def test_the_average_is_what_is_saved_under_the_network_s_number(dataset: Dataset) -> None:
+    loop = TrainLoop(Recipe(dataset.info, SETTINGS, 0, 2), dataset)
+    for number, variable in enumerate(loop.ema.trainable_variables):
+        variable.assign(ops.zeros(variable.shape) + number)
+    weights = loop.weights()
+    parts = ("conv_0", "conv_1", "head")
+    names = [f"{part}_{kind}" for part in parts for kind in ("kernel", "bias")]
+    assert list(weights) == [f"2/{name}" for name in names]
+    for number, array in enumerate(weights.values()):
+        assert (array == number).all()
+    state = loop.state()
+    assert all((state[f"ema/{name}"] == number).all() for number, name in enumerate(names))
+    assert not (state["net/conv_0_kernel"] == 0).all()
+
+
+def test_an_accelerator_is_handed_up_to_50_batches_at_once(
+    make_dataset: Callable[..., Dataset], accelerator: None
+) -> None:
+    dataset = make_dataset(train=241)
+    settings = SETTINGS.replace(epochs=1, batch_size=2)
+    loop = scripted(Untested(dataset.info, settings, 0), dataset, losses=[7.0])
+    given: list[np.ndarray] = []
+
+    def many(images: Any, labels: Any, indices: np.ndarray) -> tuple[Any, Any]:
+        given.append(indices)
+        return np.arange(len(indices)), np.ones(len(indices))
+
+    loop._many_steps = many
+    telling = Telling()
+    loop.run(lambda metrics: None, telling)
+    assert [chunk.shape for chunk in given] == [(50, 2), (50, 2), (20, 2)]
+    # The last, smaller batch is a step by itself. Of several losses the last is told.
+    assert telling.steps == [(50, 49), (100, 49), (120, 19), (121, 7)]
+
+
+@pytest.mark.skipif(backend.name != "torch", reason="is of PyTorch alone")
+@pytest.mark.parametrize("optimizer", ["sgd", "muon"])
+def test_momenta_lie_in_memory_as_kernels_and_their_gradients_do(
+    dataset: Dataset, optimizer: str
+) -> None:
+    recipe = Recipe(dataset.info, SETTINGS.replace(optimizer=optimizer), 0)
+    loop = TrainLoop(recipe, dataset)
+    run(loop)
+    kernels = [each for each in loop._optimizer.variables if len(each.shape) == 4]
+    assert len(kernels) == 3
+    for kernel in (*loop.net.kernels, *loop.ema.kernels, *kernels):
+        assert kernel.value.permute(3, 0, 1, 2).is_contiguous()
+
+
+# What recipes share
+
+
+def test_cross_entropy_and_hits_by_hand() -> None:
+    logits = ops.convert_to_tensor(np.array([[0, math.log(3)], [0, 0], [2, 0]], np.float32))
+    y = ops.convert_to_tensor(np.array([1, 0, 1], np.int32))
+    # 3/4 and 1/2 for the labels, then 1 against e^2.
+    expected = (math.log(4 / 3) + math.log(2) + math.log(1 + math.exp(2))) / 3
+    assert float(ops.convert_to_numpy(cross_entropy(y, logits))) == pytest.approx(expected)
+    # The first is right, the last is not; of equal logits the first is the answer.
+    assert float(ops.convert_to_numpy(hits(y, logits))) == 2
+
+
+def test_the_shared_loss_is_the_network_s_cross_entropy(dataset: Dataset) -> None:
+    recipe = Recipe(dataset.info, SETTINGS, 0)
+    logits = np.array([[0, 0, 0, 5], [0, 3, 0, 0], [9, 0, 0, 0]], np.float32)
+    y = ops.convert_to_tensor(np.array([3, 1, 2], np.int32))
+    loss, right = recipe.loss(lambda x: ops.convert_to_tensor(logits), None, y)
+    expected = (math.log(1 + 3 * math.exp(-5)) + math.log(1 + 3 * math.exp(-3))) / 3
+    expected += math.log(3 + math.exp(9)) / 3
+    assert float(ops.convert_to_numpy(loss)) == pytest.approx(expected, rel=1e-5)
+    assert float(ops.convert_to_numpy(right)) == 2
+
+
+def test_accuracy_is_the_share_of_test_images_that_are_right(dataset: Dataset) -> None:
+    class Answering:
+        def predict(self, images: np.ndarray) -> np.ndarray:
+            np.testing.assert_array_equal(images, dataset.x_test)
+            answers = np.where(np.arange(16) < 12, dataset.y_test, (dataset.y_test + 1) % 4)
+            return np.eye(4, dtype=np.float32)[answers]
+
+    assert Recipe(dataset.info, SETTINGS, 0).evaluate(Answering(), dataset) == 12 / 16
+
+
+@pytest.mark.skipif(backend.name == "jax", reason="takes JAX long to compile")
+def test_a_recipe_s_network_follows_its_settings_and_its_seed(dataset: Dataset) -> None:
+    settings = SETTINGS.replace(filters=3, head_size=3, initializer="he")
+    for network in (0, 2):
+        recipe = Recipe(dataset.info, settings, 9, network)
+        # The first of an ensemble has the user's seed, the others one made from it.
+        own = spread(9, Stream.NETWORK, network) if network else 9
+        assert recipe.spread(Stream.DRAWS, 4, 5) == spread(own, Stream.DRAWS, 4, 5)
+        seed = spread(own, Stream.WEIGHTS)
+        expected = AllConv((8, 8, 1), 4, 3, head_size=3, initializer="he", seed=seed)
+        for a, b in zip(values(recipe.net().variables), values(expected.variables), strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert recipe.finish(recipe.net(), dataset) == {}
+    other = recipe.allconv(AllConv, shape=(9, 9, 2), outputs=5)
+    assert tuple(other.kernels[0].shape) == (3, 3, 2, 3)
+    assert tuple(other.kernels[-1].shape) == (3, 3, 6, 5)
+    # Guessing is among the outputs, of which some defenses have others than classes.
+    assert recipe.chance(other) == 1 / 5
