@@ -828,6 +828,7 @@ def test_the_module_for_other_libraries_holds_the_networks_and_turns_images_arou
     defense.nets = [net]
     module = sparring.as_torch_module(defense)
     assert not module.training
-    assert list(module.nets) == [net]
+    weights = [variable.value for variable in net.trainable_variables]
+    assert [id(each) for each in module.parameters()] == [id(each) for each in weights]
     seen = torch.from_numpy(np.ascontiguousarray(IMAGES.transpose(0, 3, 1, 2)))
     np.testing.assert_allclose(module(seen).numpy(), logits_of(IMAGES), rtol=1e-5)

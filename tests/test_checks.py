@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from sparring.data import Dataset, load
 from sparring.defense import Defense
 from sparring.figures import Rate
 from sparring.judge import evaluate
-from sparring.threat import Linf, ThreatModel
+from sparring.threat import L2, Linf, ThreatModel
 from tests.conftest import Linear, patterns
 
 pytestmark = pytest.mark.backend
@@ -168,3 +170,463 @@ def test_the_judge_reports_them(digits_baseline: Defense) -> None:
     assert "docs/warnings.md#unlimited" in str(report)
     quiet = evaluate(digits_baseline, FGSM(), Linf(0.15), n=50, check=False)
     assert quiet.warnings == []
+
+
+# Every threshold, with attacks that break as many images as a test says. An image here is answered
+# by its first pixel, class 1 above one half; the next three say what its gradient is like.
+
+SOFT = 0.5625  # exact in float32, as all numbers here are
+OTHER = 0.484375  # 1/64 below one half, 5/64 away from SOFT
+BASE, TWICE, ALL = Linf(0.125), Linf(0.25), Linf(1.0)
+MASKED, NAN, INFINITE = ((0, 1, 0), 0.75), ((0, 2, 0), 0.0), ((0, 3, 0), 0.0)
+
+
+class Corner(Linear):
+    """Class 1 where the first pixel is above one half; with masked and bad gradients on demand."""
+
+    def __init__(self) -> None:
+        direction = np.zeros((8, 8, 1))
+        direction[0, 0, 0] = 1
+        super().__init__(direction, 0.5)
+
+    def logits(self, x: Any) -> Any:
+        x = ops.where(x[:, :1, 1:2] > 0.625, ops.stop_gradient(x), x)
+        # The slope of a root at zero is infinite; times that of a square there, which is zero, it
+        # is not a number.
+        roots = ops.sqrt(ops.square(x[:, 0, 2, 0])), ops.sqrt(x[:, 0, 3, 0])
+        return super().logits(x) + 1e-6 * ops.stack(roots, axis=-1)
+
+
+class Dice(Corner):
+    """Says that it draws."""
+
+    stochastic = True
+
+
+def corners(count: int, *special: tuple[int, tuple[tuple[int, int, int], float]]) -> np.ndarray:
+    """Images of class 1, some of them special: (which, (pixel, value))."""
+    x = np.full((count, 8, 8, 1), 0.5, np.float32)
+    x[:, 0, 0, 0] = SOFT
+    for which, (place, value) in special:
+        x[(which, *place)] = value
+    return x
+
+
+def broken(x: Any, count: int) -> np.ndarray:
+    """The images, the first `count` of them moved to where the answer is another."""
+    images = np.array(ops.convert_to_numpy(x))
+    images[:count, 0, 0, 0] = OTHER
+    return images
+
+
+class Ours:
+    """Stands in for an attack of ours: breaks the first `count` images, and notes what it gets."""
+
+    count = 0
+    calls: ClassVar[list[tuple[dict[str, Any], Any, np.ndarray, np.ndarray, ThreatModel]]]
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def __call__(self, defense: Any, x: Any, y: Any, threat: ThreatModel) -> Any:
+        images, labels = (np.array(ops.convert_to_numpy(each)) for each in (x, y))
+        self.calls.append((self.options, defense, images, labels, threat))
+        return broken(images, self.count)
+
+
+@pytest.fixture
+def ours(monkeypatch: pytest.MonkeyPatch) -> dict[str, type[Ours]]:
+    """Noise, Square and PGD as the checks use them, replaced by ones that break nothing."""
+    kinds: dict[str, type[Ours]] = {}
+    for name in ("Noise", "Square", "PGD"):
+        kinds[name] = type(name, (Ours,), {"calls": []})
+        monkeypatch.setattr(checks, name, kinds[name])
+    return kinds
+
+
+@pytest.fixture(scope="module")
+def corner() -> Corner:
+    return Corner()
+
+
+def look(
+    defense: Defense,
+    attack: Any,
+    success: Any,
+    x: np.ndarray,
+    threat: ThreatModel = BASE,
+    transfer: Any = None,
+) -> dict[str, str]:
+    """Names and texts of the warnings about images of class 1."""
+    defense.averaged = True
+    y = np.ones(len(x), np.int64)
+    found = checks.look(defense, attack, threat, x, y, np.array(success, float), transfer)
+    texts = {each.name: each.text for each in found}
+    assert len(texts) == len(found)
+    return texts
+
+
+@pytest.mark.parametrize(("n", "least"), [(5, 2), (40, 2), (41, 2.05), (60, 3), (100, 5)])
+def test_differences_are_told_from_5_percent_and_two_images_on(
+    corner: Corner, n: int, least: float
+) -> None:
+    trial = checks._Trial(corner, corners(n), np.ones(n, np.int32))
+    before = np.full(n, 0.5)
+    enough, less = before + (least + 1e-6) / n, before + (least - 1e-6) / n
+    assert trial.more(enough, before) is True
+    assert trial.more(less, before) is False
+    assert trial.more(before, enough) is False
+    # What counts is the number of images looked at, be it fewer that are compared.
+    assert trial.more(np.array([least + 1e-6]), np.array([0.0]))
+    assert not trial.more(np.array([least - 0.01]), np.array([0.0]))
+
+
+# Of 40 images the attack breaks 20. How many come to light otherwise without a word: one more by
+# noise and by longer attacks, one less at twice the eps, all but one without a limit, and of those
+# that are left one by the Square attack and one by transfer.
+QUIET = {"Noise": 21, "doubled": 19, "all": 39, "longer": 21, "Square": 1, "PGD": 1}
+
+
+@pytest.mark.parametrize(
+    ("condition", "count", "name", "text"),
+    [
+        ("Noise", 22, "noise-wins", "random noise succeeds for 55 %, the attack 50 %"),
+        ("doubled", 18, "not-rising", "success falls from 50 % to 45 % at Linf(0.25)"),
+        ("all", 38, "unlimited", "with Linf(1) success is 95 %, not 100 %"),
+        ("longer", 22, "more-steps", "4 times the steps raise success from 50 % to 55 %"),
+        (
+            *("Square", 2, "black-box-wins"),
+            "300 queries of the Square attack break 2 of the 20 images that the attack did not",
+        ),
+        (
+            *("PGD", 2, "transfer-wins"),
+            "adversarial images of linear break 2 of the 20 images that the attack did not",
+        ),
+        ("", 0, "", ""),
+    ],
+)
+def test_each_warning_comes_at_its_threshold_and_not_before(
+    corner: Corner, ours: dict[str, type[Ours]], condition: str, count: int, name: str, text: str
+) -> None:
+    counts = {**QUIET, condition: count}
+    for kind in ours:
+        ours[kind].count = counts[kind]
+    scripted: dict[tuple[ThreatModel, int], int] = {
+        (TWICE, 5): counts["doubled"],
+        (ALL, 5): counts["all"],
+        (BASE, 20): counts["longer"],
+    }
+
+    def attack(defense: Any, x: Any, y: Any, threat: ThreatModel, steps: int = 5) -> Any:
+        return broken(x, scripted[threat, steps])
+
+    success = [1.0] * 20 + [0.0] * 20
+    expected = {name: text} if name else {}
+    assert look(corner, attack, success, corners(40), transfer=corner) == expected
+
+
+def test_how_attacks_of_ours_are_run(corner: Corner, ours: dict[str, type[Ours]]) -> None:
+    x = corners(6)
+    x[:, 7, 7, 0] = np.arange(6) / 8  # tells them apart
+    source = Corner()
+    success = [1.0, 0.6, 0.5, 0.0, 0.4, 0.51]
+
+    def attack(defense: Any, x: Any, y: Any, threat: ThreatModel) -> Any:
+        return broken(x, 6)
+
+    assert look(corner, attack, success, x, transfer=source) == {}
+    left = [2, 3, 4]  # those broken in no more than half of the draws
+    expected = {
+        "Noise": ({"draws": 10}, corner, range(6)),
+        "Square": ({"queries": 300}, corner, left),
+        "PGD": ({"loss": "margin", "early_stopping": False}, source, left),
+    }
+    for name, (options, defense, rows) in expected.items():
+        [(given, asked, images, labels, threat)] = ours[name].calls
+        assert (given, threat) == (options, BASE)
+        assert asked is defense
+        np.testing.assert_array_equal(images, x[list(rows)])
+        assert labels.dtype == np.int32
+        assert labels.tolist() == [1] * len(rows)
+    look(corner, attack, success, x)  # transferred is what there is a defense for
+    assert [len(kind.calls) for kind in ours.values()] == [2, 2, 1]
+    look(corner, attack, [1.0] * 5 + [0.6], x, transfer=source)  # nothing is left
+    assert [len(kind.calls) for kind in ours.values()] == [3, 2, 1]
+
+
+@pytest.mark.parametrize(("count", "told"), [(2, False), (3, True)])
+def test_what_the_attack_came_to_in_some_draws_is_no_gain_of_others(
+    corner: Corner, ours: dict[str, type[Ours]], count: int, told: bool
+) -> None:
+    ours["Square"].count = ours["PGD"].count = count
+    # Of the three that are left 0.9 are broken already: two are 1.1 more, three 2.1.
+    success = [1.0, 0.6, 0.5, 0.0, 0.4]
+    x = corners(5)
+    found = look(corner, lambda d, x, y, t: broken(x, 5), success, x, transfer=corner)
+    assert set(found) == ({"black-box-wins", "transfer-wins"} if told else set())
+
+
+def test_noise_and_square_are_not_held_against_themselves(
+    corner: Corner, ours: dict[str, type[Ours]]
+) -> None:
+    x = corners(5)
+    # Noise is not an attack that could be made better: nothing else is run.
+    assert look(corner, ours["Noise"](), [0.0] * 5, x, transfer=corner) == {}
+    assert [kind.calls for kind in ours.values()] == [[], [], []]
+    ours["Square"].count = ours["PGD"].count = 5
+    assert set(look(corner, ours["Square"](), [0.0] * 5, x, transfer=corner)) == {"transfer-wins"}
+    assert [threat for *_, threat in ours["Square"].calls] == [TWICE, ALL]
+
+
+def noise(ours: dict[str, type[Ours]]) -> Any:
+    """An attack that ends the checks after those of the defense itself."""
+    return ours["Noise"]()
+
+
+@pytest.mark.parametrize(
+    ("n", "masked", "told"),
+    [(40, 4, True), (40, 3, False), (5, 1, True), (5, 0, False), (15, 2, True), (15, 1, False)],
+)
+def test_zero_gradients_are_told_from_a_tenth_of_the_images_on(
+    corner: Corner, ours: dict[str, type[Ours]], n: int, masked: int, told: bool
+) -> None:
+    x = corners(n, *((i, MASKED) for i in range(masked)))
+    text = f"gradients of {masked} of {n} images are zero"
+    assert look(corner, noise(ours), [0.0] * n, x) == ({"zero-gradients": text} if told else {})
+
+
+@pytest.mark.parametrize("special", [[(1, NAN)], [(1, INFINITE)], [(0, NAN), (3, INFINITE)]])
+def test_bad_gradients_are_told_from_one_on(
+    corner: Corner, ours: dict[str, type[Ours]], special: list[Any]
+) -> None:
+    text = f"gradients of {len(special)} of 5 images are NaN or infinite"
+    found = look(corner, noise(ours), [0.0] * 5, corners(5, *special))
+    assert found == {"bad-gradients": text}
+
+
+class Raw(Corner):
+    """Logits are the first two pixels, the second less the third."""
+
+    def logits(self, x: Any) -> Any:
+        return ops.stack([x[:, 0, 0, 0], x[:, 0, 1, 0] - x[:, 0, 2, 0]], axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "less", "told"),
+    [
+        (0.25, 0.75, 0.0, True),
+        (0.0, 1.0, 0.0, True),  # a saturated softmax
+        (0.5, 0.50009, 0.0, True),  # the sum may be off by 1e-4
+        (0.5, 0.5002, 0.0, False),
+        (0.5, 0.4998, 0.0, False),
+        (1.0, 0.0, 0.00001, False),  # sums to one within that, but is negative
+        (0.0, 0.0, 0.0, False),
+    ],
+)
+def test_probabilities_are_told_where_all_images_have_them(
+    ours: dict[str, type[Ours]], first: float, second: float, less: float, told: bool
+) -> None:
+    raw = Raw()
+    x = np.zeros((3, 8, 8, 1), np.float32)
+    x[:, 0, 0, 0], x[:, 0, 1, 0], x[:, 0, 2, 0] = first, second, less
+    text = "what the defense gives as logits are probabilities"
+    expected = {"probabilities": text} if told else {}
+    assert look(raw, noise(ours), [0.0] * 3, x) == expected
+    if told and first:
+        x[2, 0, 0, 0] /= 2
+        assert look(raw, noise(ours), [0.0] * 3, x) == {}
+
+
+@pytest.mark.parametrize("kind", [Corner, Dice])
+@pytest.mark.parametrize("averaged", [False, True])
+def test_not_averaged_is_told_of_who_draws_alone(
+    ours: dict[str, type[Ours]], kind: Callable[[], Corner], averaged: bool
+) -> None:
+    defense = kind()
+    defense.averaged = averaged
+    found = checks.look(defense, noise(ours), BASE, corners(2), np.ones(2, np.int32), np.zeros(2))
+    text = "the defense answers at random and the attack did not average over draws"
+    expected = [checks.Warned("not-averaged", text)] if kind is Dice and not averaged else []
+    assert found == expected
+
+
+def test_what_breaks_a_rule_has_no_success_under_other_conditions(corner: Corner) -> None:
+    # Without a limit every image is near enough. The first pixel alone says broken or not; of the
+    # nine that are, two are on the borders of what is allowed and one is as it should be.
+    given = [
+        ((0, 0, 0), 0.5, False),  # not broken: the logit is above zero by 1e-6 times a root
+        ((0, 0, 0), 0.0, True),
+        ((7, 7, 0), 1.0, True),
+        ((7, 7, 0), 0.5, True),
+        ((7, 7, 0), np.nan, False),
+        ((0, 0, 0), np.nan, False),
+        ((7, 7, 0), np.inf, False),
+        ((7, 7, 0), -np.inf, False),
+        ((7, 7, 0), -1e-6, False),
+        ((7, 7, 0), 1.000001, False),
+    ]
+    x = corners(len(given))
+    images = broken(x, len(given))
+    for image, (place, value, _) in zip(images, given, strict=True):
+        image[place] = value
+    trial = checks._Trial(corner, x, np.ones(len(given), np.int32))
+    found = trial.success(lambda d, x, y, t: images, ALL)
+    assert found.tolist() == [float(counts) for _, _, counts in given]
+    # Labels that were wrong from the beginning are no success of an image that breaks a rule.
+    trial = checks._Trial(corner, x, np.zeros(len(given), np.int32))
+    assert trial.success(lambda d, x, y, t: x - 2, ALL).tolist() == [0.0] * len(given)
+    # Nor is what is too far, which 3/16 is within 1/8 and is not within 1/4.
+    far = corners(2)
+    far[0, 0, 0, 0] = SOFT - 0.1875
+    trial = checks._Trial(corner, corners(2), np.ones(2, np.int32))
+    assert trial.success(lambda d, x, y, t: far, BASE).tolist() == [0, 0]
+    assert trial.success(lambda d, x, y, t: far, TWICE).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(("units", "counts"), [(11, 1.0), (13, 0.0)])
+def test_rounding_is_allowed_for_one_image_s_values(
+    corner: Corner, units: int, counts: float
+) -> None:
+    # Allowed beyond an eps of 1/4 in L2 with 64 values: 8 x 2^-25 + 8 x 2^-24 / 4 = 12 x 2^-25.
+    x = np.repeat(corners(1), 4, axis=0)
+    given = x.copy()
+    given[:, 0, 0, 0] = SOFT - 0.25 - units * 2.0**-25
+    trial = checks._Trial(corner, x, np.ones(4, np.int32))
+    assert trial.success(lambda d, x, y, t: given, L2(0.25)).tolist() == [counts] * 4
+
+
+def test_success_is_the_share_of_draws() -> None:
+    class Third(Dice):
+        def broken_share(self, x: Any, y: Any, draws: int = 10) -> np.ndarray:
+            return np.array([0.3, 0.7])
+
+    trial = checks._Trial(Third(), corners(2), np.ones(2, np.int32))
+    assert trial.success(lambda d, x, y, t: x, BASE).tolist() == [0.3, 0.7]
+
+
+# More steps
+
+
+STEPS: list[tuple[int, str]] = []
+"""What the attacks below were run with."""
+
+
+@dataclass(frozen=True)
+class Stepping:
+    """An attack whose fields say its steps."""
+
+    steps: int = 3
+    word: str = "no"
+
+    def __call__(self, defense: Any, x: Any, y: Any, threat: ThreatModel) -> Any:
+        STEPS.append((self.steps, self.word))
+        return broken(x, len(x))
+
+
+@dataclass(frozen=True)
+class Stepless:
+    """An attack whose fields say nothing of steps."""
+
+    queries: int = 3
+
+    def __call__(self, defense: Any, x: Any, y: Any, threat: ThreatModel) -> Any:
+        return Stepping()(defense, x, y, threat)
+
+
+class Undeclared:
+    """An attack with steps that are no field."""
+
+    steps = 3
+
+    def __call__(self, defense: Any, x: Any, y: Any, threat: ThreatModel) -> Any:
+        return Stepping()(defense, x, y, threat)
+
+
+def stepping(
+    defense: Any, x: Any, y: Any, threat: ThreatModel, word: str = "no", steps: int = 3
+) -> Any:
+    return Stepping(steps, word)(defense, x, y, threat)
+
+
+def stepping_at_last(
+    defense: Any, x: Any, y: Any, threat: ThreatModel, steps: int | None = None
+) -> Any:
+    return Stepping()(defense, x, y, threat)
+
+
+@pytest.mark.parametrize(
+    ("attack", "longer"),
+    [
+        (Stepping(word="yes"), (12, "yes")),
+        (Stepping(steps=5), (20, "no")),
+        (stepping, (12, "no")),
+        (partial(stepping, steps=7, word="yes"), (28, "yes")),
+        (partial(stepping, word="yes"), (12, "yes")),
+        (Stepless(), None),
+        (Undeclared(), None),
+        (stepping_at_last, None),
+        (lambda defense, x, y, threat: stepping(defense, x, y, threat), None),
+    ],
+)
+def test_an_attack_with_steps_is_run_with_four_times_as_many(
+    corner: Corner, ours: dict[str, type[Ours]], attack: Any, longer: tuple[int, str] | None
+) -> None:
+    x = corners(2)
+    STEPS.clear()
+    assert look(corner, attack, [1.0, 1.0], x) == {}
+    # Twice the eps, no limit, and then more steps where there are any.
+    assert len(STEPS) == (2 if longer is None else 3)
+    assert STEPS[0] == STEPS[1]
+    if longer is not None:
+        assert STEPS[2] == longer
+
+
+def test_threats_of_the_same_norm_are_tried(corner: Corner, ours: dict[str, type[Ours]]) -> None:
+    seen: list[ThreatModel] = []
+
+    def attack(defense: Any, x: Any, y: Any, threat: ThreatModel) -> Any:
+        seen.append(threat)
+        return broken(x, len(x))
+
+    look(corner, attack, [1.0, 1.0], corners(2), L2(0.5))
+    assert seen == [L2(1.0), L2(8.0)]  # 8 is the root of 64 values
+
+
+# What is said besides
+
+
+def test_an_error_under_other_conditions_ends_the_checks_and_keeps_what_they_found(
+    corner: Corner, ours: dict[str, type[Ours]]
+) -> None:
+    def attack(defense: Any, x: Any, y: Any, threat: ThreatModel) -> Any:
+        if threat == ALL:
+            raise ValueError("too much")
+        return x
+
+    x = corners(5, (0, MASKED))
+    found = checks.look(corner, attack, BASE, x, np.ones(5, np.int32), np.ones(5))
+    assert [each.name for each in found] == ["zero-gradients", "not-rising", "check-failed"]
+    assert found[2].text == "under other conditions the attack raised ValueError: too much"
+    assert ours["Square"].calls == []
+
+
+def test_of_no_images_nothing_is_said(corner: Corner) -> None:
+    assert checks.look(corner, stepping, BASE, corners(0), np.ones(0), np.ones(0)) == []
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "width"),
+    [(0.0, 0.2, None), (0.3, 0.5, None), (0.0, 0.201, 20), (0.2, 0.74, 54), (0.0, 1.0, 100)],
+)
+def test_intervals_wider_than_ten_points_to_a_side_are_told(
+    low: float, high: float, width: int | None
+) -> None:
+    found = checks.few_images(Rate(0.1, 33, low, high))
+    text = f"33 attacked images leave an interval of {width} points; take more"
+    assert found == ([] if width is None else [checks.Warned("few-images", text)])
+
+
+def test_how_a_warning_reads() -> None:
+    assert str(checks.Warned("some-name", "a text")) == "a text [docs/warnings.md#some-name]"
+    assert checks.CHANGED_INPUT.name == "changed-input"
+    assert checks.IMAGES == 40

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import signal
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -14,13 +22,19 @@ from keras import ops
 from safetensors.numpy import load_file
 
 import sparring
+from sparring import attacks, checks, judge, pictures
+from sparring import data as datasets
 from sparring.attacks import PGD, Noise
-from sparring.data import Dataset
+from sparring.checkpoint import read_tensors
+from sparring.checks import CHANGED_INPUT, Warned
+from sparring.data import Dataset, DatasetInfo
 from sparring.defense import Defense
 from sparring.errors import AttackError, RunError, SettingsError
-from sparring.figures import Rate
+from sparring.figures import Mean, Rate, duration
 from sparring.judge import Report, evaluate
-from sparring.threat import Linf
+from sparring.recipe import Settings
+from sparring.seeds import Stream, spread
+from sparring.threat import L2, Linf
 from tests.conftest import Linear
 
 pytestmark = pytest.mark.backend
@@ -339,3 +353,913 @@ def test_data_of_another_kind_is_refused(linear: Linear, make_dataset: Any) -> N
     message = r"linear was trained on linear.* of 2 classes; patterns has \[8, 8, 1\] of 4"
     with pytest.raises(SettingsError, match=message):
         evaluate(linear, PGD(), THREAT, make_dataset())
+
+
+# Figures
+
+
+def test_an_interval_stays_within_what_a_share_can_be() -> None:
+    for n in (1, 2, 3, 7, 30, 41, 1000):
+        none, all_ = Rate.of(np.zeros(n)), Rate.of(np.ones(n))
+        # With nothing found the upper end is z2 / (n + z2), and so is the lower one from above.
+        end = 1.959964**2 / (n + 1.959964**2)
+        assert none[:2] == (0, n)
+        assert none.low >= 0
+        assert all_.high <= 1
+        assert (none.low, all_.high) == pytest.approx((0, 1), abs=1e-12)
+        assert (none.high, all_.low) == pytest.approx((end, 1 - end))
+    assert tuple(Rate.of(np.array([])))[1:] == (0, 0.0, 1.0)
+    assert Rate.of(np.array([0.25, 0.5])).value == 0.375
+
+
+def test_means_over_seeds_and_durations() -> None:
+    assert Mean.of([]) is None
+    assert Mean.of([0.5]) == (0.5, None, 1)
+    assert Mean.of([0.5, 0.7]) == pytest.approx((0.6, math.sqrt(0.02), 2))
+    found = Mean.of([0.1, 0.2, 0.6])
+    # The sample's variance divides by n - 1: (0.04 + 0.01 + 0.09) / 2 = 0.07.
+    assert found == pytest.approx((0.3, math.sqrt(0.07), 3))
+    assert found is not None
+    assert found.percent(2) == "30.00 ± 26.46 %"
+    assert Mean(0.98765, None, 1).percent(1) == "98.8 %"
+    shown = {0.4: "0:00", 7: "0:07", 59.6: "1:00", 61: "1:01", 3599: "59:59", 3600: "1:00:00"}
+    assert {seconds: duration(seconds) for seconds in shown} == shown
+    assert duration(2 * 3600 + 5 * 60 + 9) == "2:05:09"
+
+
+# The report
+
+
+@pytest.fixture
+def report() -> Report:
+    """Four images: broken, broken in half of the draws, not broken, and not attacked."""
+    about = {
+        "defense": "coin",
+        "attack": "PGD()",
+        "threat": {"norm": "L2", "eps": 1 / 3},
+        "dataset": {"name": "digits"},
+    }
+    return Report(
+        about,
+        index=np.array([2, 3, 5, 8]),
+        label=np.array([0, 1, 2, 3], np.int32),
+        clean=np.array([1.0, 0.75, 1.0, 0.25]),
+        rejected=np.array([0.0, 0.0, 0.0, 0.75]),
+        attacked=np.array([True, True, True, False]),
+        success=np.array([1.0, 0.5, 0.0, 0.0]),
+        answer=np.array([1, 1, -1, -1]),
+        distance=np.array([0.1, 1 / 3, np.nan, np.nan]),
+        reasons=["broken", "broken in 1 of 2 draws", "outside [0, 1]", "clean image rejected"],
+        adversarial=np.zeros((4, 8, 8, 1), np.float32),
+        warnings=[Warned("odd", "something is odd")],
+        seconds=1.23456,
+    )
+
+
+def test_what_a_report_counts(report: Report) -> None:
+    report.clean[3] = 0.125
+    assert report.clean_accuracy == Rate.of(np.array([1, 0.75, 1, 0.125]))
+    assert report.clean_rejected == Rate.of(np.array([0, 0, 0, 0.75]))
+    assert report.success_rate == Rate.of(np.array([1, 0.5, 0]))
+    # What is not attacked is not robust either.
+    assert report.robust_accuracy == Rate.of(np.array([0, 0.5, 1, 0]))
+    assert report.failed == [3, 5]  # indices of test images
+    report.success[1] = 0.75
+    assert report.failed == [5]
+    assert report.robust_accuracy == Rate.of(np.array([0, 0.25, 1, 0]))
+
+
+def test_what_a_report_says(report: Report) -> None:
+    lines = str(report).splitlines()
+    assert lines[:1] == ["coin on digits, PGD(), L2 eps 0.333333"]
+    assert lines[1] == f"clean accuracy   {report.clean_accuracy}"
+    assert lines[2] == f"rejected         {report.clean_rejected}"
+    assert lines[3] == f"attack success   {report.success_rate}"
+    assert lines[4] == f"robust accuracy  {report.robust_accuracy}"
+    # Of the attacked images alone, and not the broken ones.
+    assert sorted(lines[5:7]) == ["     1  broken in 1 of 2 draws", "     1  outside [0, 1]"]
+    assert lines[7:] == ["warning: something is odd [docs/warnings.md#odd]"]
+    # The most frequent reasons come first, eight of them.
+    rows = [0] * 3 + [1] * 2 + list(range(2, 12))
+    many = {name: getattr(report, name)[[1] * len(rows)] for name in ("attacked", "success")}
+    report.attacked, report.success = many["attacked"], many["success"]
+    report.reasons = [f"reason {row}" for row in rows]
+    assert str(report).splitlines()[5:-1] == [
+        *("     3  reason 0", "     2  reason 1"),
+        *(f"     1  reason {row}" for row in range(2, 8)),
+    ]
+
+
+def test_a_report_as_json(report: Report) -> None:
+    report.clean[1] = 2 / 3
+    values = report.as_json()
+    assert json.loads(json.dumps(values, allow_nan=False)) == values
+    assert values["format"] == 1
+    assert {key: values[key] for key in report.about} == report.about
+    assert set(values) == {"format", "results", "warnings", "seconds", "images", *report.about}
+    names = ("clean_accuracy", "clean_rejected", "success_rate", "robust_accuracy")
+    assert values["results"] == {name: getattr(report, name)._asdict() for name in names}
+    assert values["warnings"] == [{"name": "odd", "text": "something is odd"}]
+    assert values["seconds"] == 1.235
+    order = ("index", "label", "clean", "rejected", "attacked", "success", "answer", "distance")
+    rows = [
+        (2, 0, 1.0, 0.0, True, 1.0, 1, 0.1, "broken"),
+        (3, 1, 0.666667, 0.0, True, 0.5, 1, 1 / 3, "broken in 1 of 2 draws"),
+        (5, 2, 1.0, 0.0, True, 0.0, -1, None, "outside [0, 1]"),
+        (8, 3, 0.25, 0.75, False, 0.0, -1, None, "clean image rejected"),
+    ]
+    assert values["images"] == [dict(zip((*order, "reason"), row, strict=True)) for row in rows]
+    # Of nothing there is no rate, and JSON has no NaN.
+    report.attacked[:] = False
+    empty = {"value": None, "n": 0, "low": 0.0, "high": 1.0}
+    assert report.as_json()["results"]["success_rate"] == empty
+
+
+# Answers by draws
+
+
+class Ballot(Defense):
+    """Answers in every draw as the image's first bytes say: see `bytes_of`."""
+
+    name = "ballot"
+    idea = "an answer for every draw"
+    stochastic = True
+    detects = True
+
+    def __init__(self, seeds: list[int]) -> None:
+        info = DatasetInfo("ballot", (8, 8, 1), tuple("abcd"), False, 1, 1, "")
+        super().__init__(info, Settings(), [])
+        self.known, self.seeds = seeds, list[int]()
+
+    @contextmanager
+    def seeded(self, seed: int) -> Iterator[None]:
+        self.seeds.append(seed)
+        with super().seeded(self.known.index(seed)):  # the draw's number
+            yield
+
+    def _said(self, x: Any) -> Any:
+        return ops.cast(ops.round(255 * x[:, 0, :5, 0]), "int32")
+
+    def logits(self, x: Any) -> Any:
+        said = self._said(x)
+        answer = ops.where(self._seed < said[:, 1], said[:, 2], said[:, 0])
+        return ops.one_hot(answer, 4)
+
+    def scores(self, x: Any) -> Any:
+        said = self._said(x)
+        rejected = (said[:, 3] <= self._seed) & (self._seed < said[:, 4])
+        return ops.where(rejected, 1.0, 0.5)
+
+
+def bytes_of(*ballots: tuple[int, int, int, int, int]) -> np.ndarray:
+    """Images that say (answer, n, answer in the first n draws, rejected from draw, up to draw)."""
+    x = np.zeros((len(ballots), 8, 8, 1), np.uint8)
+    x[:, 0, :5, 0] = np.array(ballots)
+    return x
+
+
+def balloted(*ballots: tuple[int, int, int, int, int]) -> Dataset:
+    x, y = bytes_of(*ballots), np.ones(len(ballots), np.int32)
+    return Dataset("ballot", x, y, x, y, tuple("abcd"))
+
+
+FOUR = [spread(3, Stream.JUDGE, draw) for draw in range(4)]
+"""Seeds of four draws under the user's seed 3."""
+
+
+def test_attacked_is_what_is_right_and_passed_in_more_than_half_of_the_draws() -> None:
+    cases: list[tuple[tuple[int, int, int, int, int], float, float, str]] = [
+        ((1, 0, 0, 0, 0), 1, 0, ""),
+        ((1, 1, 2, 0, 0), 0.75, 0, ""),
+        ((1, 2, 2, 0, 0), 0.5, 0, "clean image misclassified"),
+        ((2, 0, 0, 0, 0), 0, 0, "clean image misclassified"),
+        ((1, 0, 0, 1, 2), 0.75, 0.25, ""),
+        ((1, 0, 0, 0, 2), 0.5, 0.5, "clean image misclassified"),
+        ((1, 0, 0, 0, 3), 0.25, 0.75, "clean image rejected"),
+        ((2, 0, 0, 0, 3), 0, 0.75, "clean image rejected"),
+        ((2, 1, 1, 1, 4), 0.25, 0.75, "clean image rejected"),
+    ]
+    ballot = Ballot(FOUR)
+    data = balloted(*(said for said, *_ in cases))
+    report = evaluate(
+        *(ballot, lambda d, x, y, t: x, Linf(1.0), data, len(cases)), draws=4, seed=3, check=False
+    )
+    assert report.clean.tolist() == [clean for _, clean, _, _ in cases]
+    assert report.rejected.tolist() == [rejected for _, _, rejected, _ in cases]
+    assert report.attacked.tolist() == [reason == "" for *_, reason in cases]
+    for found, (_, _, _, reason) in zip(report.reasons, cases, strict=True):
+        assert found == reason or (reason == "" and found != "")
+    assert report.about["draws"] == 4
+    assert report.about["seed"] == 3
+    # Every draw is asked about once for the clean images and once for the batch.
+    assert ballot.seeds == FOUR + FOUR
+    assert int(ops.convert_to_numpy(ballot._seed)) == 0
+
+
+def test_success_is_the_share_of_draws_and_the_answer_the_most_frequent() -> None:
+    cases: list[tuple[tuple[int, int, int, int, int], float, int, str]] = [
+        ((2, 0, 0, 0, 0), 1, 2, "broken"),
+        ((0, 1, 3, 0, 0), 1, 0, "broken"),
+        ((1, 1, 2, 0, 0), 0.25, 1, "broken in 1 of 4 draws"),
+        ((3, 2, 1, 0, 0), 0.5, 1, "broken in 2 of 4 draws"),  # as many votes for 1 as for 3
+        ((1, 3, 2, 0, 0), 0.75, 2, "broken in 3 of 4 draws"),
+        ((2, 0, 0, 0, 1), 0.75, 2, "broken in 3 of 4 draws"),
+        ((2, 0, 0, 0, 4), 0, 2, "rejected"),
+        ((1, 1, 2, 0, 1), 0, 1, "rejected"),  # where it is another label
+        ((1, 1, 2, 1, 4), 0.25, 1, "broken in 1 of 4 draws"),  # where it is not
+        ((1, 0, 0, 0, 4), 0, 1, "label unchanged"),
+        ((1, 0, 0, 0, 0), 0, 1, "label unchanged"),
+    ]
+    ballot = Ballot(FOUR)
+    data = balloted(*[(1, 0, 0, 0, 0)] * len(cases))
+    given = bytes_of(*(said for said, *_ in cases)).astype(np.float32) / 255
+    report = evaluate(
+        *(ballot, lambda d, x, y, t: given, Linf(1.0), data, len(cases)),
+        **{"draws": 4, "seed": 3, "check": False},  # type: ignore[arg-type]
+    )
+    assert report.success.tolist() == [success for _, success, _, _ in cases]
+    assert report.answer.tolist() == [answer for _, _, answer, _ in cases]
+    assert report.reasons == [reason for *_, reason in cases]
+    assert report.failed == [i for i, (_, success, _, _) in enumerate(cases) if success <= 0.5]
+
+
+class Seeds(Linear):
+    """Notes the seeds it is asked under."""
+
+    def __init__(self, linear: Linear) -> None:
+        super().__init__(linear.direction, linear.bias)
+        self.seeds: list[int] = []
+
+    @contextmanager
+    def seeded(self, seed: int) -> Iterator[None]:
+        self.seeds.append(seed)
+        with super().seeded(seed):
+            yield
+
+
+def test_what_draws_nothing_is_asked_once(linear: Linear, grays: Dataset) -> None:
+    defense = Seeds(linear)
+    report = judged(
+        *(defense, grays, lambda d, x, y, t: broken_by(linear, x)), seed=5, draws=9, batch_size=3
+    )
+    assert defense.seeds == [0] * 4  # clean, and three batches
+    assert report.about["draws"] == 1
+    assert report.success_rate == Rate.of(np.ones(8))
+
+
+# What an attack gives
+
+
+def test_the_borders_of_the_range_are_within_it_and_reasons_have_an_order(
+    linear: Linear, grays: Dataset
+) -> None:
+    gray = np.float32(128 / 255)
+    up, down = np.nextafter(np.array([1, 0], np.float32), np.array([2, -1], np.float32))
+    cases: list[tuple[list[float], float, str]] = [
+        ([0.0], float(gray), "label unchanged"),
+        ([1.0], 1 - float(gray), "label unchanged"),
+        ([float(up)], math.nan, "outside [0, 1]"),
+        ([float(down)], math.nan, "outside [0, 1]"),
+        ([2.0, np.nan], math.nan, "not finite: NaN or infinite values"),
+        ([-np.inf], math.nan, "not finite: NaN or infinite values"),
+        ([-3.0], math.nan, "outside [0, 1]"),  # too far as well
+        ([0.0, 1.0, 1.0], math.nan, ""),
+    ]
+    threat = Linf(0.6)
+
+    def attack(defense: Any, x: Any, y: Any, t: Any) -> Any:
+        images = np.array(ops.convert_to_numpy(x))
+        for image, (values, _, _) in zip(images, cases, strict=True):
+            image[0, : len(values), 0] = values
+        images[-1] = broken_by(linear, x[-1:])[0]
+        return images
+
+    report = judged(linear, grays, attack, threat=threat)
+    rows = np.flatnonzero(report.attacked)[:-1]
+    assert [report.reasons[row] for row in rows] == [reason for *_, reason in cases[:-1]]
+    np.testing.assert_allclose(report.distance[rows], [d for _, d, _ in cases[:-1]], rtol=1e-6)
+    assert report.answer[rows].tolist() == [1, 1, -1, -1, -1, -1, -1]
+    # What cannot be shown is not kept: the image itself stands there.
+    kept = report.adversarial[rows]
+    assert kept[0, 0, 0, 0] == 0
+    assert kept[1, 0, 0, 0] == 1
+    np.testing.assert_array_equal(kept[2:], np.full((5, 8, 8, 1), gray))
+    assert report.reasons[9] == "broken"
+
+
+def test_what_is_too_far_is_kept_with_its_distance(linear: Linear, grays: Dataset) -> None:
+    report = judged(linear, grays, lambda d, x, y, t: broken_by(linear, x, 0.25), threat=L2(1.5))
+    # 64 values moved by 1/4 are 2 away.
+    assert report.reasons[0] == "too far: L2 distance above eps"
+    np.testing.assert_allclose(report.distance[report.attacked], 2, rtol=1e-6)
+    assert np.isnan(report.distance[~report.attacked]).all()
+    assert report.answer.tolist() == [-1] * 10
+    assert report.success.tolist() == [0] * 10
+    moved = np.abs(report.adversarial[0] - np.float32(128 / 255))
+    np.testing.assert_allclose(moved, 0.25, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("units", "reason"), [(11, "label unchanged"), (13, "too far")])
+def test_l2_is_kept_to_the_rounding_of_one_image_s_values(
+    linear: Linear, grays: Dataset, units: int, reason: str
+) -> None:
+    # Allowed beyond an eps of 1/4 with 64 values: 8 x 2^-25 + 8 x 2^-24 / 4 = 12 x 2^-25.
+    gray = float(np.float32(128 / 255))
+
+    def attack(defense: Any, x: Any, y: Any, t: Any) -> Any:
+        images = np.array(ops.convert_to_numpy(x))
+        images[:, 0, 0, 0] = gray - 0.25 - units * 2.0**-25
+        return images
+
+    report = judged(linear, grays, attack, threat=L2(0.25))
+    assert {each.split(":")[0] for each in report.reasons} == {reason, "clean image misclassified"}
+
+
+@pytest.mark.parametrize(
+    ("garbage", "reason"),
+    [
+        (lambda x: np.zeros((8, 4), np.uint8), "shape [8, 4]: expected [8, 8, 8, 1]"),
+        (lambda x: np.zeros(x.shape, np.int64), "dtype int64: expected float32"),
+        (lambda x: np.zeros(x.shape, bool), "dtype bool: expected float32"),
+        (lambda x: np.full(x.shape, 1e300), "not finite: NaN or infinite values"),
+        (lambda x: np.full(x.shape, 0.5, np.float16), "label unchanged"),
+        (lambda x: ops.convert_to_tensor(x), "label unchanged"),
+    ],
+)
+def test_shapes_come_before_types_and_floats_are_taken(
+    linear: Linear, grays: Dataset, garbage: Any, reason: str
+) -> None:
+    def attack(d: Any, x: Any, y: Any, t: Any) -> Any:
+        return garbage(np.array(ops.convert_to_numpy(x)))
+
+    report = judged(linear, grays, attack)
+    assert {report.reasons[row] for row in np.flatnonzero(report.attacked)} == {reason}
+    whole = reason == "label unchanged"
+    assert set(report.answer[report.attacked].tolist()) == {1 if whole else -1}
+    np.testing.assert_allclose(report.adversarial, 0.5, atol=0.002)  # 128 / 255, or a half
+
+
+def test_an_attack_gets_copies_and_what_they_are(linear: Linear, grays: Dataset) -> None:
+    seen: list[tuple[str, str]] = []
+
+    def attack(defense: Any, x: Any, y: Any, threat: Any) -> Any:
+        assert ops.is_tensor(x)
+        assert ops.is_tensor(y)
+        images, labels = ops.convert_to_numpy(x), ops.convert_to_numpy(y)
+        seen.append((str(images.dtype), str(labels.dtype)))
+        np.testing.assert_array_equal(images, np.full(x.shape, np.float32(128) / np.float32(255)))
+        if sparring.backend.name == "torch":  # the others' tensors cannot be changed
+            y -= 1
+        return x
+
+    report = judged(linear, grays, attack, batch_size=3)
+    assert seen == [("float32", "int32")] * 3
+    assert report.success.tolist() == [0] * 10  # by the labels it was given they would be broken
+    assert report.label[report.attacked].tolist() == [1] * 8
+    assert report.warnings == []
+
+
+def test_a_change_of_the_input_is_told_once(linear: Linear, grays: Dataset) -> None:
+    if sparring.backend.name != "torch":
+        pytest.skip("tensors of this framework cannot be changed")
+
+    def attack(defense: Any, x: Any, y: Any, threat: Any) -> Any:
+        given = broken_by(linear, x)
+        x[0] = 0
+        return given
+
+    report = judged(linear, grays, attack, batch_size=3)
+    assert report.warnings == [CHANGED_INPUT]
+    assert report.success_rate.value == 1
+
+
+# Batches, progress, and what is kept
+
+
+def test_images_go_to_the_attack_in_batches_and_progress_is_told(
+    linear: Linear, grays: Dataset
+) -> None:
+    sizes: list[int] = []
+
+    def attack(defense: Any, x: Any, y: Any, threat: Any) -> Any:
+        sizes.append(x.shape[0])
+        images = broken_by(linear, x)
+        images[0] = ops.convert_to_numpy(x)[0]  # the first of each batch stays
+        return images
+
+    told: list[tuple[int, int, str]] = []
+    report = judged(
+        *(linear, grays, attack), batch_size=3, progress=lambda *each: told.append(each), check=True
+    )
+    # Three batches, and then the larger eps and no limit, on all eight.
+    assert sizes == [3, 3, 2, 8, 8]
+    assert told == [
+        (3, 8, "success 66.7 %"),
+        (6, 8, "success 66.7 %"),
+        (8, 8, "success 62.5 %"),
+        (8, 8, "looking for signs to distrust the result"),
+    ]
+    assert report.success.tolist() == [0, 1, 1, 0, 0, 1, 1, 0, 0, 1]
+
+
+class Clock:
+    """A clock that attacks move."""
+
+    def __init__(self, *steps: float) -> None:
+        self.now, self.steps = 1000.0, iter(steps)
+
+    def tick(self) -> None:
+        self.now += next(self.steps)
+
+    def time(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Clock]:
+    def start(*steps: float) -> Clock:
+        made = Clock(*steps)
+        monkeypatch.setattr(
+            judge, "time", SimpleNamespace(perf_counter=made.time, monotonic=made.time)
+        )
+        return made
+
+    return start
+
+
+@pytest.fixture
+def saves(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, float, int]]:
+    """What is saved: whether finished, seconds so far, and how many images are judged."""
+    noted: list[tuple[bool, float, int]] = []
+    save = judge._save
+
+    def noting(report: Report, out: Path, finished: bool) -> None:
+        judged = int(np.sum([bool(reason) for reason in report.reasons]))
+        noted.append((finished, report.seconds, judged - int((~report.attacked).sum())))
+        save(report, out, finished)
+
+    monkeypatch.setattr(judge, "_save", noting)
+    return noted
+
+
+def test_what_there_is_is_saved_every_ten_seconds(
+    linear: Linear, grays: Dataset, tmp_path: Path, clock: Any, saves: Any
+) -> None:
+    # More than ten seconds after the last time: at 10.5 and 21, and when all is done.
+    running = clock(10, 0.5, 10, 0.5, 4, 4, 1, 0.25)
+
+    def attack(defense: Any, x: Any, y: Any, threat: Any) -> Any:
+        running.tick()
+        return broken_by(linear, x)
+
+    report = judged(linear, grays, attack, batch_size=1, out=tmp_path / "v")
+    assert saves == [(False, 10.5, 2), (False, 21, 4), (True, 30.25, 8)]
+    assert report.seconds == 30.25
+
+
+def test_a_first_batch_that_fails_leaves_nothing(
+    linear: Linear, grays: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(AttackError, match="oops"):
+        judged(
+            *(linear, grays, lambda d, x, y, t: _raise(ValueError("oops"))()), out=tmp_path / "v"
+        )
+    assert not (tmp_path / "v").exists()
+
+
+def outcomes(linear: Linear, index: int, image: np.ndarray) -> np.ndarray:
+    """One image made: broken, unchanged, not a number or too far, by turns."""
+    moved = image - np.float32(0.1) * linear.direction
+    return [moved, image, image * np.float32(np.nan), image - 0.3 * linear.direction][index % 4]
+
+
+class Varied:
+    """Makes of the attacked images what `outcomes` says; fails at one of its calls."""
+
+    def __init__(self, linear: Linear, clock: Clock, fails_at: int = -1, done: int = 0) -> None:
+        self.linear, self.clock, self.fails_at, self.done, self.calls = (
+            linear,
+            clock,
+            fails_at,
+            done,
+            0,
+        )
+
+    def __call__(self, defense: Any, x: Any, y: Any, threat: Any) -> Any:
+        self.clock.tick()
+        if self.calls == self.fails_at:
+            raise ValueError("oops")
+        self.calls += 1
+        images = ops.convert_to_numpy(x)
+        made = [outcomes(self.linear, self.done + i, image) for i, image in enumerate(images)]
+        self.done += len(images)
+        return np.array(made, np.float32)
+
+
+def test_resumed_an_evaluation_comes_to_the_same(
+    linear: Linear, grays: Dataset, tmp_path: Path, clock: Any, saves: Any
+) -> None:
+    options: dict[str, Any] = {"batch_size": 2, "out": tmp_path / "nested" / "v"}
+    whole = judged(linear, grays, Varied(linear, clock(*[1] * 4)), **{**options, "out": None})
+    # It fails after two batches of a second each.
+    with pytest.raises(AttackError):
+        judged(linear, grays, Varied(linear, clock(*[1] * 4), fails_at=2), **options)
+    # And again, after one more.
+    with pytest.raises(AttackError):
+        judged(linear, grays, Varied(linear, clock(*[1] * 4), fails_at=1, done=4), **options)
+    told: list[tuple[int, int, str]] = []
+    attack = Varied(linear, clock(*[1] * 4), done=6)
+    parts = judged(linear, grays, attack, progress=lambda *each: told.append(each), **options)
+    assert attack.calls == 1
+    text = f"Going on with the evaluation in {options['out']}."
+    assert told == [(0, 0, text), (8, 8, "success 25.0 %")]
+    assert saves == [(False, 2, 4), (False, 3, 6), (True, 4, 8)]
+    assert whole.seconds == parts.seconds == 4
+    assert whole.as_json() == parts.as_json()
+    np.testing.assert_array_equal(whole.adversarial, parts.adversarial)
+    np.testing.assert_array_equal(whole.distance, parts.distance)
+    assert [whole.reasons[i].split(":")[0] for i in (0, 1, 2, 4)] == [
+        *("broken", "label unchanged", "not finite", "too far")
+    ]
+
+
+def test_only_the_same_unfinished_evaluation_is_gone_on_with(
+    linear: Linear, grays: Dataset, tmp_path: Path, clock: Any
+) -> None:
+    out = tmp_path / "v"
+    with pytest.raises(AttackError):
+        judged(linear, grays, Varied(linear, clock(*[1] * 4), 2), batch_size=2, out=out)
+    files = {file.name: file.read_bytes() for file in out.iterdir()}
+    written = json.loads(files["report.json"])
+    about = {
+        *("defense", "run", "weights_sha256", "attack", "attack_sha256", "threat", "dataset"),
+        *("seed", "draws", "backend", "sparring"),
+    }
+    assert about < set(written)
+
+    def calls(change: dict[str, Any], **options: Any) -> int:
+        for name, data in files.items():
+            (out / name).write_bytes(data)
+        (out / "report.json").write_text(json.dumps({**written, **change}))
+        attack = Varied(linear, clock(*[1] * 4))
+        judged(linear, grays, attack, batch_size=2, out=out, **options)
+        return attack.calls
+
+    assert calls({}) == 2
+    assert {key: calls({key: "other"}) for key in about} == dict.fromkeys(about, 4)
+    assert calls({"finished": True}) == 4
+    assert calls({}, n=9) == 4  # the images 0 to 8, of which seven are attacked
+    assert calls({}, images=[0, 1, 2, 4]) == 2
+    others = [{**image, "index": image["index"] + 1} for image in written["images"]]
+    assert calls({"images": others}) == 4
+    assert calls({}, seed=1) == 4
+    assert calls({"seconds": 0}) == 2  # that was fast
+
+
+def test_a_report_that_lacks_a_field_is_of_another_evaluation(
+    linear: Linear, grays: Dataset, tmp_path: Path, clock: Any
+) -> None:
+    with pytest.raises(AttackError):
+        judged(linear, grays, Varied(linear, clock(*[1] * 4), 2), batch_size=2, out=tmp_path)
+    written = json.loads((tmp_path / "report.json").read_text())
+    del written["attack_sha256"]
+    (tmp_path / "report.json").write_text(json.dumps(written))
+    attack = Varied(linear, clock(*[1] * 4))
+    judged(linear, grays, attack, batch_size=2, out=tmp_path)
+    assert attack.calls == 4
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"format": 1}'])
+def test_a_damaged_report_is_not_gone_on_with(
+    linear: Linear, grays: Dataset, tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises(RunError, match=r"report\.json: damaged: "):
+        judged(linear, grays, lambda d, x, y, t: x, out=tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_an_empty_folder_is_taken(linear: Linear, grays: Dataset, tmp_path: Path) -> None:
+    told: list[str] = []
+    options = {"out": str(tmp_path), "progress": lambda done, total, text: told.append(text)}
+    judged(linear, grays, lambda d, x, y, t: x, **options)
+    assert told == ["success 0.0 %"]
+    assert {file.name for file in tmp_path.iterdir()} == {
+        *("adversarial.safetensors", "examples.svg", "report.json")
+    }
+
+
+def test_images_are_saved_before_the_report_that_tells_their_hash(
+    linear: Linear, grays: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    linear.weights_sha256, linear.path = "weights", tmp_path / "run"
+    order: list[str] = []
+    for name in ("write_tensors", "write_atomically"):
+        real = getattr(judge, name)
+
+        def noting(path: Path, *rest: Any, real: Any = real) -> Any:
+            order.append(path.name)
+            return real(path, *rest)
+
+        monkeypatch.setattr(judge, name, noting)
+    out = tmp_path / "v"
+    report = judged(linear, grays, by_hand, out=out, seed=4, n=9)
+    assert order == ["adversarial.safetensors", "report.json", "examples.svg"]
+    arrays, about, sha256 = read_tensors(out / "adversarial.safetensors")
+    text = (out / "report.json").read_text(encoding="utf-8")
+    written = json.loads(text)
+    values = json.loads(json.dumps(report.as_json()))
+    assert written == {**values, "finished": True, "adversarial_sha256": sha256}
+    assert text.endswith("}\n")
+    assert set(arrays) == {"adversarial", "index", "label"}
+    np.testing.assert_array_equal(arrays["adversarial"], report.adversarial)
+    assert arrays["index"].tolist() == list(range(9))
+    assert arrays["label"].tolist() == [1, 1, 1, 0, 1, 1, 1, 0, 1]
+    info = json.loads(json.dumps(grays.info.as_json()))
+    expected = {
+        "defense": "linear",
+        "run": str(tmp_path / "run"),
+        "weights_sha256": "weights",
+        "attack": "by_hand",
+        "attack_sha256": hashlib.sha256(Path(__file__).read_bytes()).hexdigest(),
+        "threat": {"norm": "Linf", "eps": 0.1},
+        "dataset": info,
+        "seed": 4,
+        "draws": 1,
+        "backend": sparring.backend.name,
+        "sparring": sparring.__version__,
+    }
+    assert about["about"] == expected
+    assert json.loads(json.dumps(report.about)) == expected
+
+
+def by_hand(defense: Any, x: Any, y: Any, threat: Any, steps: int = 1) -> Any:
+    return x
+
+
+# Pictures
+
+
+def test_what_is_pictured(report: Report, grays: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[Any, ...]] = []
+
+    def examples(*arguments: Any) -> str:
+        drawn.append(arguments)
+        return "<svg/>"
+
+    monkeypatch.setattr(pictures, "examples", examples)
+    x = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 1), np.uint8)
+    y = np.zeros(10, np.int32)
+    data = Dataset("d", x, y, x, y, ("a", "b", "c", "d"))
+    report.adversarial = np.arange(4, dtype=np.float32).reshape(4, 1, 1, 1)
+
+    def pictured(**options: Any) -> tuple[list[float], list[float], list[str], list[str], str]:
+        assert judge.picture(report, data, **options) == "<svg/>"
+        images, adversarial, labels, answers, title = drawn[-1]
+        shown = [round(float(value), 3) for value in images[:, 0, 0, 0] * 255]
+        return shown, adversarial.ravel().tolist(), labels, answers, title
+
+    report.answer[0] = 0
+    title = "coin under L2 eps 0.3333: 50 % broken"
+    # Broken in more than half of the draws is the first one alone, test image 2.
+    assert pictured() == ([2], [0], ["a"], ["a"], title)
+    report.success[2] = 0.75
+    assert pictured() == ([2, 5], [0, 2], ["a", "c"], ["a", "invalid"], title.replace("50", "75"))
+    assert pictured(columns=1)[0] == [2]
+    # Where nothing is broken, the attacked ones.
+    report.success[:] = 0.5
+    assert pictured() == (*([2, 3, 5], [0, 1, 2], ["a", "b", "c"], ["a", "b", "invalid"]), title)
+    assert pictured(columns=2)[0] == [2, 3]
+
+
+def test_eight_examples_at_most_and_none_of_nothing(
+    linear: Linear, grays: Dataset, tmp_path: Path
+) -> None:
+    x = np.concatenate([grays.x_test, grays.x_test])
+    y = np.ones(20, np.int32)
+    data = Dataset("linear", x, y, x, y, ("a", "b"))
+    evaluate(linear, by_hand, THREAT, data, 20, check=False, out=tmp_path / "v")
+    assert (tmp_path / "v" / "examples.svg").read_text().count("<image") == 3 * 8
+    evaluate(linear, by_hand, THREAT, grays, images=[3, 7], check=False, out=tmp_path / "none")
+    assert {file.name for file in (tmp_path / "none").iterdir()} == {
+        *("adversarial.safetensors", "report.json")
+    }
+
+
+# Checks
+
+
+def test_checks_get_forty_attacked_images_and_the_defense_to_transfer_from(
+    linear: Linear, grays: Dataset, monkeypatch: pytest.MonkeyPatch, clock: Any
+) -> None:
+    x = np.tile(grays.x_test, (5, 1, 1, 1))
+    x[:, 0, 0, 0] = np.arange(50)
+    y = np.ones(50, np.int32)
+    y[[0, 45]] = 0
+    data = Dataset("linear", grays.x_test, grays.y_test, x, y, ("a", "b"))
+    looked: list[Any] = []
+    other = Linear(linear.direction, linear.bias)
+    running = clock(1, 2, 4)
+
+    def look(*arguments: Any) -> list[Warned]:
+        looked.extend(arguments)
+        running.tick()
+        return [Warned("seen", "it is seen")]
+
+    def attack(defense: Any, images: Any, labels: Any, threat: Any) -> Any:
+        running.tick()
+        given = broken_by(linear, images)
+        given[5:] = ops.convert_to_numpy(images)[5:]
+        return given
+
+    monkeypatch.setattr(checks, "look", look)
+    linear.averaged = True
+    options: dict[str, Any] = {"n": 50, "threat": Linf(0.2), "transfer_from": other}
+    report = judged(linear, data, attack, check=True, **options)
+    defense, given, threat, images, labels, success, transfer_from = looked
+    assert (defense, given, threat, transfer_from) == (linear, attack, Linf(0.2), other)
+    assert linear.averaged is False  # who has averaged is found out anew
+    np.testing.assert_array_equal(images, x[1:41].astype(np.float32) / 255)
+    assert labels.tolist() == [1] * 40
+    assert success.tolist() == [1] * 5 + [0] * 35
+    # Of 48 images 10 % are broken: the interval is about 2 x 8.6 points wide.
+    assert [each.name for each in report.warnings] == ["seen"]
+    assert report.seconds == 3
+    assert judged(linear, data, attack, **{**options, "check": False}).warnings == []
+
+
+def test_few_images_are_told_of_the_success_rate(
+    linear: Linear, grays: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "look", lambda *_: [Warned("seen", "it is seen")])
+    report = judged(linear, grays, by_hand, check=True)
+    # Of 8 images none: from 0 to 3.8415 / (8 + 3.8415).
+    text = "8 attacked images leave an interval of 32 points; take more"
+    assert report.warnings == [Warned("seen", "it is seen"), Warned("few-images", text)]
+
+
+# Errors and limits
+
+
+def test_an_attack_s_own_error_is_passed_on_and_others_are_told_with_their_place(
+    linear: Linear, grays: Dataset
+) -> None:
+    def own(defense: Any, x: Any, y: Any, threat: Any) -> Any:
+        raise AttackError("this is mine")
+
+    with pytest.raises(AttackError, match=r"^this is mine$"):
+        judged(linear, grays, own)
+    cause = ValueError("oops")
+    attack = Fragile(linear, _raise(cause))
+    attack.calls = 2
+    with pytest.raises(AttackError) as caught:
+        judged(linear, grays, attack)
+    assert caught.value.__cause__ is cause
+    fail = _raise(cause).__code__
+    assert str(caught.value) == (
+        f"the attack Fragile raised ValueError: oops ({__file__}, line {fail.co_firstlineno + 1})"
+    )
+
+
+def test_a_time_limit_leaves_the_alarm_as_it_was(linear: Linear, grays: Dataset) -> None:
+    def mine(*_: Any) -> None:
+        raise AssertionError
+
+    seen: list[tuple[bool, float]] = []
+
+    def attack(defense: Any, x: Any, y: Any, threat: Any) -> Any:
+        seen.append((signal.getsignal(signal.SIGALRM) is mine, signal.getitimer(0)[0]))
+        if len(seen) == 3:
+            raise ValueError
+        return x
+
+    before = signal.signal(signal.SIGALRM, mine)
+    try:
+        judged(linear, grays, attack)
+        judged(linear, grays, attack, time_limit=60)
+        with pytest.raises(AttackError):
+            judged(linear, grays, attack, time_limit=60)
+        assert signal.getsignal(signal.SIGALRM) is mine
+        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+        # Outside the main thread nothing can be limited; it runs all the same.
+        reports: list[Report] = []
+        thread = threading.Thread(
+            target=lambda: reports.append(judged(linear, grays, attack, time_limit=60))
+        )
+        thread.start()
+        thread.join()
+        assert len(reports) == 1
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert [mine_ for mine_, _ in seen] == [True, False, False, True]
+    assert seen[0][1] == 0
+    assert 0 < seen[1][1] <= 60
+
+
+# What is attacked with what
+
+
+@dataclass(frozen=True)
+class Twofold:
+    """An attack with fields."""
+
+    steps: int = 3
+    word: str = "a"
+
+    def __call__(self, defense: Any, x: Any, y: Any, threat: Any) -> Any:
+        return x
+
+
+def test_attacks_in_words_and_their_files(linear: Linear) -> None:
+    assert judge.describe(by_hand) == "by_hand"
+    assert judge.describe(partial(by_hand, steps=3)) == "by_hand(steps=3)"
+    again = partial(partial(cast(Any, Twofold(word="b")), more=1), other="c")
+    assert judge.describe(again) == "Twofold(steps=3, word='b')(more=1, other='c')"
+    assert judge.describe(Fragile(linear, None)) == "Fragile"
+    here = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    for attack in (by_hand, partial(by_hand, steps=3), Twofold(), Fragile(linear, None)):
+        assert judge._source_hash(attack) == here
+    pgd = hashlib.sha256((Path(judge.__file__).parent / "attacks" / "pgd.py").read_bytes())
+    assert judge._source_hash(PGD()) == pgd.hexdigest()
+    # No file: written nowhere, or built in.
+    namespace: dict[str, Any] = {}
+    exec(compile("def attack(d, x, y, t): return x", "nowhere.py", "exec"), namespace)
+    assert judge._source_hash(namespace["attack"]) is None
+    assert judge._source_hash(cast(Any, 3)) is None
+
+
+def test_names_are_looked_up(
+    linear: Linear, grays: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def noting(answer: Any) -> Any:
+        def note(*arguments: Any, **options: Any) -> Any:
+            asked.append((arguments, options))
+            return answer
+
+        return note
+
+    monkeypatch.setattr(sparring, "load", noting(linear))
+    monkeypatch.setattr(attacks, "get", noting(by_hand))
+    monkeypatch.setattr(datasets, "load", noting(grays))
+    options: dict[str, Any] = {"threat": THREAT, "check": False, "n": 10}
+    report = evaluate("runs/linear", dataset="this", data_dir="there", **options)
+    assert asked == [
+        (("runs/linear",), {}),
+        (("pgd",), {"defense": "linear"}),
+        (("this", "there"), {}),
+    ]
+    assert report.about["attack"] == "by_hand"
+    asked.clear()
+    evaluate(linear, by_hand, **options)  # the defense's own data
+    assert asked == [(("linear", None), {})]
+
+
+def test_the_usual_eps_is_the_data_set_s(linear: Linear, grays: Dataset) -> None:
+    data = replace(grays, name="digits")
+    report = evaluate(linear, by_hand, dataset=data, n=1, check=False)
+    assert report.about["threat"] == {"norm": "Linf", "eps": 0.15}  # of the digits
+    assert report.index.tolist() == [0]
+    assert evaluate(linear, by_hand, THREAT, data, images=[9], check=False).index.tolist() == [9]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n": True}, "n: expected an integer of 1 or more, got True"),
+        ({"batch_size": 0}, "batch_size: expected an integer of 1 or more, got 0"),
+        ({"draws": cast(int, 2.0)}, "draws: expected an integer of 1 or more, got 2.0"),
+        ({"images": [-1, 3]}, "images: expected indices from 0 to 9, got -1, 3"),
+        ({"images": [10]}, "images: expected indices from 0 to 9, got 10"),
+    ],
+)
+def test_more_wrong_use(linear: Linear, grays: Dataset, options: Any, message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        judged(linear, grays, PGD(), **options)
+    assert str(caught.value) == message
+
+
+def test_images_of_another_shape_alone_and_of_other_classes_alone_are_refused(
+    linear: Linear, grays: Dataset
+) -> None:
+    x, y = np.zeros((2, 8, 8, 3), np.uint8), np.zeros(2, np.int32)
+    for data, found in (
+        (Dataset("colors", x, y, x, y, ("a", "b")), r"colors has \[8, 8, 3\] of 2$"),
+        (Dataset("many", x[..., :1], y, x[..., :1], y, ("a", "b", "c")), r"\[8, 8, 1\] of 3$"),
+    ):
+        with pytest.raises(SettingsError, match=found):
+            evaluate(linear, by_hand, THREAT, data)
+
+
+def test_what_is_asked_for_by_default(
+    linear: Linear, grays: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coin = Coin(linear.direction, linear.bias)
+    x = np.tile(grays.x_test, (11, 1, 1, 1))
+    data = Dataset("linear", x, np.ones(110, np.int32), x, np.ones(110, np.int32), ("a", "b"))
+    monkeypatch.setattr(checks, "look", lambda *_: [Warned("seen", "it is seen")])
+    report = evaluate(coin, by_hand, THREAT, data)
+    assert len(report.index) == 100
+    assert (report.about["draws"], report.about["seed"]) == (20, 0)
+    assert report.warnings[0].name == "seen"

@@ -1,0 +1,481 @@
+"""Defense: its settings, its draws, the door for images, and what follows from its answers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from keras import ops
+
+from sparring import exercises
+from sparring.chance import Chance
+from sparring.data import Dataset, DatasetInfo
+from sparring.defense import Defense
+from sparring.errors import DataError, SettingsError
+from sparring.exercises import write
+from sparring.recipe import Recipe, Settings
+from sparring.seeds import Stream, spread
+from sparring.threat import Linf
+from tests.conftest import Linear, patterns
+
+INFO = DatasetInfo("corner", (8, 8, 1), ("a", "b", "c"), False, 1, 1, "")
+# Where an image says how it wants to be answered; what these pixels mean is below.
+CODE, DRAW, SUSPICION = (0, 0, 0), (0, 1, 0), (0, 2, 0)
+
+
+def array(tensor: Any) -> np.ndarray:
+    return np.array(ops.convert_to_numpy(tensor))
+
+
+class Coded(Defense):
+    """Answers what the first pixel says, class 10 x; the third one is the detection score."""
+
+    name = "coded"
+    idea = "answers written into the image"
+    detects = True
+
+    def __init__(self) -> None:
+        super().__init__(INFO, Settings(), [])
+
+    def logits(self, x: Any) -> Any:
+        # Highest at the class nearest to 10 x.
+        return -ops.abs(10 * x[:, 0, 0, :1] - ops.arange(3, dtype="float32"))
+
+    def scores(self, x: Any) -> Any:
+        return x[:, 0, 2, 0]
+
+
+class Blind(Coded):
+    """Has scores, but says that it rejects nothing."""
+
+    detects = False
+
+
+class Lottery(Coded):
+    """In the draws of seeds below 10 x of the second pixel, the answer is class 2."""
+
+    stochastic = True
+    detects = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seeds: list[int] = []
+
+    @contextmanager
+    def seeded(self, seed: int) -> Iterator[None]:
+        # Draw number d of ten is known by its seed; what is drawn then is d itself.
+        self.seeds.append(seed)
+        with super().seeded(len(self.seeds) - 1):
+            yield
+
+    def logits(self, x: Any) -> Any:
+        wins = ops.cast(self._seed, "float32") < 10 * x[:, 0, 1, :1] - 0.5
+        return ops.where(wins, ops.convert_to_tensor([[-9.0, -9.0, 0.0]]), super().logits(x))
+
+
+def images(*pixels: dict[tuple[int, int, int], float]) -> np.ndarray:
+    """Black images [B, 8, 8, 1] but for those pixels."""
+    x = np.zeros((len(pixels), 8, 8, 1), np.float32)
+    for image, values in zip(x, pixels, strict=True):
+        for place, value in values.items():
+            image[place] = value
+    return x
+
+
+@pytest.fixture
+def coded() -> Coded:
+    return Coded()
+
+
+# Settings
+
+
+class Tuned(Defense):
+    """Every level changes what the levels below it changed, and one setting of its own."""
+
+    name = "tuned"
+    idea = "settings from everywhere"
+    course_settings = Settings(learning_rate=0.01, momentum=0.1, weight_decay=0.1, ema_decay=0.1)
+    adapted = {"patterns": {"momentum": 0.3, "weight_decay": 0.3, "ema_decay": 0.3}}  # noqa: RUF012
+    tuned = {  # noqa: RUF012
+        "fast": {
+            "": {"learning_rate": 0.2, "momentum": 0.2, "weight_decay": 0.2, "ema_decay": 0.2},
+            "patterns": {"ema_decay": 0.4},
+            "digits": {"ema_decay": 0.5},
+        }
+    }
+
+
+def test_settings_come_from_the_most_special_place(make_dataset: Callable[..., Dataset]) -> None:
+    def rates(name: str, preset: str) -> tuple[float, float, float, float]:
+        found = Tuned.settings_for(dataclasses.replace(make_dataset(), name=name), preset)
+        return found.learning_rate, found.momentum, found.weight_decay, found.ema_decay
+
+    # The preset's rate of 0.05 < tuned for any < adapted < tuned for this one.
+    assert rates("patterns", "fast") == (0.2, 0.3, 0.3, 0.4)
+    assert rates("digits", "fast") == (0.2, 0.2, 0.2, 0.5)
+    assert rates("else", "fast") == (0.2, 0.2, 0.2, 0.2)
+    # In the course nothing is tuned: adapted alone, and on digits the scale's twice the rate.
+    assert rates("patterns", "course") == (0.01, 0.3, 0.3, 0.3)
+    assert rates("digits", "course") == (0.02, 0.1, 0.1, 0.1)
+    assert Tuned.settings_for(make_dataset()) == Tuned.settings_for(make_dataset(), "course")
+    assert Tuned.settings_for(make_dataset(), "fast").optimizer == "muon"
+    with pytest.raises(SettingsError, match="unknown preset 'slow'"):
+        Tuned.settings_for(make_dataset(), "slow")
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+@pytest.mark.parametrize("wanted", [True, False, None])
+def test_images_are_mirrored_as_the_data_set_says_unless_told(
+    make_dataset: Callable[..., Dataset], mirror: bool, wanted: bool | None
+) -> None:
+    class Mirrored(Tuned):
+        course_settings = Settings(flip=wanted)
+
+    dataset = dataclasses.replace(make_dataset(), mirror=mirror)
+    assert Mirrored.settings_for(dataset).flip is (mirror if wanted is None else wanted)
+
+
+def test_one_network_is_trained_with_the_defense_s_recipe() -> None:
+    class Own(Recipe):
+        pass
+
+    class Trained(Tuned):
+        recipe = Own
+
+    settings = Settings(filters=3)
+    [only] = Trained.recipes(INFO, settings, 7)
+    assert type(only) is Own
+    assert (only.info, only.settings, only.seed, only.network) == (INFO, settings, 7, 0)
+
+
+def test_a_defense_is_made_of_copies_and_begins_with_nothing_chosen() -> None:
+    nets, arrays = ["one"], {"network/name": np.ones(2)}
+
+    class Empty(Coded):
+        def __init__(self) -> None:
+            Defense.__init__(self, INFO, Settings(), [])
+
+    made = Empty()
+    assert (made.nets, made.arrays, made.results) == ([], {}, {})
+    assert (made.path, made.weights_sha256, made.averaged) == (None, None, False)
+    assert repr(made) == f"Empty(dataset='corner', settings={Settings()!r})"
+    Defense.__init__(made, INFO, Settings(), nets, arrays)
+    nets.append("two")
+    arrays["other"] = np.ones(1)
+    assert made.nets == ["one"]
+    assert list(made.arrays) == ["network/name"]
+
+
+def test_what_a_defense_says_of_itself_unless_told() -> None:
+    assert (Defense.networks, Defense.step_cost, Defense.threshold) == ("1", 1.0, 0.5)
+    assert (Defense.stochastic, Defense.detects, Defense.differentiable) == (False, False, True)
+    assert (Defense.borrows, Defense.outside, Defense.recipe) == (None, "", Recipe)
+    assert (Defense.adapted, Defense.tuned, Defense.course_settings) == ({}, {}, Settings())
+
+
+# Draws
+
+
+def drawn(defense: Defense, x: Any) -> np.ndarray:
+    return array(defense.chance(x).uniform(3))
+
+
+def chosen(x: Any, seed: Any) -> np.ndarray:
+    return array(Chance(x, seed).uniform(3))
+
+
+@pytest.mark.backend
+def test_draws_follow_from_the_seed_plus_the_draw(coded: Coded) -> None:
+    x = ops.convert_to_tensor(np.random.default_rng(0).random((2, 8, 8, 1), np.float32))
+    np.testing.assert_array_equal(drawn(coded, x), chosen(x, 0))
+    coded.reseed(5)
+    np.testing.assert_array_equal(drawn(coded, x), chosen(x, 5))
+    with coded.drawing(3):
+        np.testing.assert_array_equal(drawn(coded, x), chosen(x, 8))
+        with coded.drawing(4):
+            np.testing.assert_array_equal(drawn(coded, x), chosen(x, 9))
+        np.testing.assert_array_equal(drawn(coded, x), chosen(x, 8))
+        with coded.seeded(20):
+            np.testing.assert_array_equal(drawn(coded, x), chosen(x, 23))
+        np.testing.assert_array_equal(drawn(coded, x), chosen(x, 8))
+    np.testing.assert_array_equal(drawn(coded, x), chosen(x, 5))
+    # One number for each image.
+    with coded.drawing(ops.convert_to_tensor(np.array([1, 6], np.int32))):
+        rows = drawn(coded, x)
+    np.testing.assert_array_equal(rows, [chosen(x, 6)[0], chosen(x, 11)[1]])
+
+
+@pytest.mark.backend
+def test_draws_are_put_back_after_an_error(coded: Coded) -> None:
+    x = ops.convert_to_tensor(images({CODE: 0.5}))
+    coded.reseed(2)
+    for within, seed in ((coded.seeded(7), 7), (coded.drawing(7), 9)):
+        with suppress(KeyError), within:
+            np.testing.assert_array_equal(drawn(coded, x), chosen(x, seed))
+            raise KeyError
+        np.testing.assert_array_equal(drawn(coded, x), chosen(x, 2))
+
+
+def _seed(defense: Defense) -> int:
+    return int(array(defense._seed))
+
+
+@pytest.mark.backend
+def test_choosing_draws_tells_that_an_attack_averages_and_judging_does_not(coded: Coded) -> None:
+    with coded.seeded(1):
+        assert coded.averaged is False
+    coded.chance(ops.convert_to_tensor(images({})))
+    assert coded.averaged is False
+    with coded.drawing(1):
+        assert coded.averaged
+    assert coded.averaged
+    for tell in (lambda: coded.reseed(0), coded.tell_averaged):
+        coded.averaged = False
+        tell()
+        assert coded.averaged is True
+
+
+# Answers
+
+
+@pytest.mark.backend
+def test_unless_told_otherwise_the_first_network_answers_and_nothing_is_rejected() -> None:
+    class Plain(Defense):
+        name = "plain"
+        idea = "the rule that all share"
+
+    class Shown:
+        variables: tuple[()] = ()
+
+        def __init__(self, logits: list[float]) -> None:
+            self.given = logits
+
+        def __call__(self, x: Any) -> Any:
+            return ops.convert_to_tensor([self.given] * x.shape[0])
+
+    plain = Plain(INFO, Settings(), [Shown([0.0, 1.0, 2.0]), Shown([9.0, 0.0, 0.0])])
+    x = images({}, {}, {})
+    weights = np.exp([0.0, 1.0, 2.0])
+    answer = plain.classify(x)
+    np.testing.assert_allclose(answer, [weights / weights.sum()] * 3, rtol=1e-6)
+    assert answer.dtype == np.float32
+    np.testing.assert_array_equal(array(plain.logits(ops.convert_to_tensor(x)))[0], [0, 1, 2])
+    np.testing.assert_array_equal(plain.detect(x), np.zeros(3, np.float32))
+
+
+@pytest.mark.backend
+def test_what_is_classified_and_detected_are_probabilities_and_scores(coded: Coded) -> None:
+    x = images({CODE: 0.1, SUSPICION: 0.25}, {CODE: 0.2, SUSPICION: 0.75}, {})
+    assert coded.classify(x).argmax(axis=1).tolist() == [1, 2, 0]
+    np.testing.assert_array_equal(coded.detect(x), np.array([0.25, 0.75, 0], np.float32))
+    assert coded.detect(x[1]).tolist() == [0.75]
+
+
+@pytest.mark.backend
+def test_a_score_at_the_threshold_is_not_rejected(coded: Coded) -> None:
+    assert coded.threshold == 0.5
+    x = images(*({CODE: 0.1, SUSPICION: score} for score in (0.25, 0.5, 0.501, 1.0)))
+    assert coded.broken(x, np.zeros(4, np.int32)).tolist() == [True, True, False, False]
+
+
+@pytest.mark.backend
+def test_broken_is_another_label_that_is_not_rejected(coded: Coded) -> None:
+    cases = [(answer, score) for answer in (0, 1, 2) for score in (0.0, 1.0)]
+    x = images(*({CODE: answer / 10, SUSPICION: score} for answer, score in cases))
+    y = np.ones(len(cases), np.int32)
+    expected = [answer != 1 and score == 0.0 for answer, score in cases]
+    broken = coded.broken(x, y)
+    assert broken.tolist() == expected
+    assert broken.dtype == bool
+    assert coded.broken(ops.convert_to_tensor(x), ops.convert_to_tensor(y)).tolist() == expected
+    # Who rejects nothing is not asked for scores.
+    assert Blind().broken(x, y).tolist() == [answer != 1 for answer, _ in cases]
+    # A share is 0 or 1 where nothing is drawn, whatever the number of draws.
+    assert coded.broken_share(x, y, draws=3).tolist() == [float(each) for each in expected]
+    assert coded.broken_share(x, y).dtype == np.float64
+
+
+@pytest.mark.backend
+def test_the_broken_share_is_over_ten_draws_of_their_own() -> None:
+    lottery = Lottery()
+    x = images({}, {DRAW: 0.1}, {DRAW: 0.3}, {DRAW: 1.0}, {CODE: 0.1})
+    y = np.zeros(5, np.int32)
+    np.testing.assert_allclose(lottery.broken_share(x, y), [0, 0.1, 0.3, 1, 1])
+    assert lottery.seeds == [spread(draw, Stream.DRAWS) for draw in range(10)]
+    assert len(set(lottery.seeds)) == 10
+    assert _seed(lottery) == 0
+    lottery.seeds.clear()
+    # Of four draws, those below 3 are one, two and three of them.
+    np.testing.assert_allclose(lottery.broken_share(x, y, draws=4), [0, 0.25, 0.75, 1, 1])
+    assert lottery.averaged is False
+
+
+@pytest.mark.backend
+def test_tested_is_who_is_right_and_not_rejected(coded: Coded) -> None:
+    # Ten images: three right and passed, two right and rejected, one wrong and rejected.
+    cases = [(0, 0)] * 3 + [(0, 255)] * 2 + [(255, 255)] + [(255, 0)] * 4
+    x = np.zeros((10, 8, 8, 1), np.uint8)
+    x[:, 0, 0, 0], x[:, 0, 2, 0] = np.array(cases).T
+    other, labels = patterns(2)
+    dataset = Dataset("corner", other, labels % 3, x, np.zeros(10, np.int32), ("a", "b", "c"))
+    assert coded.test(dataset) == {"test_accuracy": 0.3, "rejected": 0.3}
+
+
+@pytest.mark.backend
+def test_what_is_compiled_is_kept_by_its_key(coded: Coded) -> None:
+    def first(x: Any) -> Any:
+        return x + 1
+
+    made = coded.compiled(("mine", 1), first)
+    assert coded.compiled(("mine", 1), lambda x: x + 2) is made
+    other = coded.compiled(("mine", 2), lambda x: x + 2)
+    x = ops.convert_to_tensor(np.zeros(3, np.float32))
+    assert array(made(x)).tolist() == [1, 1, 1]
+    assert array(other(x)).tolist() == [2, 2, 2]
+
+
+# The door
+
+
+SHAPES = "coded: expected images [8, 8, 1] or [B, 8, 8, 1], floats in [0, 1] or uint8; found "
+
+
+@pytest.mark.parametrize(
+    ("wrong", "found"),
+    [
+        (np.zeros((2, 8, 8, 3)), "shape [2, 8, 8, 3]"),
+        (np.zeros((8, 8)), "shape [8, 8]"),
+        (np.zeros((0, 8, 8, 1)), "shape [0, 8, 8, 1]"),
+        (np.zeros((1, 2, 8, 8, 1)), "shape [1, 2, 8, 8, 1]"),
+        (0.5, "shape []"),
+        (np.zeros((1, 8, 8, 1), np.int32), "int32"),
+        (np.zeros((1, 8, 8, 1), bool), "bool"),
+        (np.zeros((1, 8, 8, 1), np.int8), "int8"),
+        (np.full((1, 8, 8, 1), np.nan, np.float32), "NaN or infinite values"),
+        (np.full((1, 8, 8, 1), -np.inf, np.float32), "NaN or infinite values"),
+        (images({CODE: np.nan}), "NaN or infinite values"),
+        (images({CODE: np.inf}), "NaN or infinite values"),
+        (images({CODE: 1.5}), "values from 0 to 1.5"),
+        # Two is not yet a picture of bytes, 2.5 is.
+        (images({CODE: 2.0}), "values from 0 to 2"),
+        (images({CODE: 2.5}), "values from 0 to 2.5. Divide by 255?"),
+        (images({CODE: 255.0}), "values from 0 to 255. Divide by 255?"),
+        (images({CODE: 255.0, DRAW: -0.5}), "values from -0.5 to 255"),
+        (images({CODE: -1e-6}), "values from -1e-06 to 0"),
+        (images({CODE: 1.00001}), "values from 0 to 1.00001"),
+    ],
+)
+def test_images_are_refused_at_the_door(coded: Coded, wrong: Any, found: str) -> None:
+    for ask in (coded.classify, coded.detect):
+        with pytest.raises(DataError) as caught:
+            ask(wrong)
+        assert str(caught.value) == SHAPES + found
+
+
+@pytest.mark.parametrize(
+    ("given", "score"),
+    [
+        (np.full((1, 8, 8, 1), 51, np.uint8), 0.2),  # 51 / 255
+        (np.full((8, 8, 1), 255, np.uint8), 1.0),
+        (np.full((1, 8, 8, 1), 0.2, np.float64), 0.2),
+        (np.full((1, 8, 8, 1), 0.25, np.float16), 0.25),
+        (np.zeros((8, 8, 1), np.float32), 0.0),
+        (np.ones((2, 8, 8, 1), np.float32), 1.0),
+        (np.full((8, 8, 1), 0.5).tolist(), 0.5),
+        # Bytes are divided whatever their values: 1 is nearly black.
+        (np.full((1, 8, 8, 1), 1, np.uint8), 1 / 255),
+    ],
+)
+@pytest.mark.backend
+def test_images_are_brought_to_floats_up_to_one(coded: Coded, given: Any, score: float) -> None:
+    count = 1 if np.asarray(given).ndim == 3 else len(given)
+    for each in (given, ops.convert_to_tensor(given)):
+        checked = coded._checked(each)
+        assert checked.dtype == np.float32
+        assert checked.shape == (count, 8, 8, 1)
+        np.testing.assert_array_equal(checked, np.float32(score))
+
+
+def test_a_batch_of_as_many_images_as_a_side_is_a_batch() -> None:
+    # A square of eight: [8, 8, 1] is one image, and [8, 8, 8, 1] eight of them.
+    coded = Coded()
+    assert coded._checked(np.zeros((8, 8, 8, 1))).shape == (8, 8, 8, 1)
+
+
+# Exercises
+
+
+def test_the_course_s_best_published_success() -> None:
+    # Those are the figures of docs/results.md, where the last column is the course's own.
+    page = (Path(__file__).parent.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in page.splitlines()
+        if line.startswith("| ")
+    ]
+    [head] = [row for row in rows if row[-1] == "course's"]
+    published = {row[0]: row[-1] for row in rows if len(row) == len(head) and "%" in row[-1]}
+    assert len(published) == 13
+    assert {name: f"{share} %" for name, share in exercises.PUBLISHED.items()} == published
+
+
+@pytest.mark.parametrize(
+    ("name", "goal"),
+    [
+        (
+            "blur",
+            "95 %. So many of 100 images of CIFAR-10, those it misclassifies\n"
+            "included, the course's best published attack broke at Linf 4/255.",
+        ),
+        ("trades", "as many images as you can; it is meant to hold, and nobody published a number"),
+    ],
+)
+def test_an_exercise_says_what_is_to_be_done(tmp_path: Path, name: str, goal: str) -> None:
+    folder = tmp_path / "not" / "there"
+    path = write(name, folder)
+    assert path == folder / f"attack_{name}.py"
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith(f'"""An attack on {name}: ')
+    assert f"Goal: {goal}" in text
+    assert f"\n    sparring train {name}\n    sparring attack {name} attack_{name}.py\n" in text
+    assert f"sparring/defenses/{name}.py." in text
+
+
+def test_an_exercise_is_not_overwritten_unless_forced(tmp_path: Path) -> None:
+    path = write("knn", tmp_path)
+    text = path.read_text(encoding="utf-8")
+    path.write_text("mine", encoding="utf-8")
+    with pytest.raises(SettingsError) as caught:
+        write("knn", tmp_path)
+    assert str(caught.value) == f"{path} exists; --force overwrites it"
+    assert path.read_text(encoding="utf-8") == "mine"
+    assert write("knn", tmp_path, force=True).read_text(encoding="utf-8") == text
+    with pytest.raises(SettingsError, match="unknown defense 'nobody'"):
+        write("nobody", tmp_path)
+    assert [each.name for each in tmp_path.iterdir()] == ["attack_knn.py"]
+
+
+def test_an_exercise_runs_as_it_is_and_breaks_once_it_takes_a_step(
+    linear: Linear, tmp_path: Path
+) -> None:
+    source = write("baseline", tmp_path).read_text(encoding="utf-8")
+    x = ops.convert_to_tensor(np.full((2, 8, 8, 1), 0.5, np.float32))
+    y = ops.convert_to_tensor(np.ones(2, np.int32))
+
+    def attacked(text: str) -> np.ndarray:
+        namespace: dict[str, Any] = {}
+        exec(text, namespace)
+        attack = cast(Callable[..., Any], namespace["attack"])
+        assert attack.__defaults__ == (10,)
+        return array(attack(linear, x, y, Linf(0.1)))
+
+    np.testing.assert_array_equal(attacked(source), array(x))
+    moved = attacked(source.replace("+ 0 *", "+ 0.05 *"))
+    # Along the gradient every pixel goes to the edge of the ball, and no further.
+    np.testing.assert_allclose(moved - array(x), -0.1 * np.stack([linear.direction] * 2), atol=1e-6)
