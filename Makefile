@@ -9,25 +9,33 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 # The tests' networks are too small to gain from threads; two processes at a time do gain.
 ONE_THREAD := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 NPROC=1
 
-.PHONY: train test test-torch test-others lint clean
+.PHONY: train test test-torch test-tensorflow test-jax test-faults lint clean
 
 train: $(VENV)/installed-torch
 	$(BIN)/sparring train baseline --data digits
 
-# Tests marked `backend` run on every backend; the others need to run only once.
+# Tests marked `backend` run on every backend; the others need to run only once. Two of these run at
+# a time, the longest first.
 test: $(VENV)/installed-all lint
-	$(MAKE) --jobs=2 test-torch test-others
+	$(MAKE) --jobs=2 test-torch test-jax test-tensorflow test-faults
 
-# Run after the other backends, which take less time than PyTorch's tests do.
-LATER := tests/test_faults.py tests/test_jobs.py tests/test_report.py
+# Trainings that are killed, stopped and made many at a time: processes, which no other tests share.
+FAULTS := tests/test_faults.py tests/test_jobs.py
 
 test-torch:
-	$(ONE_THREAD) KERAS_BACKEND=torch $(BIN)/pytest $(LATER:%=--ignore=%)
+	$(ONE_THREAD) KERAS_BACKEND=torch $(BIN)/pytest $(FAULTS:%=--ignore=%)
 
-test-others:
+test-tensorflow:
 	$(ONE_THREAD) KERAS_BACKEND=tensorflow $(BIN)/pytest -m backend
-	$(ONE_THREAD) KERAS_BACKEND=jax $(BIN)/pytest -m backend
-	$(ONE_THREAD) KERAS_BACKEND=torch $(BIN)/pytest $(LATER)
+
+# Half of JAX's time is compiling what it has compiled before, unless it keeps that.
+test-jax:
+	$(ONE_THREAD) KERAS_BACKEND=jax JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/jax-cache \
+		JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.05 \
+		JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 $(BIN)/pytest -m backend
+
+test-faults:
+	$(ONE_THREAD) KERAS_BACKEND=torch $(BIN)/pytest $(FAULTS)
 
 lint: $(VENV)/installed-all
 	$(BIN)/ruff check .

@@ -10,12 +10,6 @@ from sparring.defenses import DEFENSES
 from tests.conftest import Zoo
 
 # Some points below what seed 0 came to on PyTorch (in brackets); one image of 360 is 0.28 points.
-LEAST = {
-    "baseline": 0.97,  # 98.1
-    "temperature": 0.88,  # 92.8
-}
-
-# The same with the preset fast, in a fifth of the steps.
 LEAST_FAST = {
     "baseline": 0.97,  # 98.9
     "blur": 0.97,  # 98.9
@@ -35,10 +29,9 @@ LEAST_FAST = {
 }
 
 
-@pytest.mark.backend
 def test_baseline_on_digits_reaches_97_percent(zoo: Zoo) -> None:
-    # Seeds 0 to 2 came to 98.1, 98.6 and 98.6 % on PyTorch, two to 97.8 % and more elsewhere.
-    assert zoo("baseline", "course").results["test_accuracy"] >= LEAST["baseline"]
+    # With the preset course seeds 0 to 2 came to 98.1, 98.6 and 98.6 %.
+    assert zoo("baseline", "course").results["test_accuracy"] >= 0.97
 
 
 @pytest.mark.backend
@@ -56,8 +49,6 @@ def test_every_defense_learns_the_digits_fast(zoo: Zoo, name: str) -> None:
 
 def test_temperature_saturates_the_softmax(zoo: Zoo) -> None:
     x = sparring.load_data("digits").x_test
-    temperature = zoo("temperature", "course")
-    assert temperature.results["test_accuracy"] >= LEAST["temperature"]
     # What makes it a defense: for most images the other classes' probabilities vanish in float32.
-    assert np.mean(temperature.classify(x).max(axis=1) == 1) > 0.8
-    assert np.mean(zoo("baseline", "course").classify(x).max(axis=1) == 1) < 0.5
+    assert np.mean(zoo("temperature").classify(x).max(axis=1) == 1) > 0.8
+    assert np.mean(zoo("baseline").classify(x).max(axis=1) == 1) < 0.5

@@ -28,9 +28,9 @@ from tests.conftest import patterns
 
 pytestmark = pytest.mark.backend
 
-# JAX takes seconds to compile each; these are all the kinds of networks there are.
+# Compiling each takes seconds elsewhere; these are all the kinds of networks there are.
 FEW = ["baseline", "blur", "jump", "discretize", "knn"]
-NAMES = FEW if backend.name == "jax" else list(DEFENSES)
+NAMES = list(DEFENSES) if backend.name == "torch" else FEW
 
 
 @pytest.fixture(scope="module")
