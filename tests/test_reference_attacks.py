@@ -706,7 +706,16 @@ def test_randomneuron_s_network_is_attacked_without_the_dropping() -> None:
     expected = 10 * np.array([[1, -1, 0], [-1, 1, 0], [-1, 0, 1], [-1, 1, 0]])
     np.testing.assert_allclose(slope[:, 0, :, 0], expected, atol=1e-5)
     assert net.chance is None
-    assert defense.averaged
+
+
+def test_randomneuron_s_attack_tells_that_it_averages_each_time_it_runs() -> None:
+    defense = defense_of("randomneuron", [Dropping()], (1, 3, 1), 3)
+    image = np.array([0.3, 0.6, 0.1], np.float32).reshape(1, 1, 3, 1)
+    attack = replace(randomneuron.attack, **ONE_STEP)
+    for _ in range(2):  # the second time its step is compiled already
+        defense.averaged = False
+        attack(defense, tensor(image), tensor([1], "int32"), Linf(0.1))
+        assert defense.averaged
 
 
 def test_a_step_against_randomneuron_raises_the_margin_underneath() -> None:

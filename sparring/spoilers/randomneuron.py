@@ -10,7 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, final
 
+import numpy as np
+
 from sparring.attacks import PGD, margins
+from sparring.threat import ThreatModel
 
 
 @final
@@ -18,8 +21,11 @@ from sparring.attacks import PGD, margins
 class Underneath(PGD):
     """PGD on the margin of the network that drops nothing."""
 
-    def objective(self, defense: Any, x: Any, y: Any) -> tuple[Any, Any]:
+    def __call__(self, defense: Any, x: Any, y: Any, threat: ThreatModel) -> np.ndarray:
         defense.tell_averaged()  # its mean is what is followed
+        return super().__call__(defense, x, y, threat)
+
+    def objective(self, defense: Any, x: Any, y: Any) -> tuple[Any, Any]:
         (net,) = defense.nets
         net.chance = None
         margin = margins(y, net(x))
