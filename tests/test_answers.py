@@ -12,6 +12,7 @@ import pytest
 from keras import ops
 
 import sparring
+from sparring import backend
 from sparring.augment import STRONG_DRAWS, strong
 from sparring.chance import Chance
 from sparring.data import Dataset, DatasetInfo
@@ -190,6 +191,21 @@ def test_randomneuron_drops_after_each_convolution_and_the_head() -> None:
     np.testing.assert_array_equal(array(net(batch)), whole)
     np.testing.assert_allclose(array(net.activation(tensor(units))), array(leaky_relu(units)))
     assert randomneuron.DRAWS == 10
+
+
+def test_dropping_s_slope_includes_that_of_the_chance_to_be_kept() -> None:
+    x, y = patterns(8)
+    info = Dataset("patterns", x, y, x, y, tuple("abcd")).info
+    net = get("randomneuron").recipes(info, Settings(filters=2), 0)[0].net()
+    units = np.zeros((2, 1, 1, 4), np.float32)
+    units[:, 0, 0] = [3, -1, 0, 0]
+    net.chance = Halves()
+    found = backend.input_gradient(lambda u: ops.sum(net.head_activation(u)), tensor(units))
+    slopes = array(found)[0, 0, 0]
+    # 3 / k with k = 1 - exp(-4/3 s), s = 3/4; the slope of s by 3 is 1/16, by -1 it is 3/16.
+    k, slope = 1 - math.exp(-1), 4 / 3 * math.exp(-1)
+    assert slopes[0] == pytest.approx(1 / k - 3 / k**2 * slope / 16, rel=1e-4)
+    assert slopes[1] == pytest.approx(-3 / k**2 * slope * 3 / 16, rel=1e-4)
 
 
 # majority, mergebinary

@@ -496,3 +496,24 @@ def test_weights_that_are_not_finite_are_refused(
 def test_a_run_by_its_name_needs_a_path() -> None:
     with pytest.raises(DataError, match="no such file"):
         api.train("baseline", "nowhere.npz")
+
+
+@pytest.mark.parametrize("name", ["majority", "mergebinary"])
+def test_networks_answer_in_the_order_they_were_trained_in(
+    dataset: Dataset, tmp_path: Path, name: str
+) -> None:
+    defense = sparring.train(name, dataset, out=tmp_path, filters=4, epochs=2, eval_every=0)
+    assert defense.path is not None
+    arrays, _, _ = checkpoint.read_tensors(Run(defense.path).weights_file)
+    for number, net in enumerate(defense.nets):
+        kernel = ops.convert_to_numpy(net.head[0].value)
+        np.testing.assert_array_equal(kernel, arrays[f"{number}/head_kernel"])
+
+
+def test_a_run_says_whose_weights_it_serves(dataset: Dataset, tmp_path: Path) -> None:
+    small: dict[str, Any] = {"out": tmp_path, "filters": 4, "epochs": 1}
+    lender = sparring.train("baseline", dataset, **small)
+    run = sparring.train("randomneuron", dataset, out=tmp_path)
+    assert run.path is not None
+    lent = {"defense": "baseline", "sha256": lender.weights_sha256}
+    assert Run(run.path).read()["weights_from"] == lent

@@ -55,7 +55,9 @@ def names(
     return {each.name for each in found}
 
 
-@pytest.mark.parametrize("attack", [PGD(), PGD(loss="margin", restarts=2)])
+@pytest.mark.parametrize(
+    "attack", [PGD(), pytest.param(PGD(loss="margin", restarts=2), marks=once)]
+)
 def test_nothing_is_said_of_a_sound_attack_on_the_baseline(
     digits_baseline: Defense, attack: Any
 ) -> None:

@@ -1263,3 +1263,36 @@ def test_what_is_asked_for_by_default(
     assert len(report.index) == 100
     assert (report.about["draws"], report.about["seed"]) == (20, 0)
     assert report.warnings[0].name == "seen"
+
+
+class Lenient(Suspicious):
+    """Rejects nothing, whatever its scores."""
+
+    threshold = 1000.0
+
+
+def test_rejected_is_what_is_above_the_defense_s_own_threshold(
+    linear: Linear, grays: Dataset
+) -> None:
+    lenient = Lenient(linear.direction, linear.bias)
+    report = judged(lenient, grays, lambda d, x, y, t: broken_by(linear, x))
+    assert report.success_rate.value == 1
+    black = np.zeros_like(grays.x_test)  # its score is 50
+    known = Dataset(
+        "linear", black, np.ones(10, np.int32), black, np.ones(10, np.int32), ("a", "b")
+    )
+    assert lenient.test(known)["rejected"] == 0
+    assert Suspicious(linear.direction, linear.bias).test(known)["rejected"] == 1
+
+
+def test_a_small_change_of_the_input_is_told_too(linear: Linear, grays: Dataset) -> None:
+    if sparring.backend.name != "torch":
+        pytest.skip("tensors of this framework cannot be changed")
+
+    def attack(defense: Any, x: Any, y: Any, threat: Any) -> Any:
+        given = broken_by(linear, x)
+        x[0, 0, 0, 0] += 1e-4
+        return given
+
+    warnings = judged(linear, grays, attack).warnings
+    assert [warned.name for warned in warnings] == ["changed-input"]

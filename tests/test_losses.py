@@ -12,12 +12,13 @@ import pytest
 from keras import ops
 
 from sparring import backend
-from sparring.adversarial import PgdSettings
+from sparring.adversarial import PgdSettings, ascend
 from sparring.augment import STRONG_DRAWS, shift_flip, strong
 from sparring.data import Dataset
 from sparring.defenses import DEFENSES, advtrain, blur, discretize, get, injection, knn, trades
 from sparring.nets import AllConv
 from sparring.recipe import Recipe, Settings, cross_entropy, hits
+from sparring.seeds import Stream, spread
 from tests.conftest import patterns
 
 pytestmark = pytest.mark.backend
@@ -336,6 +337,8 @@ def test_injection_patterns_are_halves_and_follow_from_the_seed() -> None:
     assert first.shape == (4, 8, 8, 1)
     assert 0.35 < first.mean() < 0.65  # 256 coins: a deviation is 0.03
     assert (first[0] != first[1]).any()
+    random = np.random.default_rng(spread(3, Stream.PATTERNS))
+    np.testing.assert_array_equal(first, random.integers(0, 2, (4, 8, 8, 1)))
 
 
 def test_mean_features_are_averaged_over_space() -> None:
@@ -560,3 +563,63 @@ def test_gradients_go_to_the_weights_through_the_moved_images_alone() -> None:
     loss, _, (gradient,) = step(tensor(x))
     assert float(array(loss)) == pytest.approx(math.log1p(math.exp(1.4)), rel=CLOSE)
     assert float(array(gradient)) == pytest.approx(0.7 / (1 + math.exp(-1.4)), rel=1e-5)
+
+
+def test_trades_moves_the_clean_answers_too() -> None:
+    # As above, with a = 0.5 moved to b = 0.62: by the noise 0.02, then up twice by 0.05. With
+    # p = P(a) and q = P(b) of the second class, the divergence KL(p || q) is differentiated by w
+    # through both: a p (1 - p) (w a - w b) + b (q - p).
+    import keras
+
+    w = keras.Variable(np.float32(2.0))
+
+    class Weighted:
+        def __call__(self, x: Any) -> Any:
+            z = w * x[:, 0, 0, 0]
+            return ops.stack([ops.zeros_like(z), z], axis=-1)
+
+    x, y = np.full((1, 1, 1, 1), 0.5, np.float32), tensor([0], "int32")
+    draws = Drawn(("normal", np.full((1, 1, 1, 1), 20.0, np.float32)))
+    recipe = recipe_of("trades", draws, eps=0.2, step_size=0.05, steps=2)
+    step = backend.compile(
+        lambda x: backend.value_and_gradients(lambda: recipe.loss(Weighted(), x, y), [w]), [w]
+    )
+    _, _, (gradient,) = step(tensor(x))
+    a, b = 0.5, 0.62
+    p, q = (1 / (1 + math.exp(-2 * each)) for each in (a, b))
+    robust = a * p * (1 - p) * (2 * a - 2 * b) + b * (q - p)
+    assert float(array(gradient)) == pytest.approx(a * p + 6 * robust, rel=1e-5)
+
+
+def test_every_step_of_ascend_ends_in_the_ball() -> None:
+    x = tensor(np.full((1, 2, 2, 3), 0.5))
+    settings = PgdSettings(eps=0.1, step_size=0.08, steps=3)
+    # Outside the ball, at 0.66, the slope turns; from the ball's edge it does not.
+    moved = array(ascend(lambda t: -ops.sum(ops.abs(t - 0.62)), x, x, settings))
+    np.testing.assert_allclose(moved, np.full((1, 2, 2, 3), 0.6), atol=1e-6)
+
+
+def test_knn_keeps_more_than_the_sample_it_is_tested_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(knn, "SAMPLE", 2)
+    net = Predicted(np.arange(12).reshape(6, 2))
+    arrays = recipe_of("knn").finish(net, numbered([0, 1, 2, 3, 1, 2]))
+    assert (len(arrays["embeddings"]), len(arrays["labels"])) == (6, 6)
+
+
+def test_mergebinary_s_images_are_shifted_as_the_shared_recipe_s() -> None:
+    x, y = patterns(4)
+    x = x.astype(np.float32) / 255
+    draws = np.random.default_rng(0).random((3, 4, 1), dtype=np.float32)
+    recipe = recipe_of("mergebinary", Drawn(("uniform", draws)), network=2, filters=8)
+    moved, _ = recipe.augment(tensor(x), tensor(y, "int32"))
+    np.testing.assert_array_equal(array(moved), array(shift_flip(tensor(x), draws, False)))
+    assert (array(moved) != x).any()
+
+
+@pytest.mark.parametrize("name", ["majority", "mergebinary"])
+def test_networks_of_an_ensemble_have_the_user_s_seed_and_numbers(name: str) -> None:
+    recipes = get(name).recipes(info(), Settings(), 5)
+    expected = [(5, number) for number in range(len(recipes))]
+    assert [(each.seed, each.network) for each in recipes] == expected

@@ -78,3 +78,15 @@ def test_a_zero_gradient_moves_nothing() -> None:
     optimizer.build([kernel])
     optimizer.apply([ops.zeros((3, 3, 1, 2))])
     assert (ops.convert_to_numpy(kernel) == 1).all()
+
+
+def test_the_head_s_kernel_is_made_orthogonal_too() -> None:
+    random = np.random.default_rng(1)
+    kernel = variable(np.zeros((1, 1, 8, 4)))
+    optimizer = Muon(lambda: ops.convert_to_tensor(1.0), 0.9)
+    optimizer.build([kernel])
+    gradient = random.normal(size=(1, 1, 8, 4)).astype(np.float32)
+    optimizer.apply([ops.convert_to_tensor(gradient)])
+    values = np.linalg.svd(ops.convert_to_numpy(kernel)[0, 0], compute_uv=False)
+    assert values.min() > 0.5
+    assert values.max() < 1.3

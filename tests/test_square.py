@@ -543,3 +543,29 @@ def test_squares_on_images_narrower_than_3() -> None:
         draws = Scripted([[last, 0.9]], [[0.0, 0.0]], [[0.0]], [[0.9]])
         found = search.propose(best, np.array([0]), search.side(0.8), draws)
         assert L2(0.2).distance(found, images) == pytest.approx(0.2)
+
+
+class Doubtful(Linear):
+    """Rejects everything."""
+
+    detects = True
+
+    def scores(self, x: Any) -> Any:
+        return ops.ones((x.shape[0],))
+
+
+def test_images_whose_start_is_rejected_stay_in_the_search(linear: Linear) -> None:
+    defense = Doubtful(linear.direction, linear.bias)
+    x, threat = np.full((2, 8, 8, 1), 0.5, np.float32), Linf(0.2)
+    start = Square(queries=1)(defense, x, np.ones(2, np.int32), threat)
+    y = (1 - defense.classify(start).argmax(axis=1)).astype(np.int32)  # the start breaks both
+    asked: list[int] = []
+    logits = defense.compiled(("logits",), defense.logits)
+
+    def counted(points: Any) -> Any:
+        asked.append(len(points))
+        return logits(points)
+
+    defense._compiled[("logits",)] = counted
+    Square(queries=4)(defense, x, y, threat)
+    assert len(asked) == 4
