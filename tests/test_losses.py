@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -541,12 +542,8 @@ def test_knn_looks_among_a_sample_while_it_trains() -> None:
     assert seen == [2000, 3]
 
 
-def test_gradients_go_to_the_weights_through_the_moved_images_alone() -> None:
-    # The images advtrain, pgdtrain and trades move are constants for the weights. With the second
-    # logit w a of one pixel a = 0.5 and label 0, moved up to 0.7 whatever w > 0 is:
-    # d/dw log(1 + exp(w a)) = a / (1 + exp(-w a)).
-    import keras
-
+def loss_and_slope_by_weight(recipe: Any) -> tuple[float, float]:
+    """Loss of one pixel a = 0.5 of label 0 whose second logit is w a, and its slope at w = 2."""
     w = keras.Variable(np.float32(2.0))
 
     class Weighted:
@@ -555,40 +552,34 @@ def test_gradients_go_to_the_weights_through_the_moved_images_alone() -> None:
             return ops.stack([ops.zeros_like(z), z], axis=-1)
 
     x, y = np.full((1, 1, 1, 1), 0.5, np.float32), tensor([0], "int32")
-    draws = Drawn(("uniform", np.full((1, 1, 1, 1), 0.5, np.float32)))
-    recipe = recipe_of("pgdtrain", draws, eps=0.2, step_size=0.1, steps=3)
     step = backend.compile(
         lambda x: backend.value_and_gradients(lambda: recipe.loss(Weighted(), x, y), [w]), [w]
     )
-    loss, _, (gradient,) = step(tensor(x))
-    assert float(array(loss)) == pytest.approx(math.log1p(math.exp(1.4)), rel=CLOSE)
-    assert float(array(gradient)) == pytest.approx(0.7 / (1 + math.exp(-1.4)), rel=1e-5)
+    loss, _, (slope,) = step(tensor(x))
+    return float(array(loss)), float(array(slope))
+
+
+def test_gradients_go_to_the_weights_through_the_moved_images_alone() -> None:
+    # The images advtrain, pgdtrain and trades move are constants for the weights. Moved up to
+    # b = 0.7 whatever w > 0 is, d/dw log(1 + exp(w b)) = b / (1 + exp(-w b)).
+    draws = Drawn(("uniform", np.full((1, 1, 1, 1), 0.5, np.float32)))
+    recipe = recipe_of("pgdtrain", draws, eps=0.2, step_size=0.1, steps=3)
+    loss, slope = loss_and_slope_by_weight(recipe)
+    assert loss == pytest.approx(math.log1p(math.exp(1.4)), rel=CLOSE)
+    assert slope == pytest.approx(0.7 / (1 + math.exp(-1.4)), rel=1e-5)
 
 
 def test_trades_moves_the_clean_answers_too() -> None:
-    # As above, with a = 0.5 moved to b = 0.62: by the noise 0.02, then up twice by 0.05. With
-    # p = P(a) and q = P(b) of the second class, the divergence KL(p || q) is differentiated by w
-    # through both: a p (1 - p) (w a - w b) + b (q - p).
-    import keras
-
-    w = keras.Variable(np.float32(2.0))
-
-    class Weighted:
-        def __call__(self, x: Any) -> Any:
-            z = w * x[:, 0, 0, 0]
-            return ops.stack([ops.zeros_like(z), z], axis=-1)
-
-    x, y = np.full((1, 1, 1, 1), 0.5, np.float32), tensor([0], "int32")
+    # Moved to b = 0.62: by the noise 0.02, then up twice by 0.05. With p and q the second class's
+    # probabilities at a and b, the divergence KL(p || q) is differentiated by w through both:
+    # a p (1 - p) (w a - w b) + b (q - p).
     draws = Drawn(("normal", np.full((1, 1, 1, 1), 20.0, np.float32)))
     recipe = recipe_of("trades", draws, eps=0.2, step_size=0.05, steps=2)
-    step = backend.compile(
-        lambda x: backend.value_and_gradients(lambda: recipe.loss(Weighted(), x, y), [w]), [w]
-    )
-    _, _, (gradient,) = step(tensor(x))
     a, b = 0.5, 0.62
     p, q = (1 / (1 + math.exp(-2 * each)) for each in (a, b))
     robust = a * p * (1 - p) * (2 * a - 2 * b) + b * (q - p)
-    assert float(array(gradient)) == pytest.approx(a * p + 6 * robust, rel=1e-5)
+    _, slope = loss_and_slope_by_weight(recipe)
+    assert slope == pytest.approx(a * p + 6 * robust, rel=1e-5)
 
 
 def test_every_step_of_ascend_ends_in_the_ball() -> None:
