@@ -28,7 +28,7 @@ test-torch:
 test-tensorflow:
 	$(ONE_THREAD) KERAS_BACKEND=tensorflow $(BIN)/pytest -m backend
 
-# Half of JAX's time is compiling what it has compiled before, unless it keeps that.
+# Kept, what JAX has compiled need not be compiled again by the next test that trains the same.
 test-jax:
 	$(ONE_THREAD) KERAS_BACKEND=jax JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/jax-cache \
 		JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.05 \
