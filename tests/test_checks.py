@@ -26,7 +26,7 @@ pytestmark = pytest.mark.backend
 
 # Trained networks show on PyTorch that warnings come where they are deserved; which rule each of
 # them follows is tested below on every backend, by scripted attacks.
-once = pytest.mark.skipif(backend.name != "torch", reason="scripted attacks test the same rule here")
+once = pytest.mark.skipif(backend.name != "torch", reason="scripted attacks test it here")
 
 PAGE = (Path(__file__).parent.parent / "docs" / "warnings.md").read_text(encoding="utf-8")
 
