@@ -16,10 +16,11 @@ from statistics import median
 import numpy as np
 
 from benchmarks.turns import Contestant, Turn, step_times
-from sparring import backend, memory
+from sparring import backend
 from sparring.data import Dataset
 from sparring.defenses import DEFENSES, get
-from sparring.train_loop import TrainLoop
+from sparring.training import memory
+from sparring.training.loop import TrainLoop
 
 BATCH, IMAGES = 64, 5000
 

@@ -19,7 +19,7 @@ from keras import ops
 
 from sparring import backend
 from sparring.defenses.knn import EMBEDDING, votes
-from sparring.nets import in_batches
+from sparring.networks.allconv import in_batches
 
 
 def main() -> None:

@@ -39,11 +39,11 @@ class Stopping:
 
 def work(name: str, filters: int) -> None:
     """Train, test and save; print the peak in MB."""
-    from sparring import memory
-    from sparring.checkpoint import Run
     from sparring.data import Dataset
     from sparring.defenses import get
-    from sparring.train_loop import TrainLoop
+    from sparring.runs.checkpoint import Run
+    from sparring.training import memory
+    from sparring.training.loop import TrainLoop
 
     memory.keep_freed()
     random = np.random.default_rng(0)

@@ -18,11 +18,11 @@ import torch
 from torch.nn import functional
 
 from benchmarks.plain_torch import network
-from sparring import memory
 from sparring.attacks import PGD
 from sparring.data import DatasetInfo
 from sparring.defenses.baseline import Baseline
 from sparring.threat import Linf
+from sparring.training import memory
 
 STEPS, EPS = 10, 8 / 255
 

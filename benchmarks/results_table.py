@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sparring.attacks.exercise import PUBLISHED
 from sparring.defenses import DEFENSES
-from sparring.exercises import PUBLISHED
-from sparring.figures import duration
+from sparring.evaluation.rates import duration
 from sparring.threat import default_threat
 
 ATTACKS = ["noise", "fgsm", "pgd", "reference"]
@@ -153,8 +153,9 @@ reason.
 Share of the images broken, of those among the first 100 test images that the defense answers
 rightly, within {threat}: another label, not rejected, for random defenses the mean of 20 draws.
 Noise is the best of ten random points; FGSM and PGD (40 steps) follow the cross entropy through the
-defense as it is; reference is the attack in `sparring/spoilers/`, with its 95 % interval. The last
-column is the best attack the course published, for its own defenses on CIFAR-10 within 4/255.
+defense as it is; reference is the attack in `sparring/attacks/reference/`, with its 95 % interval.
+The last column is the best attack the course published, for its own defenses on CIFAR-10 within
+4/255.
 """
     )
     print("\n".join(attacking(runs, paths)))

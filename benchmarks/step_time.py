@@ -52,7 +52,8 @@ def limit(precision: str) -> None:
     """A contestant: as many operations a second as the backend does, a turn at a time."""
     from keras import ops
 
-    from sparring import backend, memory
+    from sparring import backend
+    from sparring.training import memory
 
     memory.keep_freed()
     random = np.random.default_rng(0)
@@ -95,7 +96,7 @@ def work(contestant: str, filters: int, steps: int, preset: str, precision: str)
     y = random.integers(0, 10, IMAGES).astype(np.int32)
     turn = Turn(steps)
     if contestant != PLAIN:
-        from sparring import memory
+        from sparring.training import memory
 
         memory.keep_freed()
     if contestant in (PLAIN, PLAIN_KEPT):
@@ -110,8 +111,8 @@ def work(contestant: str, filters: int, steps: int, preset: str, precision: str)
                 loss = plain.step(indices)
                 turn.step(plain.done, loss)
     from sparring.data import Dataset
-    from sparring.recipe import Recipe, Settings
-    from sparring.train_loop import TrainLoop
+    from sparring.training.loop import TrainLoop
+    from sparring.training.recipe import Recipe, Settings
 
     dataset = Dataset("random", x, y, x[:64], y[:64], tuple("0123456789"))
     settings = Settings().scaled_to("random", preset)

@@ -12,9 +12,10 @@ import argparse
 from pathlib import Path
 
 import sparring
-from sparring import data, pictures
+from sparring import data
+from sparring import plots as pictures
 from sparring.attacks import FGSM, PGD, Attack, Noise
-from sparring.checkpoint import write_atomically
+from sparring.runs.checkpoint import write_atomically
 from sparring.threat import DEFAULT_EPS, Linf
 
 SHARES = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)

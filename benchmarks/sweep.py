@@ -102,10 +102,10 @@ def _held_out(dataset: Dataset, limit_train: int) -> Dataset:
 def _change_augmentation(half: float, alternating: bool) -> None:
     """Let the baseline train on shrunk images for a share of it, or flip each every other epoch."""
     from sparring import backend
-    from sparring.augment import SHIFT_FLIP_DRAWS, shift_flip
-    from sparring.chance import Chance
     from sparring.defenses import get
-    from sparring.recipe import Recipe
+    from sparring.networks.augment import SHIFT_FLIP_DRAWS, shift_flip
+    from sparring.randomness import Chance
+    from sparring.training.recipe import Recipe
 
     if backend.name != "torch":
         sys.exit("these variants change while they run and need PyTorch")

@@ -24,9 +24,10 @@ from statistics import mean, stdev
 from typing import Any
 
 from benchmarks.turns import Contestant, Turn
-from sparring import data, pictures
+from sparring import data
+from sparring import plots as pictures
 from sparring.backend_choice import choose
-from sparring.checkpoint import write_atomically
+from sparring.runs.checkpoint import write_atomically
 
 TURNS, LOOKS = 100, 40
 PLAIN = "plain"
@@ -53,9 +54,9 @@ class Watch(Turn):
 
 def work(contestant: str, seed: int, arguments: argparse.Namespace) -> None:
     """A contestant: train, a turn at a time; print the curves of its networks."""
-    from sparring import memory
     from sparring.defenses import get
-    from sparring.train_loop import TrainLoop
+    from sparring.training import memory
+    from sparring.training.loop import TrainLoop
 
     memory.keep_freed()
     dataset = data.load("fashion-mnist", arguments.data_dir)

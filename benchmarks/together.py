@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from keras import ops, random
 
-from sparring import backend, memory
-from sparring.nets import AllConv, leaky_relu
+from sparring import backend
+from sparring.networks.allconv import AllConv, leaky_relu
+from sparring.training import memory
 
 OUTPUTS = 10
 

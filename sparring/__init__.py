@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any
 from sparring.backend_choice import prefer_installed
 
 if TYPE_CHECKING:
-    from sparring.api import load, train, train_network
     from sparring.attacks import BPDA, EOT, FGSM, PGD, Noise, Square, gradient
+    from sparring.conversion.torch_module import as_torch_module
     from sparring.data import Dataset
     from sparring.data import load as load_data
-    from sparring.defense import Defense
-    from sparring.ecosystem import as_torch_module
+    from sparring.defenses.defense import Defense
     from sparring.errors import (
         AttackError,
         DataError,
@@ -32,17 +31,18 @@ if TYPE_CHECKING:
         SettingsError,
         SparringError,
     )
-    from sparring.judge import Report, evaluate
+    from sparring.evaluation.evaluate import Report, evaluate
+    from sparring.experiments.train import load, train, train_network
     from sparring.threat import L2, Linf
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "train": "api",
-    "train_network": "api",
-    "load": "api",
-    "evaluate": "judge",
-    "Report": "judge",
+    "train": "experiments.train",
+    "train_network": "experiments.train",
+    "load": "experiments.train",
+    "evaluate": "evaluation.evaluate",
+    "Report": "evaluation.evaluate",
     "Linf": "threat",
     "L2": "threat",
     "gradient": "attacks",
@@ -52,10 +52,10 @@ _HOMES = {
     "Square": "attacks",
     "EOT": "attacks",
     "BPDA": "attacks",
-    "as_torch_module": "ecosystem",
+    "as_torch_module": "conversion.torch_module",
     "Dataset": "data",
-    "load_data": "data.load",
-    "Defense": "defense",
+    "load_data": "data:load",
+    "Defense": "defenses.defense",
     "SparringError": "errors",
     "DataError": "errors",
     "SettingsError": "errors",
@@ -101,5 +101,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'sparring' has no attribute {name!r}")
     if _HOMES[name] != "errors":
         import_module("sparring.backend")  # says what is wrong with a backend better than keras
-    module, _, other_name = _HOMES[name].partition(".")
+    module, _, other_name = _HOMES[name].partition(":")
     return getattr(import_module(f"sparring.{module}"), other_name or name)

@@ -18,9 +18,9 @@ from sparring import backend
 from sparring.data import Dataset
 from sparring.defenses import DEFENSES, get
 from sparring.defenses.randomneuron import DroppingNet
-from sparring.progress import Silent
-from sparring.recipe import Recipe, Settings
-from sparring.train_loop import TrainLoop
+from sparring.training.callbacks import Silent
+from sparring.training.loop import TrainLoop
+from sparring.training.recipe import Recipe, Settings
 
 SETTINGS = Settings(filters=4, epochs=2, batch_size=16, learning_rate=0.05, flip=False)
 

@@ -11,10 +11,10 @@ from keras import ops
 
 import sparring
 from sparring.data import Dataset, DatasetInfo
-from sparring.defense import Defense
 from sparring.defenses import get
-from sparring.progress import Silent
-from sparring.recipe import Settings
+from sparring.defenses.defense import Defense
+from sparring.training.callbacks import Silent
+from sparring.training.recipe import Settings
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 from sparring.backend.torch import _NumbersOnDevice
 from sparring.data import Dataset
 from sparring.defenses import DEFENSES, get
-from sparring.train_loop import TrainLoop
+from sparring.training.loop import TrainLoop
 from tests.conftest import patterns
 
 DEVICE = "pretended"  # has to be free of "gpu", which Keras replaces

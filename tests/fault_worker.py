@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import sparring
-from sparring.checkpoint import Run
 from sparring.data import Dataset
 from sparring.defenses import DEFENSES
 from sparring.errors import RunError
-from sparring.progress import Silent
+from sparring.runs.checkpoint import Run
+from sparring.training.callbacks import Silent
 from tests.conftest import patterns
 
 SMALL: dict[str, Any] = {"filters": 4, "batch_size": 16}

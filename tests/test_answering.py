@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from keras import ops
 
-from sparring import exercises
-from sparring.chance import Chance
+from sparring.attacks import exercise as exercises
+from sparring.attacks.exercise import write
 from sparring.data import Dataset, DatasetInfo
-from sparring.defense import Defense
+from sparring.defenses.defense import Defense
 from sparring.errors import DataError, SettingsError
-from sparring.exercises import write
-from sparring.recipe import Recipe, Settings
+from sparring.randomness import Chance
 from sparring.seeds import Stream, spread
 from sparring.threat import Linf
+from sparring.training.recipe import Recipe, Settings
 from tests.conftest import Linear, patterns
 
 INFO = DatasetInfo("corner", (8, 8, 1), ("a", "b", "c"), False, 1, 1, "")

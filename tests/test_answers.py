@@ -13,13 +13,13 @@ from keras import ops
 
 import sparring
 from sparring import backend
-from sparring.augment import STRONG_DRAWS, strong
-from sparring.chance import Chance
 from sparring.data import Dataset, DatasetInfo
-from sparring.defense import Defense
 from sparring.defenses import DEFENSES, get, injection, knn, mergebinary, randomneuron
-from sparring.nets import leaky_relu
-from sparring.recipe import Settings
+from sparring.defenses.defense import Defense
+from sparring.networks.allconv import leaky_relu
+from sparring.networks.augment import STRONG_DRAWS, strong
+from sparring.randomness import Chance
+from sparring.training.recipe import Settings
 from tests.conftest import patterns
 
 pytestmark = pytest.mark.backend

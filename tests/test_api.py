@@ -15,12 +15,13 @@ import pytest
 from keras import ops
 
 import sparring
-from sparring import api, checkpoint
-from sparring.checkpoint import Run
 from sparring.data import Dataset
 from sparring.errors import DataError, Diverged, RunError, SettingsError
-from sparring.progress import EpochMetrics, Silent
-from sparring.recipe import Recipe
+from sparring.experiments import train as api
+from sparring.runs import checkpoint
+from sparring.runs.checkpoint import Run
+from sparring.training.callbacks import EpochMetrics, Silent
+from sparring.training.recipe import Recipe
 
 SMALL: dict[str, Any] = {"filters": 4, "epochs": 3, "batch_size": 16}
 

@@ -17,13 +17,13 @@ from sparring.attacks import BPDA, EOT, FGSM, PGD, InTurn, Noise, Square, cross_
 from sparring.attacks.gradients import straight_through
 from sparring.attacks.pgd import _filled
 from sparring.attacks.simple import uniforms
-from sparring.chance import Chance
 from sparring.data import DatasetInfo
-from sparring.defense import Defense
+from sparring.defenses.defense import Defense
 from sparring.errors import AttackError, SettingsError
-from sparring.nets import AllConv
-from sparring.recipe import Settings
+from sparring.networks.allconv import AllConv
+from sparring.randomness import Chance
 from sparring.threat import L2, Linf, ThreatModel
+from sparring.training.recipe import Settings
 
 SHAPE = (3, 4, 2)
 CENTERS = np.random.default_rng(1).random((3, *SHAPE)).astype(np.float32)
@@ -764,7 +764,7 @@ def test_attacks_by_name_and_option() -> None:
 
 
 def test_the_reference_is_the_named_defense_s() -> None:
-    from sparring.spoilers import advtrain, baseline
+    from sparring.attacks.reference import advtrain, baseline
 
     assert attacks.get("reference", {}, "baseline") == baseline.attack
     assert attacks.get("reference", None, "advtrain") == advtrain.attack

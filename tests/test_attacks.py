@@ -15,7 +15,7 @@ import sparring
 from sparring import attacks
 from sparring.attacks import BPDA, EOT, FGSM, PGD, InTurn, Noise, Square, cross_entropies, margins
 from sparring.data import load
-from sparring.defense import Defense
+from sparring.defenses.defense import Defense
 from sparring.errors import AttackError, SettingsError
 from sparring.threat import L2, Linf, ThreatModel
 from tests.conftest import Linear, patterns
@@ -182,7 +182,7 @@ def test_bpda_changes_the_backward_pass_only(tmp_path: Path) -> None:
     x, y = patterns(24)
     dataset = sparring.Dataset("patterns", x, y, x[:8], y[:8], tuple("abcd"))
     defense = sparring.train("discretize", dataset, out=tmp_path, filters=4, epochs=1, batch_size=8)
-    from sparring.spoilers.discretize import smooth
+    from sparring.attacks.reference.discretize import smooth
 
     wrapped = BPDA(defense, door=smooth)
     images = ops.convert_to_tensor(x[:3].astype(np.float32) / 255)
@@ -258,8 +258,8 @@ def test_attacks_from_files(
 
 
 def test_every_defense_has_a_reference_attack() -> None:
-    from sparring import spoilers
+    from sparring.attacks import reference
     from sparring.defenses import DEFENSES
 
     for name in DEFENSES:
-        assert callable(spoilers.get(name))
+        assert callable(reference.get(name))

@@ -11,7 +11,8 @@ import pytest
 from keras import ops
 
 from sparring import backend
-from sparring.augment import (
+from sparring.data import DatasetInfo
+from sparring.networks.augment import (
     JITTER_DRAWS,
     SHIFT_FLIP_DRAWS,
     STRONG_DRAWS,
@@ -20,8 +21,7 @@ from sparring.augment import (
     shift_flip,
     strong,
 )
-from sparring.data import DatasetInfo
-from sparring.recipe import Recipe, Settings
+from sparring.training.recipe import Recipe, Settings
 
 pytestmark = pytest.mark.backend
 

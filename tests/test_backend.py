@@ -12,8 +12,8 @@ import pytest
 from keras import ops
 
 from sparring import backend
-from sparring.adversarial import PgdSettings, ascend
-from sparring.nets import AllConv
+from sparring.defenses.adversarial import PgdSettings, ascend
+from sparring.networks.allconv import AllConv
 
 pytestmark = pytest.mark.backend
 

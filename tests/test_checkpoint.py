@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from sparring.checkpoint import Checkpoints, Run, read_tensors, write_atomically, write_tensors
 from sparring.errors import RunError
+from sparring.runs.checkpoint import Checkpoints, Run, read_tensors, write_atomically, write_tensors
 
 ARRAYS = {"a/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array(7, np.int32)}
 

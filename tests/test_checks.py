@@ -13,12 +13,13 @@ import pytest
 from keras import ops
 
 import sparring
-from sparring import backend, checks
+from sparring import backend
 from sparring.attacks import EOT, FGSM, PGD, Noise
 from sparring.data import Dataset, load
-from sparring.defense import Defense
-from sparring.figures import Rate
-from sparring.judge import evaluate
+from sparring.defenses.defense import Defense
+from sparring.evaluation import checks
+from sparring.evaluation.evaluate import evaluate
+from sparring.evaluation.rates import Rate
 from sparring.threat import L2, Linf, ThreatModel
 from tests.conftest import Linear, patterns
 

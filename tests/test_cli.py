@@ -18,11 +18,10 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from sparring import display
-from sparring.checkpoint import Run
-from sparring.cli import app
+from sparring.cli import app, display
 from sparring.defenses import DEFENSES
-from sparring.progress import EpochMetrics
+from sparring.runs.checkpoint import Run
+from sparring.training.callbacks import EpochMetrics
 
 SMALL = ["--filters", "4", "--epochs", "2", "--limit-train", "64", "--quiet"]
 
@@ -185,7 +184,7 @@ def test_other_settings_are_refused(call: Callable[..., Result]) -> None:
 def test_a_busy_run_is_refused(call: Callable[..., Result]) -> None:
     # The lock is the process's own, so another one has to hold it.
     code = (
-        "import sys; from sparring.checkpoint import Run\n"
+        "import sys; from sparring.runs.checkpoint import Run\n"
         "with Run('runs/digits/baseline').locked(): print('held', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen(

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from sparring.cli import app
-from sparring.defense import Defense
+from sparring.defenses.defense import Defense
 
 
 @pytest.fixture

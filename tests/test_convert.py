@@ -19,11 +19,12 @@ from keras import ops
 from safetensors.numpy import load_file, save_file
 
 import sparring
-from sparring import backend, convert, targets
+from sparring import backend
+from sparring.conversion import convert, targets
 from sparring.data import Dataset
 from sparring.defenses import DEFENSES, get
 from sparring.errors import ConversionError, RunError, SettingsError
-from sparring.nets import AllConv
+from sparring.networks.allconv import AllConv
 from tests.conftest import patterns
 
 pytestmark = pytest.mark.backend
@@ -278,7 +279,7 @@ def test_wrong_use(train: Callable[[str], Path], tmp_path: Path) -> None:
 
 def test_damaged_files_are_refused(train: Callable[[str], Path], tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    from sparring import torch_model
+    from sparring.conversion import torch_model
 
     convert.convert(train("baseline"), "torch", tmp_path / "torch")
     file = tmp_path / "torch" / "network-0.safetensors"

@@ -17,14 +17,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sparring import backend, train_loop
+from sparring import backend
 from sparring.backend import torch as torch_backend
 from sparring.data import Dataset
 from sparring.defenses import DEFENSES, get
 from sparring.errors import Diverged
-from sparring.progress import EpochMetrics, Silent
-from sparring.recipe import Settings
-from sparring.train_loop import TrainLoop
+from sparring.training import loop as train_loop
+from sparring.training.callbacks import EpochMetrics, Silent
+from sparring.training.loop import TrainLoop
+from sparring.training.recipe import Settings
 from tests.test_train_loop import FAST, Breaking
 
 

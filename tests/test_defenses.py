@@ -14,10 +14,10 @@ from keras import ops
 
 import sparring
 from sparring.data import Dataset
-from sparring.defense import Defense
 from sparring.defenses import DEFENSES, get
+from sparring.defenses.defense import Defense
 from sparring.errors import DataError, SettingsError
-from sparring.progress import EpochMetrics, Silent
+from sparring.training.callbacks import EpochMetrics, Silent
 from tests.conftest import patterns
 
 pytestmark = pytest.mark.backend

@@ -15,12 +15,12 @@ from keras import ops
 
 import sparring
 from sparring.cli import app
-from sparring.convert import convert
+from sparring.conversion.convert import convert
+from sparring.conversion.selfstudy import FOLDERS
+from sparring.conversion.targets import TARGETS
 from sparring.data import Dataset
-from sparring.defense import Defense
 from sparring.defenses import DEFENSES
-from sparring.selfstudy import FOLDERS
-from sparring.targets import TARGETS
+from sparring.defenses.defense import Defense
 from sparring.threat import DEFAULT_EPS
 
 ROOT = Path(__file__).parent.parent

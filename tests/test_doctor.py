@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from sparring import backend, backend_choice, data, doctor, machine
+from sparring import backend, backend_choice, data
 from sparring.cli import app
-from sparring.doctor import BackendFinding, DatasetFinding
 from sparring.errors import DataError, SettingsError
+from sparring.experiments import doctor, machine
+from sparring.experiments.doctor import BackendFinding, DatasetFinding
 
 GIBIBYTE = 1 << 30
 

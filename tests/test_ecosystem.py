@@ -11,7 +11,7 @@ from keras import ops
 import sparring
 from sparring.attacks import PGD, Square
 from sparring.data import Dataset, load
-from sparring.defense import Defense
+from sparring.defenses.defense import Defense
 from sparring.errors import SettingsError
 from sparring.threat import L2, Linf, ThreatModel
 from tests.conftest import Linear

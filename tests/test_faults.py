@@ -19,15 +19,16 @@ import pytest
 from typer.testing import CliRunner
 
 import sparring
-from sparring import judge, selfstudy
 from sparring.attacks import Noise
-from sparring.checkpoint import Checkpoints, Run, read_tensors, write_tensors
 from sparring.cli import app
+from sparring.conversion import selfstudy
 from sparring.data import Dataset, load
 from sparring.defenses import DEFENSES, get
 from sparring.errors import ConversionError, DataError, RunError
-from sparring.progress import EpochMetrics, Silent
-from sparring.recipe import Recipe
+from sparring.evaluation import evaluate as judge
+from sparring.runs.checkpoint import Checkpoints, Run, read_tensors, write_tensors
+from sparring.training.callbacks import EpochMetrics, Silent
+from sparring.training.recipe import Recipe
 
 posix = pytest.mark.skipif(os.name != "posix", reason="forks, signals and limits of POSIX")
 
@@ -150,7 +151,9 @@ def test_every_defense_killed_at_random_steps(tmp_path: Path) -> None:
 
 SENDING = """
 import os, signal, sys
-from sparring import checkpoint, cli, recipe, train_loop
+from sparring.runs import checkpoint
+from sparring import cli
+from sparring.training import recipe, loop as train_loop
 
 def sending(owner, name, call):
     original, calls = getattr(owner, name), []
@@ -362,7 +365,7 @@ def test_an_attempt_given_up_is_not_gone_on_with(
     def die(path: Path, data: bytes) -> None:
         raise Stop
 
-    monkeypatch.setattr("sparring.checkpoint.write_atomically", die)
+    monkeypatch.setattr("sparring.runs.checkpoint.write_atomically", die)
     with pytest.raises(Stop):
         checkpoints.give_up({"seed": 0})
     assert checkpoints.load() is None
@@ -503,7 +506,7 @@ LIES: dict[str, bytes] = {
 
 @pytest.mark.parametrize("lie", LIES)
 def test_headers_that_lie(whole: Path, tmp_path: Path, lie: str) -> None:
-    from sparring import torch_model
+    from sparring.conversion import torch_model
 
     run, file = tmp_path / "run", tmp_path / "network-0.safetensors"
     shutil.copytree(whole, run)
@@ -516,7 +519,7 @@ def test_headers_that_lie(whole: Path, tmp_path: Path, lie: str) -> None:
 
 
 def test_a_pickle_is_no_network_for_torch(tmp_path: Path, bomb: bytes) -> None:
-    from sparring import torch_model
+    from sparring.conversion import torch_model
 
     file = tmp_path / "network-0.safetensors"
     file.write_bytes(bomb)

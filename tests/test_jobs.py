@@ -17,12 +17,14 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 import sparring
-from sparring import api, display, jobs, machine
-from sparring.checkpoint import Run
-from sparring.cli import app
+from sparring.cli import app, display
 from sparring.data import load
 from sparring.errors import RunError, SettingsError, SparringError
-from sparring.jobs import Job
+from sparring.experiments import machine
+from sparring.experiments import schedule as jobs
+from sparring.experiments import train as api
+from sparring.experiments.schedule import Job
+from sparring.runs.checkpoint import Run
 
 TINY = ["--filters", "4", "--epochs", "2", "--limit-train", "64"]
 ENVIRONMENT = {**os.environ, "KERAS_BACKEND": "torch"}

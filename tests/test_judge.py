@@ -22,19 +22,22 @@ from keras import ops
 from safetensors.numpy import load_file
 
 import sparring
-from sparring import attacks, checks, judge, pictures
+from sparring import attacks
 from sparring import data as datasets
+from sparring import plots as pictures
 from sparring.attacks import PGD, Noise
-from sparring.checkpoint import read_tensors
-from sparring.checks import CHANGED_INPUT, Warned
 from sparring.data import Dataset, DatasetInfo
-from sparring.defense import Defense
+from sparring.defenses.defense import Defense
 from sparring.errors import AttackError, RunError, SettingsError
-from sparring.figures import Mean, Rate, duration
-from sparring.judge import Report, evaluate
-from sparring.recipe import Settings
+from sparring.evaluation import checks
+from sparring.evaluation import evaluate as judge
+from sparring.evaluation.checks import CHANGED_INPUT, Warned
+from sparring.evaluation.evaluate import Report, evaluate
+from sparring.evaluation.rates import Mean, Rate, duration
+from sparring.runs.checkpoint import read_tensors
 from sparring.seeds import Stream, spread
 from sparring.threat import L2, Linf
+from sparring.training.recipe import Settings
 from tests.conftest import Linear
 
 pytestmark = pytest.mark.backend

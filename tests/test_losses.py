@@ -13,13 +13,13 @@ import pytest
 from keras import ops
 
 from sparring import backend
-from sparring.adversarial import PgdSettings, ascend
-from sparring.augment import STRONG_DRAWS, shift_flip, strong
 from sparring.data import Dataset
 from sparring.defenses import DEFENSES, advtrain, blur, discretize, get, injection, knn, trades
-from sparring.nets import AllConv
-from sparring.recipe import Recipe, Settings, cross_entropy, hits
+from sparring.defenses.adversarial import PgdSettings, ascend
+from sparring.networks.allconv import AllConv
+from sparring.networks.augment import STRONG_DRAWS, shift_flip, strong
 from sparring.seeds import Stream, spread
+from sparring.training.recipe import Recipe, Settings, cross_entropy, hits
 from tests.conftest import patterns
 
 pytestmark = pytest.mark.backend

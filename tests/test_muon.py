@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from sparring.muon import Muon
+from sparring.training.muon import Muon
 
 pytestmark = pytest.mark.backend
 

@@ -17,13 +17,17 @@ MUTANTS = table()
 def test_there_are_a_hundred_and_more_in_every_part_that_defends_attacks_or_judges() -> None:
     assert len(MUTANTS) >= 100
     files = {mutant.file for mutant in MUTANTS}
-    for folder in ("defenses", "attacks", "spoilers"):
+    for folder in ("defenses", "attacks", "attacks/reference"):
         for path in (ROOT / "sparring" / folder).glob("*.py"):
             # A package's table of contents, and attacks made of options alone, have no term of
             # their own; what the options are is pinned in tests/test_reference_attacks.py.
             if path.name != "__init__.py" and path.read_text("utf-8").count("def ") > 0:
                 assert str(path.relative_to(ROOT)) in files
-    assert {"sparring/judge.py", "sparring/checks.py", "sparring/threat.py"} <= files
+    assert {
+        "sparring/evaluation/evaluate.py",
+        "sparring/evaluation/checks.py",
+        "sparring/threat.py",
+    } <= files
     assert len({(mutant.file, mutant.old, mutant.new) for mutant in MUTANTS}) == len(MUTANTS)
 
 

@@ -13,15 +13,17 @@ import pytest
 from keras import ops
 from safetensors.numpy import save
 
-from sparring import backend, convert
+from sparring import backend
+from sparring.conversion import convert
+from sparring.conversion.targets import keras_model, plain_options, torch_state
 from sparring.data import Dataset, DatasetInfo
-from sparring.defense import Defense
 from sparring.defenses.blur import BlurNet
+from sparring.defenses.defense import Defense
 from sparring.defenses.discretize import CodeNet
 from sparring.defenses.jump import JumpNet
 from sparring.defenses.knn import EmbeddingNet
 from sparring.errors import ConversionError
-from sparring.nets import (
+from sparring.networks.allconv import (
     PREDICTION_BATCH,
     AllConv,
     in_batches,
@@ -30,8 +32,7 @@ from sparring.nets import (
     padded_size,
     to_float,
 )
-from sparring.targets import keras_model, plain_options, torch_state
-from sparring.train_loop import assign
+from sparring.training.loop import assign
 
 pytestmark = pytest.mark.backend
 
@@ -360,7 +361,7 @@ on_torch = pytest.mark.skipif(backend.name != "torch", reason="is of PyTorch alo
 def test_the_plain_module_answers_as_the_network(name: str) -> None:
     import torch
 
-    from sparring.torch_model import Network
+    from sparring.conversion.torch_model import Network
 
     net, shape = converted_kinds()[name]
     images = converted_images(shape)
@@ -377,7 +378,7 @@ def test_the_plain_module_answers_as_the_network(name: str) -> None:
 def test_the_doors_of_the_plain_module_by_hand() -> None:
     import torch
 
-    from sparring.torch_model import Blur, Discretize
+    from sparring.conversion.torch_model import Blur, Discretize
 
     image = torch.arange(4.0).reshape(1, 1, 2, 2)  # 0 1 / 2 3
     expected = [[0, 0.25, 0.25], [0.5, 1.5, 1], [0.5, 1.25, 0.75]]
@@ -391,7 +392,7 @@ def test_the_doors_of_the_plain_module_by_hand() -> None:
 def test_a_jump_and_a_length_by_hand() -> None:
     import torch
 
-    from sparring.torch_model import Network
+    from sparring.conversion.torch_model import Network
 
     module = Network(1, 1, 1, 1, jump=5.0)
     for parameter in module.parameters():
@@ -413,7 +414,7 @@ def test_a_jump_and_a_length_by_hand() -> None:
 
 @on_torch
 def test_a_loaded_module_serves_and_damaged_tensors_are_named(tmp_path: Path) -> None:
-    from sparring.torch_model import Network, load
+    from sparring.conversion.torch_model import Network, load
 
     file = tmp_path / "network-0.safetensors"
     state = {name: value.numpy() for name, value in Network(1, 1, 1, 2).state_dict().items()}

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from sparring import pictures
+from sparring import plots as pictures
 
 
 def pixels(file: bytes, height: int, width: int, channels: int) -> np.ndarray:

@@ -20,8 +20,18 @@ import numpy as np
 import pytest
 from keras import ops
 
-from sparring import attacks, backend, spoilers
-from sparring.attacks import BPDA, PGD, InTurn, Square
+from sparring import attacks, backend
+from sparring.attacks import BPDA, PGD, InTurn, Square, reference
+from sparring.attacks.reference import (
+    discretize,
+    injection,
+    jump,
+    knn,
+    majority,
+    mergebinary,
+    randomneuron,
+)
+from sparring.attacks.reference import transform as transform_spoiler
 from sparring.data import DatasetInfo
 from sparring.defenses import DEFENSES
 from sparring.defenses import get as defense_named
@@ -30,10 +40,8 @@ from sparring.defenses.discretize import discretized
 from sparring.defenses.injection import InjectionSettings
 from sparring.defenses.jump import height
 from sparring.errors import SettingsError
-from sparring.recipe import Settings
-from sparring.spoilers import discretize, injection, jump, knn, majority, mergebinary, randomneuron
-from sparring.spoilers import transform as transform_spoiler
 from sparring.threat import Linf
+from sparring.training.recipe import Settings
 
 pytestmark = pytest.mark.backend
 
@@ -162,19 +170,19 @@ ATTACKS: dict[str, list[tuple[str, dict[str, Any]]]] = {
 
 
 def parts(name: str) -> tuple[Any, ...]:
-    attack = spoilers.get(name)
+    attack = reference.get(name)
     return attack.attacks if isinstance(attack, InTurn) else (attack,)
 
 
 @pytest.mark.parametrize("name", DEFENSES)
 def test_every_defense_s_reference_attack_is_as_it_was_measured(name: str) -> None:
     assert [(type(each).__name__, asdict(each)) for each in parts(name)] == ATTACKS[name]
-    assert isinstance(spoilers.get(name), InTurn) == (len(ATTACKS[name]) > 1)
+    assert isinstance(reference.get(name), InTurn) == (len(ATTACKS[name]) > 1)
     assert all(isinstance(each, PGD | Square) for each in parts(name))
 
 
 def test_there_are_reference_attacks_on_defenses_only() -> None:
-    modules = [module.name for module in pkgutil.iter_modules(spoilers.__path__)]
+    modules = [module.name for module in pkgutil.iter_modules(reference.__path__)]
     assert sorted(modules) == sorted(DEFENSES) == sorted(ATTACKS)
 
 
@@ -185,16 +193,16 @@ def test_what_the_attacks_take_unless_told_otherwise() -> None:
 
 
 def test_get_gives_the_attack_of_that_defense() -> None:
-    assert spoilers.get("majority") is majority.attack
-    assert spoilers.get("knn") is knn.attack
+    assert reference.get("majority") is majority.attack
+    assert reference.get("knn") is knn.attack
     changed = attacks.get("reference", {"steps": 3, "sharpness": 7.0}, "knn")
     assert changed == knn.SoftNeighbors(steps=3, restarts=2, sharpness=7.0)
 
 
 def test_a_defense_without_a_reference_attack_is_told() -> None:
     with pytest.raises(SettingsError) as caught:
-        spoilers.get("moat")
-    assert str(caught.value) == "no reference attack on 'moat': see sparring/spoilers/"
+        reference.get("moat")
+    assert str(caught.value) == "no reference attack on 'moat': see sparring/attacks/reference/"
     # Raised "from None": that Python could not import a module says nothing more.
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
@@ -205,10 +213,10 @@ def test_what_an_attack_s_own_import_lacks_is_told_as_it_is(
 ) -> None:
     (tmp_path / "lacking.py").write_text("import a_module_that_is_not_there\n")
     (tmp_path / "there.py").write_text("attack = 'found'\n")
-    monkeypatch.setattr(spoilers, "__path__", [*spoilers.__path__, str(tmp_path)])
+    monkeypatch.setattr(reference, "__path__", [*reference.__path__, str(tmp_path)])
     with pytest.raises(ModuleNotFoundError, match="a_module_that_is_not_there"):
-        spoilers.get("lacking")
-    assert spoilers.get("there") == "found"
+        reference.get("lacking")
+    assert reference.get("there") == "found"
 
 
 @pytest.mark.parametrize("name", ["advtrain", "pgdtrain", "trades", "mergebinary"])
@@ -230,7 +238,7 @@ def test_attacks_run_in_turn_each_on_what_is_left(
 
     monkeypatch.setattr(PGD, "__call__", recorded)
     monkeypatch.setattr(Square, "__call__", recorded)
-    found = spoilers.get(name)(
+    found = reference.get(name)(
         Breaking(), tensor(np.zeros((5, 1, 1, 1))), tensor(range(5), "int32"), Linf(0.1)
     )
     count = len(ATTACKS[name])
@@ -309,7 +317,7 @@ def test_a_step_against_blur_goes_through_the_blur() -> None:
     # A pixel is in the 2x2 averages right and below of its place: the weights there add up to
     # 1 - 3 + 1 + 0 = -1 and -3 + 0 + 0 + 4 = 1, and to 1 + 0 - 4 + 1 = -2 and 0 + 4 + 1 + 0 = 5.
     image = np.full((1, 2, 2, 1), 0.5, np.float32)
-    attack = replace(spoilers.get("blur"), **ONE_STEP)
+    attack = replace(reference.get("blur"), **ONE_STEP)
     found = attack(defense, tensor(image), tensor([0], "int32"), Linf(0.2))
     assert found.ravel() == pytest.approx([0.3, 0.7, 0.3, 0.7], abs=1e-6)
 

@@ -18,13 +18,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import sparring
-from sparring import report
 from sparring.cli import app
 from sparring.data import Dataset
-from sparring.defense import Defense
+from sparring.defenses.defense import Defense
 from sparring.errors import RunError
-from sparring.figures import Mean, Rate
-from sparring.results import Gathered, Group, gather
+from sparring.evaluation.rates import Mean, Rate
+from sparring.reports import report
+from sparring.reports.gather import Gathered, Group, gather
 
 ROOT = Path(__file__).parent.parent
 
@@ -616,7 +616,7 @@ def test_a_training_s_own_files(dataset: Dataset, tmp_path: Path) -> None:
 
 def test_no_framework_is_imported() -> None:
     code = (
-        "import sys, sparring.report, sparring.results\n"
+        "import sys, sparring.reports.report, sparring.reports.gather\n"
         "print({'keras', 'torch', 'tensorflow', 'jax'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -17,8 +17,8 @@ from keras import ops
 from sparring import attacks
 from sparring.attacks import PGD, Noise
 from sparring.data import load
-from sparring.defense import Defense
 from sparring.defenses import DEFENSES
+from sparring.defenses.defense import Defense
 from sparring.threat import Linf
 from tests.conftest import Zoo
 

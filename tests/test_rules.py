@@ -12,10 +12,7 @@ from keras import ops
 
 import sparring
 from sparring import backend
-from sparring.adversarial import PgdSettings, ascend
-from sparring.chance import Chance
 from sparring.data import Dataset
-from sparring.defense import Defense
 from sparring.defenses import (
     advtrain,
     blur,
@@ -29,8 +26,11 @@ from sparring.defenses import (
     temperature,
     trades,
 )
+from sparring.defenses.adversarial import PgdSettings, ascend
+from sparring.defenses.defense import Defense
 from sparring.errors import RunError, SettingsError
-from sparring.recipe import Recipe, Settings
+from sparring.randomness import Chance
+from sparring.training.recipe import Recipe, Settings
 from tests.conftest import patterns
 
 pytestmark = pytest.mark.backend
@@ -414,7 +414,7 @@ def test_knn_scale_is_clipped_and_labels_are_not_used() -> None:
 
 
 def test_a_run_without_its_embeddings_is_refused(tmp_path: Path) -> None:
-    from sparring.checkpoint import Run, read_tensors
+    from sparring.runs.checkpoint import Run, read_tensors
 
     x, y = patterns(16)
     dataset = Dataset("patterns", x, y, x, y, tuple("abcd"))

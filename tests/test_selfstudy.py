@@ -16,8 +16,9 @@ from keras import ops
 from typer.testing import CliRunner
 
 import sparring
-from sparring import backend, convert, selfstudy
+from sparring import backend
 from sparring.cli import app
+from sparring.conversion import convert, selfstudy
 from sparring.data import Dataset
 from sparring.defenses import DEFENSES, get
 from sparring.errors import ConversionError

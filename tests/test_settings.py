@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparring.adversarial import ADAPTED, TUNED, PgdSettings
+from sparring.defenses.adversarial import ADAPTED, TUNED, PgdSettings
 from sparring.errors import SettingsError
-from sparring.recipe import Settings
 from sparring.seeds import Stream, spread
+from sparring.training.recipe import Settings
 
 
 @pytest.mark.parametrize(

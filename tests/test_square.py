@@ -16,8 +16,8 @@ from keras import ops
 
 from sparring.attacks import Square
 from sparring.attacks.square import _bump, _Draws, _L2Search, _Search
-from sparring.chance import Chance
 from sparring.errors import SettingsError
+from sparring.randomness import Chance
 from sparring.threat import L2, Linf, ThreatModel
 from tests.conftest import Linear
 

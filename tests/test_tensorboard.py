@@ -14,13 +14,14 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import sparring
-from sparring import api, tensorboard
-from sparring.checkpoint import Run
 from sparring.cli import app
 from sparring.data import Dataset
 from sparring.errors import Diverged, SettingsError
-from sparring.progress import EpochMetrics, Silent
-from sparring.tensorboard import TAGS
+from sparring.experiments import train as api
+from sparring.runs.checkpoint import Run
+from sparring.training import tensorboard
+from sparring.training.callbacks import EpochMetrics, Silent
+from sparring.training.tensorboard import TAGS
 
 pytest.importorskip("tensorboardX")
 
@@ -234,7 +235,7 @@ def test_logs_go_with_their_run_when_it_is_trained_anew(dataset: Dataset, tmp_pa
 def test_a_restart_after_a_divergence_begins_its_logs_anew(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sparring.train_loop import TrainLoop
+    from sparring.training.loop import TrainLoop
 
     look = TrainLoop._look
 

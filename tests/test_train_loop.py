@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 from keras import ops
 
-from sparring import backend, train_loop
+from sparring import backend
 from sparring.data import Dataset
 from sparring.defenses import get
 from sparring.errors import Diverged
-from sparring.nets import AllConv
-from sparring.progress import EpochMetrics, Silent
-from sparring.recipe import Recipe, Settings, cross_entropy, hits
+from sparring.networks.allconv import AllConv
 from sparring.seeds import Stream, spread
-from sparring.train_loop import TrainLoop, learning_rate_factor
+from sparring.training import loop as train_loop
+from sparring.training.callbacks import EpochMetrics, Silent
+from sparring.training.loop import TrainLoop, learning_rate_factor
+from sparring.training.recipe import Recipe, Settings, cross_entropy, hits
 
 pytestmark = pytest.mark.backend
 

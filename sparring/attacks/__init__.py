@@ -62,9 +62,9 @@ def get(name: str | Path, options: Mapping[str, Any] | None = None, defense: str
     if str(name).endswith(".py"):
         return _from_file(Path(name), options)
     if name == "reference":
-        from sparring import spoilers
+        from sparring.attacks import reference
 
-        return _with_options(spoilers.get(defense), options)
+        return _with_options(reference.get(defense), options)
     if name not in ATTACKS:
         valid = [*ATTACKS, "reference", "a file ending in .py"]
         raise SettingsError(unknown_name("attack", str(name), valid))

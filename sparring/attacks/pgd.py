@@ -18,7 +18,7 @@ from sparring import backend
 from sparring.attacks.gradients import cross_entropies, margins
 from sparring.attacks.simple import uniforms
 from sparring.errors import SettingsError, unknown_name
-from sparring.nets import padded_size
+from sparring.networks.allconv import padded_size
 from sparring.threat import ThreatModel
 
 LOSSES: dict[str, Callable[[Any, Any], Any]] = {"ce": cross_entropies, "margin": margins}

@@ -8,7 +8,7 @@ from typing import Any, final
 import numpy as np
 from keras import ops
 
-from sparring.chance import Chance
+from sparring.randomness import Chance
 from sparring.threat import ThreatModel
 
 

@@ -13,9 +13,9 @@ import numpy as np
 from keras import ops
 
 from sparring.attacks.gradients import margins
-from sparring.chance import Chance
 from sparring.errors import SettingsError
-from sparring.nets import in_batches
+from sparring.networks.allconv import in_batches
+from sparring.randomness import Chance
 from sparring.threat import L2, ThreatModel
 
 

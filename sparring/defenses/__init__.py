@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sparring.defense import Defense
 from sparring.defenses.advtrain import AdvTrain
 from sparring.defenses.baseline import Baseline
 from sparring.defenses.blur import Blur
+from sparring.defenses.defense import Defense
 from sparring.defenses.discretize import Discretize
 from sparring.defenses.injection import Injection
 from sparring.defenses.jump import Jump

@@ -20,8 +20,8 @@ from typing import Any, final
 from keras import ops
 
 from sparring import backend
-from sparring.defense import Defense
-from sparring.recipe import Recipe, Settings, cross_entropy, hits
+from sparring.defenses.defense import Defense
+from sparring.training.recipe import Recipe, Settings, cross_entropy, hits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import final
 
-from sparring.defense import Defense
+from sparring.defenses.defense import Defense
 
 
 @final

@@ -17,9 +17,9 @@ from typing import Any, final
 
 from keras import ops
 
-from sparring.defense import Defense
-from sparring.nets import AllConv
-from sparring.recipe import Recipe
+from sparring.defenses.defense import Defense
+from sparring.networks.allconv import AllConv
+from sparring.training.recipe import Recipe
 
 
 def blur(x: Any) -> Any:

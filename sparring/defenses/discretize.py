@@ -18,9 +18,9 @@ from typing import Any, final
 
 from keras import ops
 
-from sparring.defense import Defense
-from sparring.nets import AllConv
-from sparring.recipe import Recipe
+from sparring.defenses.defense import Defense
+from sparring.networks.allconv import AllConv
+from sparring.training.recipe import Recipe
 
 BITS = 20
 

@@ -24,10 +24,10 @@ from keras import ops
 
 from sparring import backend
 from sparring.data import Dataset
-from sparring.defense import Defense
-from sparring.nets import AllConv, in_batches, to_float
-from sparring.recipe import Recipe, Settings, cross_entropy, hits
+from sparring.defenses.defense import Defense
+from sparring.networks.allconv import AllConv, in_batches, to_float
 from sparring.seeds import Stream
+from sparring.training.recipe import Recipe, Settings, cross_entropy, hits
 
 TOO_LIKE = 0.6  # an input's features to the signature of its answer
 TOO_UNLIKE = 0.8  # features under another class's pattern to that class's signature

@@ -18,9 +18,9 @@ from typing import Any, final
 
 from keras import ops
 
-from sparring.defense import Defense
-from sparring.nets import AllConv, leaky_relu
-from sparring.recipe import Recipe
+from sparring.defenses.defense import Defense
+from sparring.networks.allconv import AllConv, leaky_relu
+from sparring.training.recipe import Recipe
 
 
 def height(progress: Any) -> Any:

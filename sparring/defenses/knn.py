@@ -21,11 +21,11 @@ from typing import Any, final
 import numpy as np
 from keras import ops
 
-from sparring.augment import STRONG_DRAWS, strong
 from sparring.data import Dataset
-from sparring.defense import Defense
-from sparring.nets import AllConv
-from sparring.recipe import Recipe, Settings, cross_entropy, hits
+from sparring.defenses.defense import Defense
+from sparring.networks.allconv import AllConv
+from sparring.networks.augment import STRONG_DRAWS, strong
+from sparring.training.recipe import Recipe, Settings, cross_entropy, hits
 
 NEIGHBORS = 8
 EMBEDDING = 128

@@ -18,8 +18,8 @@ from typing import Any, final
 
 from keras import ops
 
-from sparring.defense import Defense
-from sparring.recipe import Recipe, Settings, hits
+from sparring.defenses.defense import Defense
+from sparring.training.recipe import Recipe, Settings, hits
 
 
 def smoothed(y: Any, classes: int) -> Any:

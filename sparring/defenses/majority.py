@@ -19,8 +19,8 @@ from typing import Any, final
 from keras import ops
 
 from sparring.data import DatasetInfo
-from sparring.defense import Defense
-from sparring.recipe import Recipe, Settings
+from sparring.defenses.defense import Defense
+from sparring.training.recipe import Recipe, Settings
 
 VOTERS = 3
 

@@ -20,9 +20,9 @@ import numpy as np
 from keras import ops
 
 from sparring.data import Dataset, DatasetInfo
-from sparring.defense import Defense
-from sparring.nets import AllConv
-from sparring.recipe import Recipe, Settings
+from sparring.defenses.defense import Defense
+from sparring.networks.allconv import AllConv
+from sparring.training.recipe import Recipe, Settings
 
 LEAST_PROBABILITY = 0.7
 

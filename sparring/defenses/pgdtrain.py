@@ -18,9 +18,9 @@ from typing import Any, final
 
 from keras import ops
 
-from sparring.adversarial import ADAPTED, TUNED, PgdSettings, ascend
-from sparring.defense import Defense
-from sparring.recipe import Recipe, cross_entropy, hits
+from sparring.defenses.adversarial import ADAPTED, TUNED, PgdSettings, ascend
+from sparring.defenses.defense import Defense
+from sparring.training.recipe import Recipe, cross_entropy, hits
 
 
 class PgdTrainRecipe(Recipe):

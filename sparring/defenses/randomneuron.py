@@ -19,10 +19,10 @@ from typing import Any, final
 
 from keras import ops
 
-from sparring.chance import Chance
-from sparring.defense import Defense
-from sparring.nets import AllConv, leaky_relu
-from sparring.recipe import Recipe
+from sparring.defenses.defense import Defense
+from sparring.networks.allconv import AllConv, leaky_relu
+from sparring.randomness import Chance
+from sparring.training.recipe import Recipe
 
 DRAWS = 10
 

@@ -18,9 +18,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, final
 
-from sparring.defense import Defense
-from sparring.nets import AllConv
-from sparring.recipe import Recipe, Settings, cross_entropy, hits
+from sparring.defenses.defense import Defense
+from sparring.networks.allconv import AllConv
+from sparring.training.recipe import Recipe, Settings, cross_entropy, hits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,9 +18,9 @@ from typing import Any, final
 
 from keras import ops
 
-from sparring.augment import STRONG_DRAWS, strong
-from sparring.defense import Defense
-from sparring.recipe import Recipe
+from sparring.defenses.defense import Defense
+from sparring.networks.augment import STRONG_DRAWS, strong
+from sparring.training.recipe import Recipe
 
 
 class TransformRecipe(Recipe):

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from sparring.attacks import BPDA, PGD
-from sparring.nets import leaky_relu
+from sparring.networks.allconv import leaky_relu
 from sparring.threat import ThreatModel
 
 HEIGHT, STEEPNESS = 5, 2

@@ -9,7 +9,7 @@ from typing import Any
 from keras import ops
 
 from sparring import backend
-from sparring.recipe import Settings
+from sparring.training.recipe import Settings
 
 # Grey images on black stand larger perturbations than photographs.
 ADAPTED: dict[str, dict[str, Any]] = {

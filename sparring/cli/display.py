@@ -17,13 +17,13 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from sparring.checkpoint import Run
 from sparring.errors import RunError
-from sparring.figures import duration
-from sparring.progress import EpochMetrics, Progress, Silent
+from sparring.evaluation.rates import duration
+from sparring.runs.checkpoint import Run
+from sparring.training.callbacks import EpochMetrics, Progress, Silent
 
 if TYPE_CHECKING:  # the scheduler shows its jobs without a framework
-    from sparring.jobs import Job
+    from sparring.experiments.schedule import Job
 
 _SECONDS_BETWEEN_LINES = 30
 

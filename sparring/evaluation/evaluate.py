@@ -27,15 +27,17 @@ import numpy as np
 from keras import ops
 
 import sparring
-from sparring import attacks, backend, checks, pictures
+from sparring import attacks, backend
 from sparring import data as datasets
+from sparring import plots as pictures
 from sparring.attacks import Attack
-from sparring.checkpoint import VERDICT_FORMAT, read_tensors, write_atomically, write_tensors
 from sparring.data import Dataset
-from sparring.defense import Defense
+from sparring.defenses.defense import Defense
 from sparring.errors import AttackError, RunError, SettingsError
-from sparring.figures import Rate
-from sparring.nets import PREDICTION_BATCH
+from sparring.evaluation import checks
+from sparring.evaluation.rates import Rate
+from sparring.networks.allconv import PREDICTION_BATCH
+from sparring.runs.checkpoint import VERDICT_FORMAT, read_tensors, write_atomically, write_tensors
 from sparring.seeds import Stream, spread
 from sparring.threat import ThreatModel, default_threat
 
@@ -196,7 +198,7 @@ def evaluate(
         draws: how often a stochastic defense is asked about each image.
         batch_size: images given to the attack at a time.
         seed: of the draws of a stochastic defense.
-        check: also look for signs that the result should be distrusted, see `sparring.checks`.
+        check: also look for signs that the result should be distrusted, see `evaluation.checks`.
         transfer_from: another defense on the same data, whose adversarial images are tried too.
         time_limit: seconds the attack may take for a batch. It is enforced in the main thread.
         out: folder for report.json and adversarial.safetensors, written as it goes; what is there

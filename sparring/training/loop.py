@@ -13,14 +13,14 @@ import numpy as np
 from keras import ops
 
 from sparring import backend
-from sparring.checkpoint import not_finite
 from sparring.data import Dataset
 from sparring.errors import Diverged, RunError
-from sparring.muon import Muon
-from sparring.nets import to_float
-from sparring.progress import EpochMetrics, Progress
-from sparring.recipe import Recipe
+from sparring.networks.allconv import to_float
+from sparring.runs.checkpoint import not_finite
 from sparring.seeds import Stream
+from sparring.training.callbacks import EpochMetrics, Progress
+from sparring.training.muon import Muon
+from sparring.training.recipe import Recipe
 
 _REMEMBERED_LOSSES = 30
 _STEPS_AT_ONCE = 50

@@ -12,12 +12,12 @@ import numpy as np
 from keras import ops
 
 from sparring import backend
-from sparring.chance import Chance
 from sparring.data import Dataset, DatasetInfo
 from sparring.errors import DataError
-from sparring.nets import in_batches
-from sparring.recipe import Recipe, Settings
+from sparring.networks.allconv import in_batches
+from sparring.randomness import Chance
 from sparring.seeds import Stream, spread
+from sparring.training.recipe import Recipe, Settings
 
 
 class Defense:

@@ -86,8 +86,8 @@ def list_defenses(
     with _errors():
         backend_choice.choose()
 
-        from sparring.checkpoint import Run
         from sparring.defenses import DEFENSES
+        from sparring.runs.checkpoint import Run
 
         rows = [("defense", "networks", "random", "detects", "trained on", "idea")]
         for name, defense in DEFENSES.items():
@@ -291,7 +291,9 @@ def train(
             _train_many(defense, data, seeds, jobs, cluster, chosen, options, quiet)
             return
 
-        from sparring import api, defenses, display
+        from sparring import defenses
+        from sparring.cli import display
+        from sparring.experiments import train as api
 
         own = defenses.get(defense[0]).course_settings
         for name in settings:
@@ -380,8 +382,9 @@ def attack(
         backend_choice.choose(backend)
 
         import sparring
-        from sparring import attacks, display
+        from sparring import attacks
         from sparring import threat as threats
+        from sparring.cli import display
 
         trained = sparring.load(_run(defense, data or "digits", runs))
         chosen = attacks.get(attack, _options(option or []), trained.name)
@@ -498,15 +501,15 @@ def convert(
         if from_ is not None:
             if from_ != "selfstudy":
                 raise SettingsError(unknown_name("source", from_, ["selfstudy"]))
-            from sparring import selfstudy
+            from sparring.conversion import selfstudy
 
             for line in selfstudy.convert(path, out or Path("runs"), name=name):
                 print(line)
             return
 
         import sparring
-        from sparring import convert as converting
         from sparring import data
+        from sparring.conversion import convert as converting
 
         assert to is not None
         data_name = sparring.load(path).info.name
@@ -535,7 +538,7 @@ def exercise(
     with _errors():
         backend_choice.choose()
 
-        from sparring import exercises
+        from sparring.attacks import exercise as exercises
 
         path = exercises.write(defense, out, force)
         print(
@@ -564,8 +567,8 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     with _errors():
-        from sparring import display
-        from sparring import doctor as doctoring
+        from sparring.cli import display
+        from sparring.experiments import doctor as doctoring
 
         with display.told() as tell:
             found = doctoring.examine(data_dir, out, probe=probe, tell=tell)
@@ -593,9 +596,9 @@ def report(
     with _errors():
         from rich.table import Table
 
-        from sparring import display
-        from sparring import report as reports
-        from sparring.results import gather
+        from sparring.cli import display
+        from sparring.reports import report as reports
+        from sparring.reports.gather import gather
 
         found = gather(runs)
         paths = reports.write(found, out or runs)
@@ -625,7 +628,8 @@ def _train_many(
     quiet: bool,
 ) -> None:
     """Train many defenses as jobs, and end with a table and what failed."""
-    from sparring import display, jobs
+    from sparring.cli import display
+    from sparring.experiments import schedule as jobs
 
     if at_a_time and cluster:
         raise typer.BadParameter("--jobs is for this machine, --cluster for others: give one")
@@ -681,7 +685,8 @@ def work(request: Annotated[str, typer.Argument(help="What to do, in JSON.")]) -
     with _errors("The scheduler starts it again."):
         backend_choice.choose()
 
-        from sparring import api, display
+        from sparring.cli import display
+        from sparring.experiments import train as api
 
         arguments = json.loads(request)
         do = arguments.pop("do")
@@ -717,8 +722,8 @@ def _stop_with_standard_input() -> None:
 def _summary(trained: Any) -> None:
     """What was trained, where it is, and what to do with it."""
     results, path = trained.results, trained.path
-    from sparring.checkpoint import Run
-    from sparring.figures import duration
+    from sparring.evaluation.rates import duration
+    from sparring.runs.checkpoint import Run
 
     height, width, channels = trained.info.shape
     rejected = f", {results['rejected']:.2%} rejected" if trained.detects else ""

@@ -247,7 +247,7 @@ def _check_labels(name: str, y: np.ndarray, images: int, classes: int) -> None:
 
 
 def _digits() -> Dataset:
-    packed = resources.files("sparring").joinpath("embedded/digits.npz").read_bytes()
+    packed = resources.files("sparring.data").joinpath("embedded/digits.npz").read_bytes()
     with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
         # 0..16 to 0..255, halves up: 16 levels of 15.9375.
         images = ((arrays["images"].astype(np.uint16) * 255 + 8) // 16).astype(np.uint8)

@@ -11,11 +11,11 @@ import numpy as np
 
 import sparring
 from sparring import backend
+from sparring.conversion.targets import TARGETS, Answer
 from sparring.data import Dataset
-from sparring.defense import Defense
+from sparring.defenses.defense import Defense
 from sparring.errors import ConversionError, SettingsError, unknown_name
-from sparring.nets import AllConv, in_batches
-from sparring.targets import TARGETS, Answer
+from sparring.networks.allconv import AllConv, in_batches
 
 INPUTS = 256
 TOLERANCE = 1e-4

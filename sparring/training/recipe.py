@@ -11,10 +11,10 @@ import numpy as np
 from keras import ops
 
 from sparring import backend
-from sparring.augment import SHIFT_FLIP_DRAWS, shift_flip
 from sparring.data import Dataset, DatasetInfo
 from sparring.errors import SettingsError, unknown_name
-from sparring.nets import AllConv
+from sparring.networks.allconv import AllConv
+from sparring.networks.augment import SHIFT_FLIP_DRAWS, shift_flip
 from sparring.seeds import Stream, spread
 
 _Net = TypeVar("_Net", bound=AllConv)

@@ -26,9 +26,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from sparring import machine
-from sparring.checkpoint import Run
 from sparring.errors import RunError, SettingsError, SparringError
+from sparring.experiments import machine
+from sparring.runs.checkpoint import Run
 
 KILLED_AT_MOST = 3
 """How often a job whose process is killed is started again."""

@@ -17,12 +17,12 @@ import numpy as np
 from keras import ops
 
 from sparring.attacks import PGD, Attack, Noise, Square, cross_entropies, gradient
-from sparring.nets import in_batches
+from sparring.networks.allconv import in_batches
 from sparring.threat import ThreatModel
 
 if TYPE_CHECKING:
-    from sparring.defense import Defense
-    from sparring.figures import Rate
+    from sparring.defenses.defense import Defense
+    from sparring.evaluation.rates import Rate
 
 IMAGES = 40
 """How many of the attacked images are looked at, at most."""

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import sparring
-from sparring.checkpoint import VERDICT_FORMAT, Run
 from sparring.errors import RunError
-from sparring.figures import Mean, Rate
+from sparring.evaluation.rates import Mean, Rate
+from sparring.runs.checkpoint import VERDICT_FORMAT, Run
 
 FORMAT = 1
 """Version of what `Gathered.as_json` gives."""

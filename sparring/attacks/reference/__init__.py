@@ -15,9 +15,11 @@ from sparring.errors import SettingsError
 def get(defense: str) -> Any:
     """The reference attack on the defense of that name. Raises SettingsError if there is none."""
     try:
-        module = import_module(f"sparring.spoilers.{defense}")
+        module = import_module(f"sparring.attacks.reference.{defense}")
     except ModuleNotFoundError as error:
-        if error.name != f"sparring.spoilers.{defense}":
+        if error.name != f"sparring.attacks.reference.{defense}":
             raise
-        raise SettingsError(f"no reference attack on {defense!r}: see sparring/spoilers/") from None
+        raise SettingsError(
+            f"no reference attack on {defense!r}: see sparring/attacks/reference/"
+        ) from None
     return module.attack

@@ -19,17 +19,18 @@ import keras
 import numpy as np
 
 import sparring
-from sparring import backend, defenses, memory
+from sparring import backend, defenses
 from sparring import data as datasets
-from sparring.checkpoint import Checkpoints, Run, not_finite, read_tensors
 from sparring.data import Dataset, DatasetInfo
-from sparring.defense import Defense
+from sparring.defenses.defense import Defense
 from sparring.errors import Diverged, RunError, SettingsError, unknown_name
-from sparring.progress import EpochMetrics, Progress, Silent
-from sparring.recipe import Recipe, Settings
-from sparring.tensorboard import TensorBoard
-from sparring.tensorboard import library as tensorboard_library
-from sparring.train_loop import TrainLoop, assign
+from sparring.runs.checkpoint import Checkpoints, Run, not_finite, read_tensors
+from sparring.training import memory
+from sparring.training.callbacks import EpochMetrics, Progress, Silent
+from sparring.training.loop import TrainLoop, assign
+from sparring.training.recipe import Recipe, Settings
+from sparring.training.tensorboard import TensorBoard
+from sparring.training.tensorboard import library as tensorboard_library
 
 
 def train(

@@ -30,9 +30,10 @@ import numpy as np
 from packaging.requirements import Requirement
 
 import sparring
-from sparring import backend_choice, machine
+from sparring import backend_choice
 from sparring import data as datasets
 from sparring.errors import DataError, unknown_name
+from sparring.experiments import machine
 
 SHAPE, FILTERS, BATCH = (32, 32, 3), 16, 64
 """What a probe trains: images of this shape, the baseline of so many filters, so many a step."""
@@ -254,7 +255,7 @@ def examine(
 # The search path goes along, so that what is found here is what is imported there.
 _PROBE = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from sparring import doctor; doctor.answer()"
+    "from sparring.experiments import doctor; doctor.answer()"
 )
 
 # Where a framework shares the GPU with a training that is running.
@@ -356,10 +357,11 @@ def measure() -> dict[str, Any]:
     The result has the framework's version, its devices with the default first, and
     steps_per_second.
     """
-    from sparring import backend, memory
-    from sparring.progress import EpochMetrics, Silent
-    from sparring.recipe import Recipe, Settings
-    from sparring.train_loop import TrainLoop
+    from sparring import backend
+    from sparring.training import memory
+    from sparring.training.callbacks import EpochMetrics, Silent
+    from sparring.training.loop import TrainLoop
+    from sparring.training.recipe import Recipe, Settings
 
     class Enough(Exception):
         pass

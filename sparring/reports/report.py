@@ -10,11 +10,11 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 import sparring
-from sparring import pictures
-from sparring.checkpoint import write_atomically
-from sparring.figures import duration
-from sparring.page import Cell, Table, document, element, figure, fold, plain
-from sparring.results import Attacked, Gathered, Group, Section, Trained
+from sparring import plots as pictures
+from sparring.evaluation.rates import duration
+from sparring.reports.gather import Attacked, Gathered, Group, Section, Trained
+from sparring.reports.page import Cell, Table, document, element, figure, fold, plain
+from sparring.runs.checkpoint import write_atomically
 
 _NONE = "-"
 _MOST_NAMES = 10  # in a picture of curves, which has as many colors

@@ -8,7 +8,7 @@ from sparring import backend
 from sparring.errors import SettingsError
 
 if TYPE_CHECKING:
-    from sparring.defense import Defense
+    from sparring.defenses.defense import Defense
 
 
 def as_torch_module(defense: Defense) -> Any:

@@ -20,14 +20,14 @@ from keras import ops
 
 import sparring
 from sparring import backend, defenses
-from sparring.checkpoint import Run
 from sparring.data import DatasetInfo
-from sparring.defense import Defense
+from sparring.defenses.defense import Defense
 from sparring.defenses.knn import EMBEDDING
 from sparring.errors import ConversionError, SettingsError
-from sparring.nets import AllConv, in_batches
-from sparring.recipe import Recipe
-from sparring.train_loop import arrays_of
+from sparring.networks.allconv import AllConv, in_batches
+from sparring.runs.checkpoint import Run
+from sparring.training.loop import arrays_of
+from sparring.training.recipe import Recipe
 
 FOLDERS: dict[str, list[str]] = {
     **{

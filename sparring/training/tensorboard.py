@@ -18,9 +18,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from sparring.checkpoint import Run
 from sparring.errors import SettingsError
-from sparring.progress import EpochMetrics, Progress
+from sparring.runs.checkpoint import Run
+from sparring.training.callbacks import EpochMetrics, Progress
 
 TAGS = ("loss", "accuracy", "test_accuracy", "learning_rate", "images_per_second")
 """The scalars, named as in metrics.jsonl; their step is the epoch."""

@@ -17,10 +17,10 @@ import numpy as np
 from keras import layers, ops
 from safetensors.numpy import save
 
-from sparring import selfstudy
-from sparring.defense import Defense
+from sparring.conversion import selfstudy
+from sparring.defenses.defense import Defense
 from sparring.errors import ConversionError
-from sparring.nets import AllConv
+from sparring.networks.allconv import AllConv
 
 Answer = Callable[[np.ndarray], np.ndarray]
 """Logits [N, K] of images [N, H, W, C], given by what was written."""
@@ -41,7 +41,7 @@ class Target:
 
 
 def plain_options(net: AllConv, channels: int) -> dict[str, Any]:
-    """A network for images of so many channels as arguments of `sparring.torch_model.Network`."""
+    """A network for images of so many channels as arguments of `torch_model.Network`."""
     return {
         "channels": channels,
         "filters": net.kernels[0].shape[3],
@@ -79,7 +79,7 @@ def _import(target: str, name: str, extra: str) -> Any:
 
 def _plain_networks(defense: Defense, folder: Path) -> Iterator[tuple[Any, Path]]:
     """Each network as plain PyTorch, loaded from the safetensors file it was written to."""
-    from sparring import torch_model
+    from sparring.conversion import torch_model
 
     for number, net in enumerate(defense.nets):
         file = folder / f"network-{number}.safetensors"
