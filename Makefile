@@ -41,6 +41,7 @@ lint: $(VENV)/installed-all
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 $(VENV)/installed-torch: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) --editable '.[torch]'

@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sparring.backend_choice import prefer_installed
+from sparring.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from sparring.attacks import BPDA, EOT, FGSM, PGD, Noise, Square, gradient
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from sparring.evaluation.evaluate import Report, evaluate
     from sparring.experiments.train import load, train, train_network
     from sparring.threat import L2, Linf
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "train": "experiments.train",

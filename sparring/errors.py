@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class SparringError(Exception):
@@ -59,6 +60,26 @@ class Diverged(SparringError, ArithmeticError):
             "Nothing was saved over earlier good weights. Another seed usually succeeds: "
             "--restarts 3 goes on with the next ones."
         )
+
+
+def describe_invalid(error: Any) -> str:
+    """Say what a pydantic ValidationError found, as "name: expected ..., got ...".
+
+    Args:
+        error: the ValidationError; typed loosely, so that this module needs no pydantic.
+
+    Returns:
+        One sentence a wrong value, separated by semicolons, without pydantic's links.
+    """
+    sentences = []
+    for found in error.errors(include_url=False):
+        name = ".".join(str(part) for part in found["loc"]) or "value"
+        expected = found["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        if found["type"] == "missing":
+            sentences.append(f"{name}: expected a value, found none")
+        else:
+            sentences.append(f"{name}: expected {expected}, got {found['input']!r:.80}")
+    return "; ".join(sentences)
 
 
 def unknown_name(what: str, name: str, valid: Sequence[str]) -> str:

@@ -1,18 +1,43 @@
-"""Random numbers that follow from a seed and an image, for defenses that answer at random.
+"""Randomness: seeds for every use, and random numbers that follow from a seed and an image.
 
-An image gets the same draws wherever in whatever batch it is asked about, on every backend; another
-seed, or another image, gets others. Generators cannot do that: their draws follow from the order
-of the calls.
+One user seed is spread into independent ones, one for each use (`spread`). Defenses that answer at
+random draw from `Chance`: an image gets the same draws wherever in whatever batch it is asked
+about, on every backend; another seed, or another image, gets others. Generators cannot do that:
+their draws follow from the order of the calls.
 """
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 _LEVELS = 1 << 20
 _STAGE, _PIXEL = 0x3504F335, 0x1E3779B9  # any odd constants: they keep uses apart
+
+
+class Stream(IntEnum):
+    """What a stream of random numbers is for; a value, once given, is never reused."""
+
+    WEIGHTS = 0
+    ORDER = 1
+    AUGMENTATION = 2
+    NETWORK = 3
+    PATTERNS = 4
+    DRAWS = 5
+    JUDGE = 6
+
+
+def spread(seed: int, stream: Stream, *place: int) -> int:
+    """A 31-bit seed for one place (a layer, an epoch, ...) of a stream of the user's seed.
+
+    Neighboring user seeds share nothing: they go through numpy's SeedSequence. `seed` and `place`
+    are integers of 0 and more.
+    """
+    sequence = np.random.SeedSequence(seed, spawn_key=(int(stream), *place))
+    return int(sequence.generate_state(1)[0] >> 1)
 
 
 def _mix(x: Any) -> Any:

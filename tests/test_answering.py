@@ -1,4 +1,4 @@
-"""Defense: its settings, its draws, the door for images, and what follows from its answers."""
+"""Defense: its settings, its draws, checks of images, and what follows from its answers."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from sparring.attacks.exercise import write
 from sparring.data import Dataset, DatasetInfo
 from sparring.defenses.defense import Defense
 from sparring.errors import DataError, SettingsError
-from sparring.randomness import Chance
-from sparring.seeds import Stream, spread
+from sparring.randomness import Chance, Stream, spread
 from sparring.threat import Linf
 from sparring.training.recipe import Recipe, Settings
 from tests.conftest import Linear, patterns
@@ -340,7 +339,7 @@ def test_what_is_compiled_is_kept_by_its_key(coded: Coded) -> None:
     assert array(other(x)).tolist() == [2, 2, 2]
 
 
-# The door
+# Checks of images
 
 
 SHAPES = "coded: expected images [8, 8, 1] or [B, 8, 8, 1], floats in [0, 1] or uint8; found "

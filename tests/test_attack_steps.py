@@ -670,19 +670,19 @@ def test_wrappers_hand_on_what_is_the_defense_s() -> None:
 
 
 class Steps:
-    """A network in steps: its door rounds, its activation gives signs."""
+    """A network in steps: its transform rounds, its activation gives signs."""
 
     def __init__(self, factor: float) -> None:
         self.factor = factor
 
-    def door(self, x: Any) -> Any:
+    def transform(self, x: Any) -> Any:
         return ops.round(x)
 
     def activation(self, x: Any) -> Any:
         return ops.sign(x)
 
     def __call__(self, x: Any) -> Any:
-        return self.factor * (self.door(x) + 10 * self.activation(x - 0.5))
+        return self.factor * (self.transform(x) + 10 * self.activation(x - 0.5))
 
 
 class Stepwise(Curved):
@@ -700,7 +700,7 @@ class Stepwise(Curved):
         return ops.sum(self.nets[0](x) + self.nets[1](x), axis=(1, 2))
 
 
-def smooth_door(x: Any) -> Any:
+def smooth_transform(x: Any) -> Any:
     return ops.square(x)  # slope 2x
 
 
@@ -708,23 +708,23 @@ def smooth_activation(x: Any) -> Any:
     return 7 * x
 
 
-# Both networks, whose factors are 1 and 3: slopes of 4 * 2x at the door and 4 * 10 * 7 behind it.
+# Both networks, whose factors are 1 and 3: slopes of 4 * 2x there and 4 * 10 * 7 behind it.
 @pytest.mark.parametrize(
-    ("door", "activation", "expected"),
+    ("transform", "activation", "expected"),
     [
-        (smooth_door, None, 8 * IMAGES),
+        (smooth_transform, None, 8 * IMAGES),
         (None, smooth_activation, 0 * IMAGES + 280),
-        (smooth_door, smooth_activation, 8 * IMAGES + 280),
+        (smooth_transform, smooth_activation, 8 * IMAGES + 280),
         (None, None, 0 * IMAGES),
     ],
-    ids=["door", "activation", "both", "neither"],
+    ids=["transform", "activation", "both", "neither"],
 )
 def test_bpda_replaces_slopes_and_nothing_else(
-    door: Any, activation: Any, expected: np.ndarray
+    transform: Any, activation: Any, expected: np.ndarray
 ) -> None:
     defense, x = Stepwise(), ops.convert_to_tensor(IMAGES)
     exact = values(defense.logits(x))
-    wrapped = BPDA(defense, door=door, activation=activation)
+    wrapped = BPDA(defense, transform=transform, activation=activation)
     np.testing.assert_allclose(values(wrapped.logits(x)), exact, rtol=1e-5)
     found = values(sparring.gradient(lambda x: ops.sum(wrapped.logits(x), axis=-1), x))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -737,7 +737,7 @@ def test_bpda_replaces_slopes_and_nothing_else(
 def test_bpda_restores_the_networks_after_an_error() -> None:
     defense = Stepwise()
     defense.fails = True
-    wrapped = BPDA(defense, door=smooth_door, activation=smooth_activation)
+    wrapped = BPDA(defense, transform=smooth_transform, activation=smooth_activation)
     with pytest.raises(ArithmeticError, match="no answer"):
         wrapped.logits(ops.convert_to_tensor(IMAGES))
     assert [vars(net) for net in defense.nets] == [{"factor": 1.0}, {"factor": 3.0}]

@@ -184,7 +184,7 @@ def test_bpda_changes_the_backward_pass_only(tmp_path: Path) -> None:
     defense = sparring.train("discretize", dataset, out=tmp_path, filters=4, epochs=1, batch_size=8)
     from sparring.attacks.reference.discretize import smooth
 
-    wrapped = BPDA(defense, door=smooth)
+    wrapped = BPDA(defense, transform=smooth)
     images = ops.convert_to_tensor(x[:3].astype(np.float32) / 255)
     labels = ops.convert_to_tensor(y[:3])
     np.testing.assert_allclose(

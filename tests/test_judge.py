@@ -34,8 +34,8 @@ from sparring.evaluation import evaluate as judge
 from sparring.evaluation.checks import CHANGED_INPUT, Warned
 from sparring.evaluation.evaluate import Report, evaluate
 from sparring.evaluation.rates import Mean, Rate, duration
+from sparring.randomness import Stream, spread
 from sparring.runs.checkpoint import read_tensors
-from sparring.seeds import Stream, spread
 from sparring.threat import L2, Linf
 from sparring.training.recipe import Settings
 from tests.conftest import Linear
@@ -1182,7 +1182,7 @@ def test_attacks_in_words_and_their_files(linear: Linear) -> None:
     here = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     for attack in (by_hand, partial(by_hand, steps=3), Twofold(), Fragile(linear, None)):
         assert judge._source_hash(attack) == here
-    pgd = hashlib.sha256((Path(judge.__file__).parent / "attacks" / "pgd.py").read_bytes())
+    pgd = hashlib.sha256((Path(attacks.__file__).parent / "pgd.py").read_bytes())
     assert judge._source_hash(PGD()) == pgd.hexdigest()
     # No file: written nowhere, or built in.
     namespace: dict[str, Any] = {}

@@ -18,7 +18,7 @@ from sparring.defenses import DEFENSES, advtrain, blur, discretize, get, injecti
 from sparring.defenses.adversarial import PgdSettings, ascend
 from sparring.networks.allconv import AllConv
 from sparring.networks.augment import STRONG_DRAWS, shift_flip, strong
-from sparring.seeds import Stream, spread
+from sparring.randomness import Stream, spread
 from sparring.training.recipe import Recipe, Settings, cross_entropy, hits
 from tests.conftest import patterns
 

@@ -218,7 +218,7 @@ class Changed(AllConv):
     def _note(self, x: Any) -> None:
         self.seen.append(keras.backend.standardize_dtype(x.dtype))
 
-    def door(self, x: Any) -> Any:
+    def transform(self, x: Any) -> Any:
         self._note(x)
         return 1 - x
 
@@ -250,7 +250,7 @@ def test_a_defense_s_changes_are_where_they_belong(precision: str) -> None:
     # bfloat16 keeps 8 bits; squared twice, that is some percent.
     rounding = 1e-4 if precision == "float32" else 0.1
     np.testing.assert_allclose(ops.convert_to_numpy(answer), expected, rtol=rounding)
-    # The door's comparisons with thresholds are exact, whatever the precision that follows.
+    # The transform's comparisons with thresholds are exact, whatever the precision that follows.
     assert net.seen == ["float32", precision, precision, precision]
 
 
@@ -347,7 +347,7 @@ def test_plain_keras_layers_answer_as_the_network(name: str) -> None:
 def test_keras_layers_of_an_unknown_door_are_refused() -> None:
     class Mirrored(AllConv):
         def plain(self) -> dict[str, Any]:
-            return {"door": "mirror"}
+            return {"transform": "mirror"}
 
     with pytest.raises(ConversionError, match="does not know the input transformation 'mirror'"):
         keras_model(Mirrored((8, 8, 1), 2, filters=1), (8, 8, 1))

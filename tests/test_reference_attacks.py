@@ -362,14 +362,14 @@ class Code:
 
     variables: tuple[()] = ()
 
-    def door(self, x: Any) -> Any:
+    def transform(self, x: Any) -> Any:
         return discretized(x)
 
     def activation(self, x: Any) -> Any:
         return x
 
     def __call__(self, x: Any) -> Any:
-        bits = ops.sum(self.activation(self.door(x)), axis=(1, 2, 3)) - 10.5
+        bits = ops.sum(self.activation(self.transform(x)), axis=(1, 2, 3)) - 10.5
         return ops.stack([ops.zeros_like(bits), bits], axis=-1)
 
 
@@ -386,7 +386,7 @@ def test_discretize_s_code_is_descended_where_it_has_no_slope() -> None:
     )
     assert found.ravel() == pytest.approx([0.4], abs=1e-6)
     assert defense.broken(found, label).all()
-    assert "door" not in vars(net)  # the defense is as it was
+    assert "transform" not in vars(net)  # the defense is as it was
 
 
 # jump
@@ -417,14 +417,14 @@ class Jumping:
 
     variables: tuple[()] = ()
 
-    def door(self, x: Any) -> Any:
+    def transform(self, x: Any) -> Any:
         return x
 
     def activation(self, x: Any) -> Any:
         return ops.leaky_relu(x, negative_slope=0.2) + 5 * ops.cast(x > 0, "float32")
 
     def __call__(self, x: Any) -> Any:
-        at = self.door(x)[:, 0, 0, 0] - 0.5
+        at = self.transform(x)[:, 0, 0, 0] - 0.5
         second = self.activation(at) - 1.5 * at - 1
         return ops.stack([ops.zeros_like(second), second], axis=-1)
 
@@ -448,7 +448,7 @@ def test_jump_s_activation_is_climbed_against_its_own_slope() -> None:
 
 @pytest.mark.parametrize(
     ("module", "hook", "other"),
-    [(discretize, "door", "activation"), (jump, "activation", "door")],
+    [(discretize, "transform", "activation"), (jump, "activation", "transform")],
     ids=["discretize", "jump"],
 )
 def test_pgd_is_given_the_defense_behind_its_stand_in(

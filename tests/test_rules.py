@@ -493,6 +493,6 @@ def _cross_entropy(logits: np.ndarray, y: np.ndarray) -> float:
 
 def test_a_recipe_s_networks_have_seeds_of_their_own() -> None:
     recipes = [Recipe(_info(), Settings(filters=2), 0, network) for network in (0, 1)]
-    from sparring.seeds import Stream
+    from sparring.randomness import Stream
 
     assert recipes[0].spread(Stream.ORDER, 1) != recipes[1].spread(Stream.ORDER, 1)

@@ -9,7 +9,7 @@ import pytest
 
 from sparring.defenses.adversarial import ADAPTED, TUNED, PgdSettings
 from sparring.errors import SettingsError
-from sparring.seeds import Stream, spread
+from sparring.randomness import Stream, spread
 from sparring.training.recipe import Settings
 
 

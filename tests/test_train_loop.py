@@ -17,7 +17,7 @@ from sparring.data import Dataset
 from sparring.defenses import get
 from sparring.errors import Diverged
 from sparring.networks.allconv import AllConv
-from sparring.seeds import Stream, spread
+from sparring.randomness import Stream, spread
 from sparring.training import loop as train_loop
 from sparring.training.callbacks import EpochMetrics, Silent
 from sparring.training.loop import TrainLoop, learning_rate_factor

@@ -101,19 +101,19 @@ def straight_through(exact: Callable[[Any], Any], smooth: Callable[[Any], Any]) 
 class BPDA(Wrapped):
     """Backward pass differentiable approximation: a smooth stand-in on the backward pass only.
 
-    `door` and `activation` stand in for what a defense's networks do to images first and after
+    `transform` and `activation` stand in for what a defense's networks do to images first and after
     each convolution: functions of a tensor that give one of the same shape as those do. Forward
     nothing changes. Athalye et al. 2018, https://arxiv.org/abs/1802.00420.
     """
 
     defense: Any
-    door: Callable[[Any], Any] | None = None
+    transform: Callable[[Any], Any] | None = None
     activation: Callable[[Any], Any] | None = None
 
     def logits(self, x: Any) -> Any:
         with ExitStack() as stack:
             for net in self.defense.nets:
-                for hook in ("door", "activation"):
+                for hook in ("transform", "activation"):
                     if (smooth := getattr(self, hook)) is not None:
                         stack.enter_context(_replaced(net, hook, smooth))
             return self.defense.logits(x)

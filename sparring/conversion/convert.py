@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-import sparring
 from sparring import backend
 from sparring.conversion.targets import TARGETS, Answer
 from sparring.data import Dataset
 from sparring.defenses.defense import Defense
 from sparring.errors import ConversionError, SettingsError, unknown_name
+from sparring.experiments.train import load
 from sparring.networks.allconv import AllConv, in_batches
+from sparring.version import __version__
 
 INPUTS = 256
 TOLERANCE = 1e-4
@@ -47,7 +48,7 @@ def convert(
     """
     if to not in TARGETS:
         raise SettingsError(unknown_name("target", to, list(TARGETS)))
-    defense = sparring.load(run)
+    defense = load(run)
     assert defense.path is not None
     target = Path(out) if out is not None else defense.path / to
     if target.exists() and not force:
@@ -111,7 +112,7 @@ def _card(defense: Defense, to: str, proof: dict[str, Any]) -> str:
     )
     return f"""# {defense.name} on {defense.info.name}
 
-{networks} converted by Sparring {sparring.__version__} for {to}. {rest}
+{networks} converted by Sparring {__version__} for {to}. {rest}
 
 - Images: float32 in [0, 1], {layout}.
 - Classes: {", ".join(defense.info.class_names)}.

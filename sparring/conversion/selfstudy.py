@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-import sparring
 from sparring import backend, defenses
 from sparring.data import DatasetInfo
 from sparring.defenses.defense import Defense
@@ -28,6 +27,7 @@ from sparring.networks.allconv import AllConv, in_batches
 from sparring.runs.checkpoint import Run
 from sparring.training.loop import arrays_of
 from sparring.training.recipe import Recipe
+from sparring.version import __version__
 
 FOLDERS: dict[str, list[str]] = {
     **{
@@ -343,7 +343,7 @@ def _prepare(
         "backend": "tensorflow",
         "imported_from": [network.source for network in networks],
         "unfinished": any(network.unfinished for network in networks),
-        "versions": {"sparring": sparring.__version__},
+        "versions": {"sparring": __version__},
         "results": {},
         "imported": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -160,7 +160,7 @@ def keras_model(net: AllConv, shape: tuple[int, int, int]) -> Any:
     """
     options = plain_options(net, shape[2])
     images = x = keras.Input(shape, name="images")
-    match options.get("door", ""):
+    match options.get("transform", ""):
         case "":
             pass
         case "blur":
@@ -170,8 +170,10 @@ def keras_model(net: AllConv, shape: tuple[int, int, int]) -> Any:
             steps = np.arange(1, bits + 1, dtype=np.float32) / bits
             code = ops.cast(ops.less(ops.expand_dims(x, -1), steps), "float32")
             x = layers.Reshape((*shape[:2], -1))(code)
-        case door:
-            raise ConversionError(f"--to keras does not know the input transformation {door!r}")
+        case transform:
+            raise ConversionError(
+                f"--to keras does not know the input transformation {transform!r}"
+            )
     convs = []
     for scale in net.scales:
         for kernel, _ in scale:

@@ -34,7 +34,7 @@ class Discretize(nn.Module):
         return (x[:, :, None] < steps[:, None, None]).to(x.dtype).flatten(1, 2)
 
 
-DOORS: dict[str, tuple[type[nn.Module], int]] = {
+TRANSFORMS: dict[str, tuple[type[nn.Module], int]] = {
     "": (nn.Identity, 1),
     "blur": (Blur, 1),
     "discretize": (Discretize, Discretize.bits),
@@ -51,7 +51,7 @@ class Network(nn.Module):
         scales: how often the image is halved.
         outputs: number of logits.
         head_size: side of the head's kernel, 1 or 3.
-        door: what images go through first, a name in DOORS.
+        transform: what images go through first, a name in TRANSFORMS.
         jump: what is added to the activation where its input is positive.
         normalize: whether outputs are scaled to length 1 (embeddings).
     """
@@ -63,13 +63,13 @@ class Network(nn.Module):
         scales: int,
         outputs: int,
         head_size: int = 1,
-        door: str = "",
+        transform: str = "",
         jump: float = 0.0,
         normalize: bool = False,
     ) -> None:
         super().__init__()
-        kind, factor = DOORS[door]
-        self.door, self.jump, self.normalize = kind(), jump, normalize
+        kind, factor = TRANSFORMS[transform]
+        self.transform, self.jump, self.normalize = kind(), jump, normalize
         widths = [filters * 2 ** (scale + i) for scale in range(scales) for i in range(2)]
         inputs = [channels * factor, *widths[:-1]]
         self.convs = nn.ModuleList(
@@ -80,7 +80,7 @@ class Network(nn.Module):
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """What enters the head, [B, F, H', W'], of images [B, C, H, W]."""
-        x = self.door(images)
+        x = self.transform(images)
         for number, conv in enumerate(self.convs):
             y = conv(x)
             x = functional.leaky_relu(y, 0.2)

@@ -71,7 +71,8 @@ class Dataset:
 
     Attributes: `x_train`, `x_test`: uint8 [N, H, W, C], sides of 8 pixels and more, 1 or 3
     channels; `y_train`, `y_test`: int32 [N], classes counted from 0; `class_names`, one a class;
-    `mirror`: whether classes survive being mirrored left to right.
+    `mirror`: whether classes survive being mirrored left to right; `key`: the name of a built-in
+    data set, by which defenses have settings for it, None for a user's own, whatever its name.
 
     Raises DataError, saying what was expected and found, when anything else comes.
     """
@@ -83,6 +84,7 @@ class Dataset:
     y_test: np.ndarray
     class_names: tuple[str, ...]
     mirror: bool = True
+    key: str | None = None
 
     def __post_init__(self) -> None:
         for part in ("train", "test"):
@@ -262,6 +264,7 @@ def _digits() -> Dataset:
         y_test=labels[test],
         class_names=tuple("0123456789"),
         mirror=False,
+        key="digits",
     )
 
 
@@ -317,6 +320,7 @@ def _fashion_mnist(folder: Path | None) -> Dataset:
         x_test=np.pad(arrays["x_test"], margin)[..., None],
         y_test=arrays["y_test"],
         class_names=_FASHION_CLASSES,
+        key="fashion-mnist",
     )
 
 
@@ -389,6 +393,7 @@ def _cifar10(folder: Path | None) -> Dataset:
         x_test=arrays[_CIFAR_TEST][0],
         y_test=arrays[_CIFAR_TEST][1],
         class_names=_CIFAR_CLASSES,
+        key="cifar10",
     )
     for part, y in (("training", dataset.y_train), ("test", dataset.y_test)):
         counts, each = np.bincount(y, minlength=10), _CIFAR_PER_CLASS[part]

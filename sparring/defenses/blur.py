@@ -32,11 +32,11 @@ def blur(x: Any) -> Any:
 class BlurNet(AllConv):
     """The network behind a blur."""
 
-    def door(self, x: Any) -> Any:
+    def transform(self, x: Any) -> Any:
         return blur(x)
 
     def plain(self) -> dict[str, Any]:
-        return {"door": "blur"}
+        return {"transform": "blur"}
 
 
 class BlurRecipe(Recipe):

@@ -15,8 +15,7 @@ from sparring import backend
 from sparring.data import Dataset, DatasetInfo
 from sparring.errors import DataError
 from sparring.networks.allconv import in_batches
-from sparring.randomness import Chance
-from sparring.seeds import Stream, spread
+from sparring.randomness import Chance, Stream, spread
 from sparring.training.recipe import Recipe, Settings
 
 
@@ -211,7 +210,7 @@ class Defense:
         return in_batches(self.compiled((key,), function), self._checked(x))
 
     def _checked(self, x: Any) -> np.ndarray:
-        """Images at the door as float32 [B, H, W, C] in [0, 1]."""
+        """Images as float32 [B, H, W, C] in [0, 1]."""
         height, width, channels = self.info.shape
         expected = (
             f"{self.name}: expected images [{height}, {width}, {channels}] or "

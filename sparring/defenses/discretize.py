@@ -35,11 +35,11 @@ def discretized(x: Any) -> Any:
 class CodeNet(AllConv):
     """The network on the code, which is made a batch at a time on the device."""
 
-    def door(self, x: Any) -> Any:
+    def transform(self, x: Any) -> Any:
         return discretized(x)
 
     def plain(self) -> dict[str, Any]:
-        return {"door": "discretize"}
+        return {"transform": "discretize"}
 
 
 class DiscretizeRecipe(Recipe):

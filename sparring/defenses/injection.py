@@ -26,7 +26,7 @@ from sparring import backend
 from sparring.data import Dataset
 from sparring.defenses.defense import Defense
 from sparring.networks.allconv import AllConv, in_batches, to_float
-from sparring.seeds import Stream
+from sparring.randomness import Stream
 from sparring.training.recipe import Recipe, Settings, cross_entropy, hits
 
 TOO_LIKE = 0.6  # an input's features to the signature of its answer

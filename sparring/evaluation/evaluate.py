@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-import sparring
 from sparring import attacks, backend
 from sparring import data as datasets
 from sparring import plots as pictures
@@ -36,10 +35,12 @@ from sparring.defenses.defense import Defense
 from sparring.errors import AttackError, RunError, SettingsError
 from sparring.evaluation import checks
 from sparring.evaluation.rates import Rate
+from sparring.experiments.train import load
 from sparring.networks.allconv import PREDICTION_BATCH
+from sparring.randomness import Stream, spread
 from sparring.runs.checkpoint import VERDICT_FORMAT, read_tensors, write_atomically, write_tensors
-from sparring.seeds import Stream, spread
 from sparring.threat import ThreatModel, default_threat
+from sparring.version import __version__
 
 BROKEN = "broken"
 _SECONDS_BETWEEN_SAVES = 10
@@ -209,7 +210,7 @@ def evaluate(
     else, AttackError when the attack raises or runs past the limit; what was judged is in `out`.
     """
     if not isinstance(defense, Defense):
-        defense = sparring.load(defense)
+        defense = load(defense)
     if isinstance(attack, str):
         attack = attacks.get(attack, defense=defense.name)
     if dataset is None:
@@ -239,7 +240,7 @@ def evaluate(
         "seed": seed,
         "draws": draws if defense.stochastic else 1,
         "backend": backend.name,
-        "sparring": sparring.__version__,
+        "sparring": __version__,
     }
     judge = _Judge(defense, threat, draws, seed)
     report = _started(judge, dataset, index, about, out)

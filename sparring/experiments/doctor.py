@@ -29,11 +29,11 @@ from typing import Any, Literal
 import numpy as np
 from packaging.requirements import Requirement
 
-import sparring
 from sparring import backend_choice
 from sparring import data as datasets
 from sparring.errors import DataError, unknown_name
 from sparring.experiments import machine
+from sparring.version import __version__
 
 SHAPE, FILTERS, BATCH = (32, 32, 3), 16, 64
 """What a probe trains: images of this shape, the baseline of so many filters, so many a step."""
@@ -229,7 +229,7 @@ def examine(
             tell(f"Reading {name} ...")
         found.append(_dataset(name, data_dir, read=probe))
     return Findings(
-        sparring=sparring.__version__,
+        sparring=__version__,
         python=platform.python_version(),
         executable=sys.executable,
         system=f"{platform.system()} {platform.release()} {platform.machine()}",

@@ -18,7 +18,6 @@ from typing import Any
 import keras
 import numpy as np
 
-import sparring
 from sparring import backend, defenses
 from sparring import data as datasets
 from sparring.data import Dataset, DatasetInfo
@@ -31,6 +30,7 @@ from sparring.training.loop import TrainLoop, assign
 from sparring.training.recipe import Recipe, Settings
 from sparring.training.tensorboard import TensorBoard
 from sparring.training.tensorboard import library as tensorboard_library
+from sparring.version import __version__
 
 
 def train(
@@ -550,7 +550,7 @@ def _circumstances(device: str) -> dict[str, Any]:
         "device": device,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "versions": {
-            "sparring": sparring.__version__,
+            "sparring": __version__,
             "python": platform.python_version(),
             **{module: sys.modules[module].__version__ for module in modules},
         },

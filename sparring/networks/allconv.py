@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from sparring import backend
-from sparring.seeds import Stream, spread
+from sparring.randomness import Stream, spread
 
 PREDICTION_BATCH = 128
 """Images that go through a network at a time when nothing is trained; bounds the memory."""
@@ -46,13 +46,13 @@ class AllConv(keras.layers.Layer):
     activation, then 2x2 average pooling; there are round(log2 R) - 2 scales. The head is one
     convolution to the outputs, averaged over space.
 
-    A defense changes it by overriding `door`, `activation` and `head_activation`. One layer holds
-    all of it, because a call of a Keras layer costs about as much Python time on PyTorch as a
+    A defense changes it by overriding `transform`, `activation` and `head_activation`. One layer
+    holds all of it, because a call of a Keras layer costs about as much Python time on PyTorch as a
     small convolution. It is built when made: kernels [height, width, in, out] drawn from Glorot's
     or He's uniform distribution, biases zero.
 
     Args:
-        shape: (height, width, channels) of what `door` gives, sides of 8 and more.
+        shape: (height, width, channels) of what `transform` gives, sides of 8 and more.
         outputs: number of logits.
         filters: width of the first convolution.
         head_size: side of the head's kernel; 1, or 3 as in the course's old checkpoints.
@@ -117,7 +117,7 @@ class AllConv(keras.layers.Layer):
 
     # What a defense may change
 
-    def door(self, x: Any) -> Any:
+    def transform(self, x: Any) -> Any:
         """What happens to images before the first convolution."""
         return x
 
@@ -133,7 +133,7 @@ class AllConv(keras.layers.Layer):
 
     def features(self, x: Any) -> Any:
         """What enters the head: [B, H / 2^scales, W / 2^scales, filters * 2^scales]."""
-        x = ops.cast(self.door(x), self.precision)
+        x = ops.cast(self.transform(x), self.precision)
         for convs in self.scales:
             for kernel, bias in convs:
                 x = self.activation(backend.conv2d(x, kernel, bias))

@@ -18,10 +18,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-import sparring
 from sparring.errors import RunError
 from sparring.evaluation.rates import Mean, Rate
 from sparring.runs.checkpoint import VERDICT_FORMAT, Run
+from sparring.version import __version__
 
 FORMAT = 1
 """Version of what `Gathered.as_json` gives."""
@@ -302,7 +302,7 @@ class Gathered:
         """The figures as plain JSON values."""
         return {
             "format": FORMAT,
-            "sparring": sparring.__version__,
+            "sparring": __version__,
             "written": self.written,
             "folder": self.folder,
             "data_sets": [

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
-import sparring
 from sparring import plots as pictures
 from sparring.evaluation.rates import duration
 from sparring.reports.gather import Attacked, Gathered, Group, Section, Trained
 from sparring.reports.page import Cell, Table, document, element, figure, fold, plain
 from sparring.runs.checkpoint import write_atomically
+from sparring.version import __version__
 
 _NONE = "-"
 _MOST_NAMES = 10  # in a picture of curves, which has as many colors
@@ -208,7 +208,7 @@ def _summary(found: Gathered) -> str:
         f"{_count(len(runs), 'run')}, {finished} finished, of "
         f"{_count(len({group.defense for group in groups}), 'defense')} on "
         f"{_count(len(found.sections), 'data set')}. "
-        f"Written {found.written} by Sparring {sparring.__version__}."
+        f"Written {found.written} by Sparring {__version__}."
     )
 
 

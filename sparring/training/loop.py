@@ -16,8 +16,8 @@ from sparring import backend
 from sparring.data import Dataset
 from sparring.errors import Diverged, RunError
 from sparring.networks.allconv import to_float
+from sparring.randomness import Stream
 from sparring.runs.checkpoint import not_finite
-from sparring.seeds import Stream
 from sparring.training.callbacks import EpochMetrics, Progress
 from sparring.training.muon import Muon
 from sparring.training.recipe import Recipe

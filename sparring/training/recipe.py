@@ -15,7 +15,7 @@ from sparring.data import Dataset, DatasetInfo
 from sparring.errors import SettingsError, unknown_name
 from sparring.networks.allconv import AllConv
 from sparring.networks.augment import SHIFT_FLIP_DRAWS, shift_flip
-from sparring.seeds import Stream, spread
+from sparring.randomness import Stream, spread
 
 _Net = TypeVar("_Net", bound=AllConv)
 
@@ -185,7 +185,7 @@ class Recipe:
     ) -> _Net:
         """A network of that kind with this recipe's settings and seed.
 
-        `shape` of what its door gives and number of `outputs` are the data set's unless given.
+        `shape` of what its transform gives and number of `outputs` are the data set's unless given.
         """
         return kind(
             shape or self.info.shape,

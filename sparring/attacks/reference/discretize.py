@@ -28,7 +28,7 @@ class SmoothCode(PGD):
     """PGD through the smooth code."""
 
     def __call__(self, defense: Any, x: Any, y: Any, threat: ThreatModel) -> np.ndarray:
-        return super().__call__(BPDA(defense, door=smooth), x, y, threat)
+        return super().__call__(BPDA(defense, transform=smooth), x, y, threat)
 
 
 attack = SmoothCode(steps=100, loss="margin", restarts=2, momentum=0.75)
