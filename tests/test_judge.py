@@ -1203,7 +1203,7 @@ def test_names_are_looked_up(
 
         return note
 
-    monkeypatch.setattr(sparring, "load", noting(linear))
+    monkeypatch.setattr(judge, "load", noting(linear))
     monkeypatch.setattr(attacks, "get", noting(by_hand))
     monkeypatch.setattr(datasets, "load", noting(grays))
     options: dict[str, Any] = {"threat": THREAT, "check": False, "n": 10}
