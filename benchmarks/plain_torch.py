@@ -32,9 +32,7 @@ def network(size: int, channels: int, classes: int, filters: int) -> nn.Module:
 
 
 class PlainLoop:
-    """Training of `network` on uint8 NHWC images with the course's settings, on torch's default
-    device.
-    """
+    """Training of `network` on uint8 NHWC images with the course's settings."""
 
     def __init__(
         self,
@@ -46,6 +44,7 @@ class PlainLoop:
         flip: bool = True,
         seed: int = 0,
     ) -> None:
+        """Make the network, and put the data on torch's default device."""
         self.x = torch.as_tensor(x).permute(0, 3, 1, 2)
         self.y = torch.as_tensor(y).long()
         self.steps, self.done = steps, 0

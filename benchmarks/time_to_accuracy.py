@@ -38,6 +38,7 @@ class Watch(Turn):
     """In a contestant: takes turns, and notes time and accuracy now and then."""
 
     def __init__(self, steps: int) -> None:
+        """Prepare for a training of so many steps."""
         super().__init__(max(1, steps // TURNS))
         self.curve: Curve = []
         self._every, self._total, self._done = max(1, steps // LOOKS), steps, 0

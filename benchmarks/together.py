@@ -33,6 +33,7 @@ class Batched(AllConv):
     """
 
     def __init__(self, networks: int, filters: int) -> None:
+        """Make networks of so many filters each."""
         self.networks = networks
         super().__init__((32, 32, 3), networks * OUTPUTS, networks * filters)
 

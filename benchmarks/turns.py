@@ -14,12 +14,13 @@ from statistics import median
 
 
 class Turn:
-    """In a contestant: a Progress that trains so many steps at a time, then waits for its turn.
+    """In a contestant: a callback that trains so many steps at a time, then waits for its turn.
 
     An accelerator makes up to 50 steps at once, which may be more than a turn has.
     """
 
     def __init__(self, steps: int) -> None:
+        """Prepare for turns of so many steps."""
         self.times: list[float] = []
         self.seconds = 0.0
         self._steps, self._left, self._step = steps, steps, 0
@@ -34,7 +35,8 @@ class Turn:
         self._step = 0
         self._last = time.perf_counter()
 
-    def message(self, text: str) -> None: ...
+    def message(self, text: str) -> None:
+        """Say nothing: standard output is for the times."""
 
     def step(self, step: int, loss: float) -> None:
         """Note the time of a step; after the last of a turn, say so and wait for the next turn.
@@ -63,6 +65,7 @@ class Contestant:
     """In the program that measures: a contestant's process."""
 
     def __init__(self, command: Sequence[str], backend: str) -> None:
+        """Start a process on a backend, and wait until it is ready."""
         self.result: str | None = None
         self._process = subprocess.Popen(
             [sys.executable, *command],

@@ -33,9 +33,14 @@ class AttackError(SparringError, RuntimeError):
 class Diverged(SparringError, ArithmeticError):
     """Training met a loss or a weight that is not finite.
 
-    Attributes: `defense` (name), `network` (counted from 0), `seed`, `epoch` and `step` (within the
-    epoch), both counted from 1, `learning_rate` at that step, and `losses`: the last losses, at
-    most 30, oldest first, the offending one last.
+    Attributes:
+        defense: its name.
+        network: which of the defense's networks, counted from 0.
+        seed: the seed it was trained with.
+        epoch: counted from 1.
+        step: within the epoch, counted from 1.
+        learning_rate: at that step.
+        losses: the last losses, at most 30, oldest first, the offending one last.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class Diverged(SparringError, ArithmeticError):
         learning_rate: float,
         losses: Sequence[float],
     ) -> None:
+        """Make the message of `what` happened and where."""
         self.defense, self.network, self.seed = defense, network, seed
         self.epoch, self.step, self.learning_rate = epoch, step, learning_rate
         self.losses = list(losses)
@@ -83,7 +89,16 @@ def describe_invalid(error: Any) -> str:
 
 
 def unknown_name(what: str, name: str, valid: Sequence[str]) -> str:
-    """The message for a name that is none of `valid`, with the likeliest meant one first."""
+    """Say that a name is none of the valid ones, and which one was likely meant.
+
+    Args:
+        what: the kind of thing that is named, such as "defense".
+        name: the name that came.
+        valid: every name there is.
+
+    Returns:
+        One line for an error's message.
+    """
     from difflib import get_close_matches
 
     close = get_close_matches(name, valid, n=1)

@@ -28,17 +28,28 @@ class Muon(keras.optimizers.Optimizer):
     """
 
     def __init__(self, rate: Callable[[], Any], momentum: float) -> None:
+        """Keep the rate and the momentum; `build` makes the variables."""
         super().__init__(rate)
         self._momentum = momentum
         self._memories: list[Any] = []
 
     def build(self, variables: list[Any]) -> None:
-        """Make the momenta, zero at first."""
+        """Make one momentum for each variable, zero at first.
+
+        Args:
+            variables: the trainable variables, in the order that gradients come in.
+        """
         super().build(variables)
         self._memories = self.add_optimizer_variables(variables, "momentum")
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Assign a variable and its momentum their values after a step."""
+        """Assign a variable and its momentum their values after a step.
+
+        Args:
+            gradient: of the loss by the variable, float32 of its shape.
+            variable: the variable to change.
+            learning_rate: a float32 scalar.
+        """
         memory = self._memories[self._get_variable_index(variable)]
         memory.assign(self._momentum * memory + gradient)
         step = gradient + self._momentum * memory
@@ -48,6 +59,7 @@ class Muon(keras.optimizers.Optimizer):
 
 
 def _orthogonal_kernel(kernel: Any) -> Any:
+    """Make a kernel [H, W, in, out] orthogonal as a matrix [out, H W in], scaled by its shape."""
     height, width, inputs, outputs = kernel.shape
     rows, columns = outputs, height * width * inputs
     matrix = orthogonal(ops.reshape(ops.transpose(kernel, (3, 0, 1, 2)), (rows, columns)))
@@ -56,7 +68,7 @@ def _orthogonal_kernel(kernel: Any) -> Any:
 
 
 def orthogonal(matrix: Any) -> Any:
-    """A matrix [N, M] with its singular values brought near 1.
+    """Bring the singular values of a matrix [N, M] near 1.
 
     Five Newton-Schulz iterations x <- (a + b x x' + c (x x')^2) x of the matrix divided by its
     Frobenius norm, with Jordan's coefficients: what was 0.003 and more comes to between 0.68 and
