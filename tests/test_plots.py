@@ -1,0 +1,185 @@
+"""Pictures: well-formed, and they show the pixels, points and texts they were given."""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import re
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sparring import plots
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def pixels(text: str) -> list[np.ndarray]:
+    """The images in a picture, each [H, W, 3]."""
+    files = [base64.b64decode(data) for data in re.findall(r'image/png;base64,([^"]+)"', text)]
+    return [np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files]
+
+
+def drawn(text: str) -> dict[str, tuple[str, np.ndarray, int]]:
+    """Of each line in a picture the color, the places of its points, and how many are marked."""
+    lines = {}
+    for group in ElementTree.fromstring(text).iter(f"{SVG}g"):
+        if re.match(r"line-\d", name := group.get("id", "")):
+            path = group.find(f"{SVG}path")
+            marks = list(group.iter(f"{SVG}use"))
+            style = (marks[0] if path is None else path).get("style", "")
+            places = [] if path is None else re.findall(r"[ML] (\S+) (\S+)", path.get("d", ""))
+            color = re.search(r"stroke: (#\w+)", style)
+            assert color is not None
+            lines[name] = color[1], np.array(places, float), len(marks)
+    return lines
+
+
+def written(text: str) -> dict[str, ElementTree.Element]:
+    """The texts in a picture with their elements."""
+    return {each.text or "": each for each in ElementTree.fromstring(text).iter(f"{SVG}text")}
+
+
+def size(text: str) -> tuple[float, float]:
+    width, height = ElementTree.fromstring(text).get("viewBox", "").split()[2:]
+    return float(width), float(height)
+
+
+def test_examples_hold_the_pixels() -> None:
+    random = np.random.default_rng(0)
+    for channels in (1, 3):
+        images = random.integers(0, 256, (3, 5, 7, channels))
+        moved = random.integers(0, 256, images.shape)
+        shown = pixels(plots.examples(images / 255, moved / 255, "abc", "abc", "t"))
+        assert len(shown) == 9
+        for row, expected in ((0, images), (2, moved)):
+            for image, pixel in zip(shown[3 * row :], expected, strict=False):
+                np.testing.assert_array_equal(image, np.broadcast_to(pixel, (5, 7, 3)))
+
+
+def test_examples_show_original_perturbation_and_result() -> None:
+    images = np.full((2, 8, 8, 1), 0.5)
+    moved = images.copy()
+    moved[0, 0, 0, 0], moved[1, 0, 0, 0] = 0.7, 0.45
+    text = plots.examples(images, moved, ["<a>", "b"], ["c", "d"], "A & B")
+    assert "&lt;a&gt;" in text
+    assert "A &amp; B" in text
+    corners = [int(image[0, 0, 0]) for image in pixels(text)]
+    # Of the perturbations, 0.2 is the largest and shown white; -0.05 is a quarter of it below gray.
+    assert corners == [128, 128, 255, 96, 178, 115]
+    assert (np.array(corners[2:4]) == [255, 96]).all()
+    assert {"original", "perturbation", "adversarial", "up to 0.2", "up to 0.05"} <= {
+        *written(text)
+    }
+    # Pixels are not smoothed.
+    assert text.count("image-rendering:pixelated") == text.count("<image") == 6
+
+
+def test_long_names_are_not_cut_off_by_the_edge_or_their_neighbors() -> None:
+    x = np.zeros((2, 4, 4, 1))
+    names = ["sulphur-crested cockatoo", "W" * 40]
+    text = plots.examples(x, x, names, ["a", "b"], "a long title of few images " * 2)
+    places = written(text)
+    assert {"sulphur-", "a long title of few images a long title of few"} <= {*places}
+    assert size(text)[0] == 300  # of points, 400 pixels
+    [wide, fitting] = (
+        float(re.findall(r"font-size: ([\d.]+)px", places[name].get("style", ""))[0])
+        for name in ("W" * 14, "sulphur-")
+    )
+    assert 14 * wide < 84 * 0.75 < 14 * fitting
+    lines = {name: [([0, 1], [0, 1])] for name in ("a name that takes two lines in a legend", "b")}
+    text = plots.curves(lines, "a title " * 30, "x", "y")
+    assert {"a name that takes two lines in", "a legend", "b"} <= {*written(text)}
+    assert sum("a title a title" in name for name in written(text)) == 2
+    [first, _] = drawn(text).values()
+    legend = float(written(text)["b"].get("x", ""))
+    assert first[1][:, 0].max() < legend < 480 - 60
+
+
+def test_names_are_text_whatever_they_hold() -> None:
+    x = np.zeros((1, 4, 4, 1))
+    odd = "$\\frac{1$ <b>\x00\n\ud800 船"
+    with_names = plots.examples(x, x, [odd], [odd], odd)
+    for text in (with_names, plots.curves({odd: [([0, 1], [0, 1])]}, odd, odd, odd)):
+        ElementTree.fromstring(text.encode())
+        assert "$\\frac{1$ &lt;b&gt;" in text
+
+
+def test_points_are_at_their_places() -> None:
+    [(_, places, marks)] = drawn(
+        plots.curves({"x": [([0, 5, 10], [0.0, 0.5, 0.25])]}, "t", "eps", "success")
+    ).values()
+    x, y = (places - places[0]).T
+    # To the right and, in pictures, upward: half and whole the way, and up to 0.5 and 0.25.
+    assert x == pytest.approx([0, x[2] / 2, x[2]])
+    assert y == pytest.approx([0, y[1], y[1] / 2])
+    assert x[2] > 300
+    assert -130 < y[1] < -100  # 0.5 of an axis of about 220 points
+    assert marks == 3
+
+
+def test_curves_leave_out_what_is_not_finite() -> None:
+    text = plots.curves({"x": [([1, 2, 3], [0.1, float("nan"), 0.3])]}, "t", "eps", "success")
+    [(_, places, marks)] = drawn(text).values()
+    assert len(places) == marks == 2
+    assert "nan" not in text
+    ElementTree.fromstring(plots.curves({}, "t", "x", "y", percent=False))
+    assert not drawn(plots.curves({"x": [([], []), ([1], [np.inf])]}, "t", "x", "y"))
+
+
+def test_curves_of_one_name_share_a_color_and_names_stay_apart() -> None:
+    line = [0, 50, 100], [2.0, 0.5, 0.1]
+    lines = {f"name {number}": [line, line] for number in range(10)}
+    text = plots.curves(lines, "t", "epoch", "loss", percent=False)
+    colors = [color for color, *_ in drawn(text).values()]
+    assert colors[::2] == colors[1::2]
+    assert len(set(colors)) == 10
+    names = {name: each for name, each in written(text).items() if name.startswith("name")}
+    assert len(names) == 10
+    for number, name in enumerate(names):
+        assert f"fill: {colors[2 * number]}" in names[name].get("style", "")
+    heights = sorted(float(each.get("y", "")) for each in names.values())
+    assert all(b - a >= 10 for a, b in itertools.pairwise(heights))
+    assert heights[-1] <= 277.5 - 35  # above the axis
+
+
+def test_names_stand_in_the_order_of_the_lines_ends() -> None:
+    lines = {"low": [([0, 1], [0.9, 0.1])], "high": [([0, 1], [0.1, 0.9])]}
+    places = written(plots.curves(lines, "t", "x", "y"))
+    assert float(places["high"].get("y", "")) < float(places["low"].get("y", ""))
+
+
+def test_ticks_are_round_numbers() -> None:
+    def labels(x: list[float], y: list[float], percent: bool = False) -> list[str]:
+        text = plots.curves({"a": [(x, y)]}, "t", "epoch", "loss", percent)
+        return [name for name in written(text) if re.match(r"-?\d", name)]
+
+    assert labels([1, 2], [0.1, 2.3]) == ["1", "2", "0", "0.5", "1.5"]
+    assert labels([1, 100], [1, 1])[:6] == ["0", "20", "40", "60", "80", "100"]
+    assert labels([0.05, 0.1], [3, 4])[:6] == ["0.05", "0.06", "0.07", "0.08", "0.09", "0.1"]
+    assert labels([1], [1e99])[0] == "1"
+    assert labels([0, 1], [0, 0.3], True)[-6:] == [f"{n} %" for n in (0, 20, 40, 60, 80, 100)]
+
+
+def test_pictures_are_the_same_in_every_process_and_nothing_global_changes() -> None:
+    code = (
+        "import sys, numpy as np; from sparring import plots\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        "import matplotlib; before = matplotlib.rcParams.copy()\n"
+        "x = np.arange(16).reshape(1, 4, 4, 1) / 16\n"
+        "print(plots.curves({'a': [([1, 2], [.1, .2])]}, 't', 'x', 'y'))\n"
+        "print(plots.examples(x, x / 2, ['a'], ['b'], 't'))\n"
+        "assert 'matplotlib.pyplot' not in sys.modules and matplotlib.rcParams.copy() == before\n"
+    )
+    first, second = (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        for _ in range(2)
+    )
+    assert first.stdout == second.stdout
+    assert first.stdout.count("</svg>") == 2
+    assert not re.search(r"\b20\d\d-", first.stdout)  # no date
