@@ -116,7 +116,7 @@ def curves(
     with _drawing(640, 370, title) as (figure, file):
         from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-        figure.set_layout_engine("constrained")
+        figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
         figure.suptitle(_wrapped(title, 80), x=0.015, ha="left", size=9, weight="bold")
         axes = figure.add_subplot(xlabel=_wrapped(across, 60))
         axes.set_title(_wrapped(up, 60), loc="left", size=9, color="#666")

@@ -23,8 +23,9 @@ from sparring.data import Dataset
 from sparring.defenses.defense import Defense
 from sparring.errors import RunError
 from sparring.evaluation.rates import Mean, Rate
-from sparring.reports import report
+from sparring.reports import page, tables
 from sparring.reports.gather import Gathered, Group, gather
+from tests.test_plots import drawn
 
 ROOT = Path(__file__).parent.parent
 
@@ -93,7 +94,7 @@ def only(found: Gathered) -> Group:
 def texts(found: Gathered) -> str:
     """The page and the Markdown, after checking that the JSON can be written."""
     json.dumps(found.as_json(), allow_nan=False).encode()
-    return report.html(found) + report.markdown(found)
+    return page.html(found) + page.markdown(found)
 
 
 # Figures over seeds
@@ -117,8 +118,8 @@ def test_one_seed_has_no_deviation(tmp_path: Path) -> None:
     run(tmp_path / "baseline", 0.975)
     found = gather(tmp_path)
     assert only(found).mean("test_accuracy") == Mean(0.975, None, 1)
-    assert '<td class="number">97.50 %</td>' in report.html(found)
-    assert "| 97.50 % | - | 1 | 1:00 | 1 | finished |" in report.markdown(found)
+    assert '<td class="number">97.50 %</td>' in page.html(found)
+    assert "| 97.50 % | - | 1 | 1:00 | 1 | finished |" in page.markdown(found)
     assert Mean.of([]) is None
 
 
@@ -137,7 +138,7 @@ def test_only_finished_runs_count(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert group.notes == ["b: the finished run before it is in previous/"]
     told = "1 finished<br>seed 1 unfinished after epoch 2<br>seed 2 diverged in its first epoch"
-    assert f"{told}<br>seed 3 its weights are missing |" in report.markdown(found)
+    assert f"{told}<br>seed 3 its weights are missing |" in page.markdown(found)
 
 
 def test_presets_are_not_mixed(tmp_path: Path) -> None:
@@ -239,7 +240,7 @@ def test_a_damaged_run_is_reported(tmp_path: Path, contents: bytes, problem: str
     assert place == "bad"
     assert text.startswith(problem)
     assert only(found).mean("test_accuracy") == (0.9, None, 1)
-    assert ">bad<" in report.html(found)
+    assert ">bad<" in page.html(found)
     assert found.as_json()["damaged"] == [{"path": "bad", "problem": text}]
 
 
@@ -331,8 +332,8 @@ def test_verdicts_over_seeds(tmp_path: Path) -> None:
     assert attacked.mean("success_rate") == pytest.approx((0.5, 0.25, 3))
     assert attacked.mean("robust_accuracy") == pytest.approx((0.4, 0.2, 3))
     assert attacked.warnings == ["seed 1, 2: few-images: take more"]
-    [(threat, table)] = report.attack_tables(found.sections[0])
-    assert (threat, table.header) == ("Linf(0.15)", ["defense", "#pgd"])
+    [(threat, table)] = tables.attack_tables(found.sections[0])
+    assert (threat, table.header) == ("Linf(0.15)", ["defense", "pgd"])
     assert table.cells()[0][1][:2] == ("50.0 ± 25.0 %", ["3 seeds", "⚠ 1"])
     assert "| 50.0 ± 25.0 % | - | 40.0 ± 20.0 % | 80.0 ± 0.0 % | 24 of 30 | 3 |" in texts(found)
     [group] = found.as_json()["data_sets"][0]["defenses"]
@@ -343,7 +344,7 @@ def test_verdicts_over_seeds(tmp_path: Path) -> None:
 def test_one_seed_has_its_interval(tmp_path: Path) -> None:
     verdict(run(tmp_path), broken=4)
     found = gather(tmp_path)
-    [(_, table)] = report.attack_tables(found.sections[0])
+    [(_, table)] = tables.attack_tables(found.sections[0])
     assert table.cells()[0][1][:2] == ("50.0 %", ["25.0 to 75.0"])
     assert "| 50.0 % | 25.0 to 75.0 | 40.0 %<br>20.0 to 70.0 | 80.0 % | 8 of 10 | 1 |" in texts(
         found
@@ -369,11 +370,11 @@ def test_other_attacks_are_not_mixed(tmp_path: Path) -> None:
         ("pgd, chosen images", (0.375, None, 1)),
         ("pgd, on others", (0.375, None, 1)),
     ]
-    tables = dict(report.attack_tables(found.sections[0]))
-    assert set(tables) == {"L2(0.5)", "Linf(0.15)"}
-    assert tables["L2(0.5)"].cells()[0][1].below == ["unfinished"]
-    assert tables["Linf(0.15)"].header[-1] == "#pgd"  # the strongest
-    assert tables["Linf(0.15)"].cells()[0][-1].text == "100.0 % / 50.0 %"
+    by_threat = dict(tables.attack_tables(found.sections[0]))
+    assert set(by_threat) == {"L2(0.5)", "Linf(0.15)"}
+    assert by_threat["L2(0.5)"].cells()[0][1].below == ["unfinished"]
+    assert by_threat["Linf(0.15)"].header[-1] == "pgd"  # the strongest
+    assert by_threat["Linf(0.15)"].cells()[0][-1].text == "100.0 % / 50.0 %"
     texts(found)
 
 
@@ -413,10 +414,10 @@ def test_a_verdict_of_the_judge(digits_baseline: Defense, tmp_path: Path) -> Non
     accuracy = group.mean("test_accuracy")
     assert accuracy is not None
     assert accuracy.value == digits_baseline.results["test_accuracy"]
-    pictures = embedded(report.html(found))
+    pictures = embedded(page.html(found))
     assert (runs / "attacks/fgsm-Linf-0.15/examples.svg").read_bytes() in pictures
     assert len(pictures) == 2  # and its loss; accuracy was measured at the end alone
-    assert "test accuracy was measured at the end alone" in report.html(found)
+    assert "test accuracy was measured at the end alone" in page.html(found)
 
 
 # Pictures
@@ -436,37 +437,39 @@ def test_curves_of_seeds_and_networks(tmp_path: Path) -> None:
     for seed in range(2):
         (run(tmp_path / f"{seed}", seed=seed) / "metrics.jsonl").write_text(lines, encoding="utf-8")
     run(tmp_path / "2", None, epochs=1, seed=2)
-    loss, accuracy = embedded(report.html(gather(tmp_path)))
+    loss, accuracy = embedded(page.html(gather(tmp_path)))
     for file in (loss, accuracy):
         text = file.decode()
-        assert text.count("<polyline") == 7
-        assert len(set(re.findall(r"<polyline[^>]*stroke='(#\w+)'", text))) == 3
+        lines_drawn = drawn(text)
+        assert len(lines_drawn) == 7
+        assert len({color for color, *_ in lines_drawn.values()}) == 3
         for name in (">seed 0<", ">seed 1<", ">seed 2, unfinished<"):
             assert text.count(name) == 1
-    assert "3 networks a seed" in report.html(gather(tmp_path))
+    assert "3 networks a seed" in page.html(gather(tmp_path))
     for seed in range(3, 12):
         run(tmp_path / f"{seed}", seed=seed)
-    loss, _ = embedded(report.html(gather(tmp_path)))
+    loss, _ = embedded(page.html(gather(tmp_path)))
     assert b">12 seeds<" in loss
 
 
 def test_one_epoch_is_a_point(tmp_path: Path) -> None:
     run(tmp_path, epochs=1)
-    page = report.html(gather(tmp_path))
-    [loss] = embedded(page)
-    assert loss.count(b"<circle") == 1
-    assert "one epoch: a point, no curve" in page
+    shown = page.html(gather(tmp_path))
+    [loss] = embedded(shown)
+    [(_, places, marks)] = drawn(loss.decode()).values()
+    assert len(places) <= marks == 1
+    assert "one epoch: a point, no curve" in shown
 
 
 def test_a_large_example_stays_outside(tmp_path: Path) -> None:
     path = verdict(run(tmp_path)) / "examples.svg"
     svg = b"<svg xmlns='http://www.w3.org/2000/svg'>%s</svg>"
     path.write_bytes(svg % b" ")
-    assert svg % b" " in embedded(report.html(gather(tmp_path)))
+    assert svg % b" " in embedded(page.html(gather(tmp_path)))
     path.write_bytes(svg % (b" " * 600_000))
-    page = report.html(gather(tmp_path))
-    assert len(page) < 100_000
-    assert "attacks/pgd-Linf-0.15/examples.svg is too large for this page." in page
+    shown = page.html(gather(tmp_path))
+    assert len(shown) < 100_000
+    assert "attacks/pgd-Linf-0.15/examples.svg is too large for this page." in shown
 
 
 # Hostile text
@@ -532,25 +535,25 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/run.json").write_text(json.dumps({"format": 1, "defense": [HOSTILE]}))
     found = gather(tmp_path)
-    report.write(found, tmp_path / "out")
+    page.write(found, tmp_path / "out")
     text = (tmp_path / "out/report.html").read_text(encoding="utf-8")
-    page = Page(text)
-    assert page.names == {
+    elements = Page(text)
+    assert elements.names == {
         *("html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "nav", "a"),
         *("div", "table", "thead", "tbody", "tr", "th", "td", "small", "ul", "li", "details"),
         *("summary", "figure", "figcaption", "img"),
     } - {"ul", "li"}
-    assert len(set(page.anchors)) == len(page.anchors) == 5
-    assert {link.removeprefix("#") for link in page.links} == set(page.anchors)
+    assert len(set(elements.anchors)) == len(elements.anchors) == 5
+    assert {link.removeprefix("#") for link in elements.links} == set(elements.anchors)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     markdown = (tmp_path / "out/report.md").read_text(encoding="utf-8")
     for written in (text, markdown):
         assert not set("\x1b\ud800\u202e") & set(written)
     assert not re.search(r"<(?!br>)", markdown)
     assert not re.search(r"(?<!\\)[`\[\]*]", markdown)
-    tables = [part for part in markdown.split("\n\n") if part.startswith("|")]
-    assert len(tables) == 10
-    for table in tables:
+    written_tables = [part for part in markdown.split("\n\n") if part.startswith("|")]
+    assert len(written_tables) == 10
+    for table in written_tables:
         rows = table.splitlines()
         assert all(row.startswith("| ") and row.endswith(" |") for row in rows)
         assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
@@ -616,7 +619,7 @@ def test_a_training_s_own_files(dataset: Dataset, tmp_path: Path) -> None:
 
 def test_no_framework_is_imported() -> None:
     code = (
-        "import sys, sparring.reports.report, sparring.reports.gather\n"
+        "import sys, sparring.reports.page, sparring.reports.gather\n"
         "print({'keras', 'torch', 'tensorflow', 'jax'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

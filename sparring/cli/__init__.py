@@ -597,22 +597,22 @@ def report(
         from rich.table import Table
 
         from sparring.cli import display
-        from sparring.reports import report as reports
+        from sparring.reports import page, tables
         from sparring.reports.gather import gather
 
-        found = gather(runs)
-        paths = reports.write(found, out or runs)
+        gathered = gather(runs)
+        paths = page.write(gathered, out or runs)
         console = display.Output(markup=False, highlight=False, emoji=False)
-        for section in found.sections:
+        columns = [column for column in tables.DEFENSE_COLUMNS if column.terminal]
+        for section in gathered.sections:
             table = Table(box=None, pad_edge=False, header_style="bold")
-            for name in ("defense", "test accuracy", "rejected", "seeds", ""):
-                table.add_column(name, overflow="fold")
-            for row in reports.defense_table(section).cells():
-                shown = ["\n".join([cell.text, *cell.below]) for cell in row]
-                table.add_row(*shown[:4], shown[-1])
+            for column in columns:
+                table.add_column(column.header, overflow="fold")
+            for row in tables.Table(columns, section.groups).cells():
+                table.add_row(*("\n".join([cell.text, *cell.below]) for cell in row))
             console.print(section.title, soft_wrap=True)
             console.print(table, "")
-        for place, problem in found.damaged:
+        for place, problem in gathered.damaged:
             console.print(f"Damaged   {place}: {problem}", soft_wrap=True)
         print(f"Report    {paths[0]}, {paths[1].name} and {paths[2].name}")
 

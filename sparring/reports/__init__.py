@@ -2,7 +2,8 @@
 
 Which question it answers: what do many runs and verdicts say together?
 
-    gather.py  runs and verdicts read from their files and grouped over seeds
-    report.py  tables, curves and examples
-    page.py    HTML and Markdown
+    gather.py    runs and verdicts read from their files and grouped over seeds
+    tables.py    which tables and columns there are
+    pictures.py  which curves and examples
+    page.py      the files that hold them: HTML and Markdown (from *.jinja), and JSON
 """

@@ -1,0 +1,98 @@
+"""The pictures of a report: how losses and accuracies went, and what the strongest attacks left."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from sparring import plots
+from sparring.reports.gather import Group, Trained
+from sparring.reports.tables import strength
+
+_MOST_NAMES = 10  # in a picture of curves, which has as many colors
+_LARGEST_EXAMPLES = 500_000  # bytes of a defense's; the page is to stay one that can be sent around
+
+
+class Picture(NamedTuple):
+    """A picture, or a remark in the place of one.
+
+    Attributes:
+        caption: What stands below it.
+        svg: The picture; nothing where the caption is a remark that stands alone.
+        description: What it shows, for those who cannot see it.
+    """
+
+    caption: str
+    svg: bytes = b""
+    description: str = ""
+
+    @property
+    def data(self) -> str:
+        """The picture in base64: as an image in a page it can neither run nor load anything."""
+        return b64encode(self.svg).decode("ascii")
+
+
+def pictures(group: Group) -> list[Picture]:
+    """Draw what there is to see of a group: curves, and as many examples of attacks."""
+    drawn = list(_curves(group))
+    return drawn + list(_examples(group, len(drawn)))
+
+
+def _curves(group: Group) -> Iterator[Picture]:
+    """Loss and test accuracy by epoch, of all networks and seeds."""
+    counted = group.counted
+    runs = [run for run in group.runs if run.curves and (not run.finished or run in counted)]
+    if not runs:
+        text = f"serves the weights of {group.lender}" if group.lender else "has no epochs to show"
+        yield Picture(f"{group.defense} {text}.")
+        return
+    networks = max(len(run.curves) for run in runs)
+    loss, accuracy = _lines(runs, networks, "loss"), _lines(runs, networks, "test_accuracy")
+    remarks = [f"{networks} networks a seed"] if len(runs) > 1 and networks > 1 else []
+    if max(len(curve.epoch) for run in runs for curve in run.curves) == 1:
+        remarks.append("one epoch: a point, no curve")
+    measured = max(len(x) for alike in accuracy.values() for x, _ in alike)
+    if measured == 1:
+        remarks.append("test accuracy was measured at the end alone")
+    for lines, what, up, percent in (
+        (loss, "loss, mean over an epoch's training images", "loss", False),
+        (accuracy, "test accuracy of the averaged weights", "accuracy", True),
+    ):
+        if percent and measured < 2:
+            continue
+        title = f"{group.defense}: {what}"
+        svg = plots.curves(lines, title, "epoch", up, percent).encode()
+        yield Picture("" if percent else "; ".join(remarks), svg, f"{title}, by epoch")
+
+
+def _lines(runs: Sequence[Trained], networks: int, figure: str) -> Mapping[str, list[plots.Line]]:
+    """The curves of a figure by seed, or by network where there is one seed."""
+    named: dict[str, list[plots.Line]] = {}
+    for run in runs:
+        for curve in run.curves:
+            if len(runs) > 1:
+                name = f"seed {run.seed}" if len(runs) <= _MOST_NAMES else f"{len(runs)} seeds"
+                name += "" if run.finished else ", unfinished"
+            elif 1 < networks <= _MOST_NAMES:
+                name = f"network {curve.network + 1}"
+            else:
+                name = f"{networks} networks" if networks > 1 else f"seed {run.seed}"
+            named.setdefault(name, []).append(curve.line(figure))
+    return named
+
+
+def _examples(group: Group, most: int) -> Iterator[Picture]:
+    """The pictures that the strongest attacks left, of the first seed that has one."""
+    shown = size = 0
+    for attacked in sorted(group.attacks, key=lambda attacked: -strength([attacked])):
+        for verdict in attacked.finished:
+            file = verdict.folder / "examples.svg"
+            if shown < most and file.is_file():
+                shown, size = shown + 1, size + file.stat().st_size
+                if size > _LARGEST_EXAMPLES:
+                    yield Picture(f"{verdict.where}/examples.svg is too large for this page.")
+                else:
+                    text = f"{verdict.name} within {verdict.threat}, seed {verdict.seed}"
+                    yield Picture(text, file.read_bytes(), f"Adversarial examples: {text}")
+                break

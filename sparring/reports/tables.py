@@ -1,0 +1,298 @@
+"""The tables of a report: which there are, and their columns.
+
+A column is described once, and stands in the page, in the Markdown and in the terminal. To add one,
+see docs/add-a-report-column.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from sparring.evaluation.rates import Mean, duration
+from sparring.reports.gather import Attacked, Gathered, Group, Section, Trained
+
+Row = TypeVar("Row")
+
+
+class Cell(NamedTuple):
+    """What a table shows of a row in a column.
+
+    Attributes:
+        text: Its text.
+        below: Smaller lines below the text.
+        link: The anchor of the place in the page that the text leads to.
+        shade: How strongly it is colored, from 0 to 1.
+        alarm: Whether something has gone wrong.
+    """
+
+    text: str
+    below: Sequence[str] = ()
+    link: str = ""
+    shade: float = 0.0
+    alarm: bool = False
+
+
+@dataclass(frozen=True)
+class Column(Generic[Row]):
+    """A column of a table.
+
+    Attributes:
+        header: What stands above it.
+        show: Gives what it shows of a row: a cell, or a JSON value; None is shown as "-".
+        numeric: Whether it holds numbers, which stand to the right.
+        terminal: Whether `sparring report` prints it, too.
+    """
+
+    header: str
+    show: Callable[[Row], object]
+    numeric: bool = True
+    terminal: bool = True
+
+
+@dataclass(frozen=True)
+class Table(Generic[Row]):
+    """A table: its columns, and what its rows are about."""
+
+    columns: Sequence[Column[Row]]
+    rows: Sequence[Row]
+
+    @property
+    def header(self) -> list[str]:
+        """The columns' headers."""
+        return [column.header for column in self.columns]
+
+    def cells(self) -> list[list[Cell]]:
+        """Give the cells, by row and column."""
+        values = [[column.show(row) for column in self.columns] for row in self.rows]
+        return [[v if isinstance(v, Cell) else Cell(shown(v)) for v in row] for row in values]
+
+
+class Judged(NamedTuple):
+    """An attack on the runs of a group."""
+
+    group: Group
+    attacked: Attacked
+
+
+def shown(value: object) -> str:
+    """Give a JSON value as text."""
+    if value is None:
+        return "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {shown(item)}" for name, item in value.items())
+    if isinstance(value, list):
+        return " x ".join(map(shown, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.10g}" if isinstance(value, float) else f"{value}"
+
+
+def difference(group: Group) -> str:
+    """Say what tells a group from the others of its defense; nothing where there are none."""
+    return ", ".join(f"{name} {shown(value)}" for name, value in group.differs.items())
+
+
+def _name(group: Group) -> Cell:
+    return Cell(group.defense, [difference(group)] if group.differs else [], group.anchor)
+
+
+def _percent(mean: Mean | None, digits: int = 1) -> str | None:
+    return mean.percent(digits) if mean else None
+
+
+# Defenses
+
+
+def _not_zero(mean: Mean | None) -> Mean | None:
+    return mean if mean and mean.value else None
+
+
+def _training_time(group: Group | Trained) -> str | None:
+    seconds = group.figure("seconds") if isinstance(group, Trained) else group.mean("seconds")
+    value = seconds.value if isinstance(seconds, Mean) else seconds
+    return duration(value) if value else None
+
+
+def _networks(group: Group) -> Cell:
+    return Cell(shown(group.networks), [f"{group.lender}'s"] if group.lender else [])
+
+
+def _status(group: Group) -> Cell:
+    counted, others = len(group.counted), [run for run in group.runs if not run.finished]
+    status = [f"{counted} finished" if others else "finished"] if counted else []
+    several = len(group.runs) > 1
+    status += [f"seed {run.seed} {run.status}" if several else run.status for run in others]
+    return Cell(status[0], status[1:], alarm=bool(others))
+
+
+DEFENSE_COLUMNS: tuple[Column[Group], ...] = (
+    Column("defense", _name, numeric=False),
+    Column("test accuracy", lambda group: _percent(group.mean("test_accuracy"), 2)),
+    Column("rejected", lambda group: _percent(_not_zero(group.mean("rejected")), 2)),
+    Column("seeds", lambda group: len(group.counted)),
+    Column("training time", _training_time, terminal=False),
+    Column("networks", _networks, terminal=False),
+    Column("status", _status, numeric=False),
+)
+"""What is shown of each defense."""
+
+
+def defense_table(section: Section) -> Table[Group]:
+    """Tell how the defenses trained on a data set answer."""
+    return Table(DEFENSE_COLUMNS, section.groups)
+
+
+# Attacks
+
+
+def attack_tables(section: Section) -> list[tuple[str, Table[Group]]]:
+    """Tell how often each attack breaks each defense.
+
+    Returns:
+        For each threat model its name and a table: a row for each defense that was attacked, a
+        column for each attack, weak to strong.
+    """
+    threats: dict[tuple[str, float], dict[str, list[Judged]]] = {}
+    for judged in verdict_table(section).rows:
+        first = judged.attacked.first
+        attacks = threats.setdefault((first.norm, first.eps), {})
+        attacks.setdefault(first.name, []).append(judged)
+    tables = []
+    for _, attacks in sorted(threats.items()):
+        ordered = sorted(
+            attacks.items(), key=lambda item: strength(each.attacked for each in item[1])
+        )
+        columns = [Column(name, partial(_success, alike)) for name, alike in ordered]
+        tried = {judged.group.anchor for alike in attacks.values() for judged in alike}
+        rows = [group for group in section.groups if group.anchor in tried]
+        threat = ordered[0][1][0].attacked.first.threat
+        tables.append((threat, Table([DEFENSE_COLUMNS[0], *columns], rows)))
+    return tables
+
+
+def strength(attacked: Iterable[Attacked]) -> float:
+    """Give the mean success of an attack over the defenses it was tried on."""
+    means = [mean.value for each in attacked if (mean := each.mean("success_rate"))]
+    return sum(means) / len(means) if means else 0.0
+
+
+def _success(judged: Sequence[Judged], group: Group) -> Cell:
+    """The success of an attack on a group; of several, where attacks share a name."""
+    texts, below, shade = [], [], 0.0
+    for attacked in [attacked for other, attacked in judged if other is group]:
+        mean = attacked.mean("success_rate")
+        texts.append(shown(_percent(mean)))
+        shade = max(shade, mean.value if mean else 0.0)
+        below.append(_interval(attacked, "success_rate") or f"{len(attacked.finished)} seeds")
+        if attacked.warnings:
+            below.append(f"⚠ {len(attacked.warnings)}")
+    return Cell(" / ".join(texts), below, shade=min(1.0, shade))
+
+
+def _interval(attacked: Attacked, name: str) -> str | None:
+    """The 95 % interval of a rate, where there is one seed."""
+    if len(attacked.finished) != 1:
+        return None if attacked.finished else "unfinished"
+    rate = attacked.finished[0].rates[name]
+    return f"{100 * rate.low:.1f} to {100 * rate.high:.1f}" if rate.n else "no images"
+
+
+def _robust(judged: Judged) -> Cell:
+    attacked = judged.attacked
+    below = [_interval(attacked, "robust_accuracy")] if len(attacked.finished) == 1 else []
+    return Cell(shown(_percent(attacked.mean("robust_accuracy"))), list(filter(None, below)))
+
+
+def _images_attacked(judged: Judged) -> str:
+    rates = [verdict.rates for verdict in judged.attacked.finished]
+    tried, images = (sum(r[n].n for r in rates) for n in ("success_rate", "robust_accuracy"))
+    return f"{tried:,} of {images:,}"
+
+
+def _warnings(judged: Judged) -> Cell:
+    first, *others = judged.attacked.warnings or [""]
+    return Cell(first, others, alarm=bool(first))
+
+
+def _in_full(judged: Judged) -> Cell:
+    first = judged.attacked.first
+    alike = [other for other in judged.group.attacks if other.first.attack == first.attack]
+    below = [f"{first.draws} draws"] if first.draws > 1 else []
+    return Cell(first.attack, [*below, first.where] if len(alike) > 1 else below)
+
+
+VERDICT_COLUMNS: tuple[Column[Judged], ...] = (
+    Column("defense", lambda row: _name(row.group), numeric=False),
+    Column("attack", lambda row: Cell(row.attacked.first.name, [row.attacked.first.threat]), False),
+    Column("success", lambda row: _percent(row.attacked.mean("success_rate"))),
+    Column("95 % interval", lambda row: _interval(row.attacked, "success_rate")),
+    Column("robust accuracy", _robust),
+    Column("clean accuracy", lambda row: _percent(row.attacked.mean("clean_accuracy"))),
+    Column("images attacked", _images_attacked),
+    Column("seeds", lambda row: len(row.attacked.finished)),
+    Column("warnings", _warnings, numeric=False),
+    Column("attack in full", _in_full, numeric=False),
+)
+"""What is shown of each attack on each defense."""
+
+
+def verdict_table(section: Section) -> Table[Judged]:
+    """Tell all figures and warnings of every attack on every defense."""
+    judged = [Judged(group, attacked) for group in section.groups for attacked in group.attacks]
+    return Table(VERDICT_COLUMNS, judged)
+
+
+# One group
+
+
+def settings_table(group: Group) -> Table[tuple[str, Any]]:
+    """Tell the settings that the runs of a group share."""
+    rows = list(group.runs[0].conditions.items())
+    return Table(
+        [Column(name, itemgetter(i), False) for i, name in enumerate(("setting", "value"))], rows
+    )
+
+
+def _share(name: str, run: Trained) -> str | None:
+    value = run.figure(name)
+    return None if value is None else f"{100 * value:.2f} %"
+
+
+RUN_FACTS: tuple[Column[Trained], ...] = (
+    Column("run", lambda run: run.where),
+    Column("status", lambda run: Cell(run.status, alarm=not run.finished)),
+    Column("test accuracy", partial(_share, "test_accuracy")),
+    Column("rejected", partial(_share, "rejected")),
+    Column("training time", _training_time),
+    Column("device", lambda run: run.values.get("device")),
+    Column("machine", lambda run: run.values.get("machine")),
+    Column("versions", lambda run: run.values.get("versions")),
+    Column("started", lambda run: run.values.get("started")),
+    Column("finished", lambda run: run.results.get("finished")),
+    Column("SHA-256 of the weights", lambda run: run.values.get("weights_sha256")),
+)
+"""What is shown of each run of a group; there the runs stand side by side."""
+
+
+def run_table(group: Group) -> Table[Column[Trained]]:
+    """Tell what came of the runs of a group, where and when they were trained."""
+
+    def column(run: Trained) -> Column[Column[Trained]]:
+        return Column(f"{run.seed}", lambda fact: fact.show(run), numeric=False)
+
+    seed: Column[Column[Trained]] = Column("seed", lambda fact: fact.header, numeric=False)
+    return Table([seed, *map(column, group.runs)], RUN_FACTS)
+
+
+def damage_table(gathered: Gathered) -> Table[tuple[str, str]]:
+    """Tell which runs cannot be read, and why."""
+    run: Column[tuple[str, str]] = Column(
+        "run", lambda row: Cell(row[0], alarm=True), numeric=False
+    )
+    return Table([run, Column("problem", itemgetter(1), numeric=False)], gathered.damaged)
