@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -48,6 +51,40 @@ def test_the_page_on_adding_a_defense(
     np.testing.assert_allclose(
         defense.classify(np.round(x * 8) / 8), defense.classify(x), rtol=1e-5
     )
+
+
+def test_the_page_on_adding_a_report_column(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "add-a-report-column.md").read_text(encoding="utf-8")
+    function, entry, test = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    for name in ("sparring", "tests", "docs"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    file = tmp_path / "sparring/reports/tables.py"
+    code = file.read_text(encoding="utf-8")
+    line, _ = re.findall(r'^ +Column\("test accuracy", .*\n', code, re.MULTILINE)
+    assert code.count("DEFENSE_COLUMNS: ") == 1
+    code = code.replace("DEFENSE_COLUMNS: ", f"{function}\n\nDEFENSE_COLUMNS: ")
+    code = code.replace(line, line + entry)
+    file.write_text(code, encoding="utf-8")
+    with (tmp_path / "tests/test_report.py").open("a", encoding="utf-8") as tests:
+        tests.write(f"\n\n{test}")
+
+    def python(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": "."},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    # Its own test, and those whose tables it stands in.
+    chosen = "worst_seed or one_seed or the_command or hostile or only_finished"
+    told = python(
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_report.py", "-k", chosen
+    )
+    assert "6 passed" in told
+    for tool in (["check"], ["format", "--check"]):
+        python("-m", "ruff", *tool, "sparring/reports", "tests/test_report.py")
 
 
 def test_the_page_on_attacks(

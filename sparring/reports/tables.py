@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from operator import itemgetter
-from typing import Any, Generic, NamedTuple, TypeVar
+from operator import attrgetter, itemgetter, methodcaller
+from typing import Generic, NamedTuple, TypeVar
 
 from sparring.evaluation.rates import Mean, duration
 from sparring.reports.gather import Attacked, Gathered, Group, Section, Trained
@@ -102,21 +102,22 @@ def _name(group: Group) -> Cell:
     return Cell(group.defense, [difference(group)] if group.differs else [], group.anchor)
 
 
-def _percent(mean: Mean | None, digits: int = 1) -> str | None:
+def _percent(share: Mean | float | None, digits: int = 1) -> str | None:
+    mean = Mean(share, None, 1) if isinstance(share, float) else share
     return mean.percent(digits) if mean else None
+
+
+def _time(seconds: Mean | float | None) -> str | None:
+    value = seconds.value if isinstance(seconds, Mean) else seconds
+    return duration(value) if value else None
 
 
 # Defenses
 
 
-def _not_zero(mean: Mean | None) -> Mean | None:
-    return mean if mean and mean.value else None
-
-
-def _training_time(group: Group | Trained) -> str | None:
-    seconds = group.figure("seconds") if isinstance(group, Trained) else group.mean("seconds")
-    value = seconds.value if isinstance(seconds, Mean) else seconds
-    return duration(value) if value else None
+def _rejected(group: Group) -> str | None:
+    mean = group.mean("rejected")
+    return _percent(mean, 2) if mean and mean.value else None
 
 
 def _networks(group: Group) -> Cell:
@@ -134,9 +135,9 @@ def _status(group: Group) -> Cell:
 DEFENSE_COLUMNS: tuple[Column[Group], ...] = (
     Column("defense", _name, numeric=False),
     Column("test accuracy", lambda group: _percent(group.mean("test_accuracy"), 2)),
-    Column("rejected", lambda group: _percent(_not_zero(group.mean("rejected")), 2)),
+    Column("rejected", _rejected),
     Column("seeds", lambda group: len(group.counted)),
-    Column("training time", _training_time, terminal=False),
+    Column("training time", lambda group: _time(group.mean("seconds")), terminal=False),
     Column("networks", _networks, terminal=False),
     Column("status", _status, numeric=False),
 )
@@ -166,13 +167,13 @@ def attack_tables(section: Section) -> list[tuple[str, Table[Group]]]:
     tables = []
     for _, attacks in sorted(threats.items()):
         ordered = sorted(
-            attacks.items(), key=lambda item: strength(each.attacked for each in item[1])
+            attacks.items(), key=lambda item: strength(row.attacked for row in item[1])
         )
         columns = [Column(name, partial(_success, alike)) for name, alike in ordered]
-        tried = {judged.group.anchor for alike in attacks.values() for judged in alike}
-        rows = [group for group in section.groups if group.anchor in tried]
-        threat = ordered[0][1][0].attacked.first.threat
-        tables.append((threat, Table([DEFENSE_COLUMNS[0], *columns], rows)))
+        tried = [row for alike in attacks.values() for row in alike]
+        rows = [group for group in section.groups if any(group is row.group for row in tried)]
+        table = Table([DEFENSE_COLUMNS[0], *columns], rows)
+        tables.append((tried[0].attacked.first.threat, table))
     return tables
 
 
@@ -248,28 +249,15 @@ def verdict_table(section: Section) -> Table[Judged]:
     return Table(VERDICT_COLUMNS, judged)
 
 
-# One group
-
-
-def settings_table(group: Group) -> Table[tuple[str, Any]]:
-    """Tell the settings that the runs of a group share."""
-    rows = list(group.runs[0].conditions.items())
-    return Table(
-        [Column(name, itemgetter(i), False) for i, name in enumerate(("setting", "value"))], rows
-    )
-
-
-def _share(name: str, run: Trained) -> str | None:
-    value = run.figure(name)
-    return None if value is None else f"{100 * value:.2f} %"
+# Runs
 
 
 RUN_FACTS: tuple[Column[Trained], ...] = (
     Column("run", lambda run: run.where),
     Column("status", lambda run: Cell(run.status, alarm=not run.finished)),
-    Column("test accuracy", partial(_share, "test_accuracy")),
-    Column("rejected", partial(_share, "rejected")),
-    Column("training time", _training_time),
+    Column("test accuracy", lambda run: _percent(run.figure("test_accuracy"), 2)),
+    Column("rejected", lambda run: _percent(run.figure("rejected"), 2)),
+    Column("training time", lambda run: _time(run.figure("seconds"))),
     Column("device", lambda run: run.values.get("device")),
     Column("machine", lambda run: run.values.get("machine")),
     Column("versions", lambda run: run.values.get("versions")),
@@ -282,17 +270,23 @@ RUN_FACTS: tuple[Column[Trained], ...] = (
 
 def run_table(group: Group) -> Table[Column[Trained]]:
     """Tell what came of the runs of a group, where and when they were trained."""
-
-    def column(run: Trained) -> Column[Column[Trained]]:
-        return Column(f"{run.seed}", lambda fact: fact.show(run), numeric=False)
-
-    seed: Column[Column[Trained]] = Column("seed", lambda fact: fact.header, numeric=False)
-    return Table([seed, *map(column, group.runs)], RUN_FACTS)
+    runs = [Column(f"{run.seed}", methodcaller("show", run), numeric=False) for run in group.runs]
+    return Table([Column("seed", attrgetter("header"), numeric=False), *runs], RUN_FACTS)
 
 
-def damage_table(gathered: Gathered) -> Table[tuple[str, str]]:
+def settings_table(group: Group) -> Table[tuple[object, object]]:
+    """Tell the settings that the runs of a group share."""
+    return _pairs("setting", "value", list(group.runs[0].conditions.items()))
+
+
+def damage_table(gathered: Gathered) -> Table[tuple[object, object]]:
     """Tell which runs cannot be read, and why."""
-    run: Column[tuple[str, str]] = Column(
-        "run", lambda row: Cell(row[0], alarm=True), numeric=False
-    )
-    return Table([run, Column("problem", itemgetter(1), numeric=False)], gathered.damaged)
+    damaged = [(Cell(place, alarm=True), problem) for place, problem in gathered.damaged]
+    return _pairs("run", "problem", damaged)
+
+
+def _pairs(
+    first: str, second: str, rows: Sequence[tuple[object, object]]
+) -> Table[tuple[object, object]]:
+    headers = enumerate((first, second))
+    return Table([Column(name, itemgetter(at), numeric=False) for at, name in headers], rows)
