@@ -148,6 +148,7 @@ def test_only_finished_runs_count(tmp_path: Path) -> None:
     assert group.notes == ["b: the finished run before it is in previous/"]
     told = "1 finished<br>seed 1 unfinished after epoch 2<br>seed 2 diverged in its first epoch"
     assert f"{told}<br>seed 3 its weights are missing |" in page.markdown(found)
+    assert '<td class="alarm">1 finished<small>seed 1 unfinished' in page.html(found)
 
 
 def test_presets_are_not_mixed(tmp_path: Path) -> None:
@@ -355,6 +356,8 @@ def test_one_seed_has_its_interval(tmp_path: Path) -> None:
     found = gather(tmp_path)
     [(_, table)] = tables.attack_tables(found.sections[0])
     assert table.cells()[0][1][:2] == ("50.0 %", ["25.0 to 75.0"])
+    shaded = '<td class="number" style="background: rgb(240 96 72 / 28%)">50.0 %<small>'
+    assert shaded in page.html(found)
     assert "| 50.0 % | 25.0 to 75.0 | 40.0 %<br>20.0 to 70.0 | 80.0 % | 8 of 10 | 1 |" in texts(
         found
     )

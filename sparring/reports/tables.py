@@ -179,7 +179,7 @@ def attack_tables(section: Section) -> list[tuple[str, Table[Group]]]:
 
 def strength(attacked: Iterable[Attacked]) -> float:
     """Give the mean success of an attack over the defenses it was tried on."""
-    means = [mean.value for each in attacked if (mean := each.mean("success_rate"))]
+    means = [mean.value for one in attacked if (mean := one.mean("success_rate"))]
     return sum(means) / len(means) if means else 0.0
 
 
