@@ -95,11 +95,7 @@ def examples(
 
 
 def curves(
-    lines: Mapping[str, Sequence[Line]],
-    title: str,
-    across: str,
-    up: str,
-    percent: bool = True,
+    lines: Mapping[str, Sequence[Line]], title: str, across: str, up: str, percent: bool = True
 ) -> str:
     """Draw lines through points, by name; the lines of one name share a color.
 

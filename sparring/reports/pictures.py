@@ -55,15 +55,13 @@ def _curves(group: Group) -> Iterator[Picture]:
     measured = max(len(x) for alike in accuracy.values() for x, _ in alike)
     if measured == 1:
         remarks.append("test accuracy was measured at the end alone")
-    for lines, what, up, percent in (
-        (loss, "loss, mean over an epoch's training images", "loss", False),
-        (accuracy, "test accuracy of the averaged weights", "accuracy", True),
-    ):
-        if percent and measured < 2:
-            continue
-        title = f"{group.defense}: {what}"
-        svg = plots.curves(lines, title, "epoch", up, percent).encode()
-        yield Picture("" if percent else "; ".join(remarks), svg, f"{title}, by epoch")
+    title = f"{group.defense}: loss, mean over an epoch's training images"
+    svg = plots.curves(loss, title, "epoch", "loss", percent=False)
+    yield Picture("; ".join(remarks), svg.encode(), f"{title}, by epoch")
+    if measured > 1:
+        title = f"{group.defense}: test accuracy of the averaged weights"
+        svg = plots.curves(accuracy, title, "epoch", "accuracy")
+        yield Picture("", svg.encode(), f"{title}, by epoch")
 
 
 def _lines(runs: Sequence[Trained], networks: int, figure: str) -> Mapping[str, list[plots.Line]]:
