@@ -12,8 +12,7 @@ import argparse
 from pathlib import Path
 
 import sparring
-from sparring import data
-from sparring import plots as pictures
+from sparring import data, plots
 from sparring.attacks import FGSM, PGD, Attack, Noise
 from sparring.runs.checkpoint import write_atomically
 from sparring.threat import DEFAULT_EPS, Linf
@@ -51,7 +50,7 @@ def main() -> None:
         print(label, *(f"{each:.4g}: {rate:.0%}" for each, rate in zip(eps, rates, strict=True)))
         lines[label] = [(eps, rates)]
     title = f"Attack success on {dataset.name}, of the first 100 images answered rightly"
-    text = pictures.curves(lines, title, "Linf eps", "broken")
+    text = plots.curves(lines, title, "Linf eps", "broken")
     write_atomically(arguments.out, text.encode())
 
 

@@ -24,8 +24,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from benchmarks.turns import Contestant, Turn
-from sparring import data
-from sparring import plots as pictures
+from sparring import data, plots
 from sparring.backend_choice import choose
 from sparring.runs.checkpoint import write_atomically
 
@@ -162,7 +161,7 @@ def main() -> None:
     )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     sooner: dict[str, list[float]] = {name: [] for name in names}
-    lines: dict[str, list[pictures.Line]] = {name: [] for name in names}
+    lines: dict[str, list[plots.Line]] = {name: [] for name in names}
     for seed in range(arguments.seeds):
         curves = run(seed, names)
         targets = [curve[-1][1] for curve in curves["course"]]
@@ -194,7 +193,7 @@ def main() -> None:
             )
     if arguments.draw:
         title = f"{arguments.defense} on Fashion-MNIST, while it is trained"
-        text = pictures.curves(lines, title, "seconds of training", "test accuracy")
+        text = plots.curves(lines, title, "seconds of training", "test accuracy")
         write_atomically(arguments.draw, text.encode())
     if arguments.seeds > 1:
         for name in names:

@@ -55,7 +55,8 @@ def test_the_page_on_adding_a_defense(
 
 def test_the_page_on_adding_a_report_column(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "add-a-report-column.md").read_text(encoding="utf-8")
-    function, entry, test = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    function, test = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    [entry] = re.findall(r"^    (    Column.*\n)", page, re.MULTILINE)
     for name in ("sparring", "tests", "docs"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)

@@ -629,10 +629,10 @@ def test_a_training_s_own_files(dataset: Dataset, tmp_path: Path) -> None:
     assert all(trained.curves[2].epoch == [1] for trained in group.runs)
 
 
-def test_no_framework_is_imported() -> None:
+def test_no_framework_is_imported_and_nothing_to_draw_with() -> None:
     code = (
         "import sys, sparring.reports.page, sparring.reports.gather\n"
-        "print({'keras', 'torch', 'tensorflow', 'jax'} & set(sys.modules))"
+        "print({'keras', 'torch', 'tensorflow', 'jax', 'matplotlib'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
