@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from sparring.attacks.exercise import PUBLISHED
+from sparring.data.usual import default_threat
 from sparring.defenses import DEFENSES
 from sparring.evaluation.rates import duration
-from sparring.threat import default_threat
 
 ATTACKS = ["noise", "fgsm", "pgd", "reference"]
 

@@ -15,7 +15,7 @@ import sparring
 from sparring import data, plots
 from sparring.attacks import FGSM, PGD, Attack, Noise
 from sparring.runs.checkpoint import write_atomically
-from sparring.threat import DEFAULT_EPS, Linf
+from sparring.threat import Linf
 
 SHARES = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 LINES: dict[str, tuple[str, Attack]] = {
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     dataset = data.load(arguments.runs.name, arguments.data_dir)
-    usual = DEFAULT_EPS[dataset.name]["Linf"]
+    usual = data.SOURCES[dataset.name].usual_eps["Linf"]
     lines = {}
     for label, (name, attack) in LINES.items():
         if not (arguments.runs / name / "weights.safetensors").is_file():

@@ -153,29 +153,6 @@ def threat_model(norm: str, eps: float | str) -> ThreatModel:
     raise SettingsError(unknown_name("norm", norm, list(THREATS)))
 
 
-# CIFAR-10's are the course's. The others are such that plain PGD breaks over 90 % of the images the
-# baseline gets right, and random noise as large under 15 %; docs/results.md has the figures.
-DEFAULT_EPS: dict[str, dict[str, float]] = {
-    "digits": {"Linf": 0.15, "L2": 0.75},
-    "fashion-mnist": {"Linf": 0.05, "L2": 1.0},
-    "cifar10": {"Linf": 4 / 255, "L2": 1.0},
-}
-
-
-def default_threat(norm: str, dataset: str) -> ThreatModel:
-    """The threat model of that norm with a data set's usual eps.
-
-    Raises SettingsError for an unknown norm, and for a data set that has no usual eps.
-    """
-    threat_model(norm, 1.0)
-    eps = {name.lower(): eps for name, eps in DEFAULT_EPS.get(dataset, {}).items()}
-    if norm.lower() not in eps:
-        raise SettingsError(
-            f"eps: {dataset} has no usual eps for {norm}; give one. Usual ones: {DEFAULT_EPS}"
-        )
-    return threat_model(norm, eps[norm.lower()])
-
-
 def _number(eps: Any) -> float:
     if isinstance(eps, str):
         try:

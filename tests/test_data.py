@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import json
 import sys
 import tarfile
 from collections.abc import Callable
@@ -15,8 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparring import data
-from sparring.data import Dataset, DatasetInfo, load
+from sparring.data import SOURCES, Dataset, DatasetInfo, cifar10, fashion_mnist, load
 from sparring.errors import DataError, SettingsError
 
 
@@ -43,6 +43,44 @@ def test_hash_tells_images_and_labels_apart(dataset: Dataset) -> None:
 
 def test_info_survives_json(dataset: Dataset) -> None:
     assert DatasetInfo.from_json(dataset.info.as_json()) == dataset.info
+
+
+def test_a_file_with_the_name_of_a_built_in_data_set_is_not_taken_for_it(
+    tmp_path: Path, dataset: Dataset
+) -> None:
+    np.savez(
+        tmp_path / "digits.npz",
+        x_train=dataset.x_train,
+        y_train=dataset.y_train,
+        x_test=dataset.x_test,
+        y_test=dataset.y_test,
+    )
+    mine = load(str(tmp_path / "digits.npz"))
+    assert (mine.name, mine.key, mine.limit(train=10).key) == ("digits", None, None)
+    values = json.loads(json.dumps(mine.info.as_json()))
+    assert DatasetInfo.from_json(values).key is None
+    digits = load("digits").limit(train=10)
+    assert digits.key == DatasetInfo.from_json(digits.info.as_json()).key == "digits"
+
+
+def test_information_from_before_there_were_keys(dataset: Dataset) -> None:
+    # A run of the digits says nothing of a key, now as then, so that both compare equal.
+    digits = load("digits")
+    assert "key" not in digits.info.as_json()
+    assert DatasetInfo.from_json(digits.info.as_json()) == digits.info
+    assert "key" not in dataset.info.as_json()
+    # A built-in data set that came later has to say so.
+    later = replace(dataset, key="patterns")
+    assert later.info.as_json()["key"] == "patterns"
+    assert DatasetInfo.from_json(later.info.as_json()) == later.info
+
+
+@pytest.mark.parametrize("name", list(SOURCES))
+def test_sources_say_what_they_are(name: str) -> None:
+    source = SOURCES[name]
+    assert source.name == name
+    assert "\n" not in source.description
+    assert set(source.usual_eps) == {"Linf", "L2"}
 
 
 def test_limit(dataset: Dataset) -> None:
@@ -178,14 +216,14 @@ def fashion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the four files, of fewer images, and their hashes made known."""
     random = np.random.default_rng(0)
     files, hashes = {}, {}
-    for key, (file, shape) in data._FASHION_FILES.items():
+    for key, (file, shape) in fashion_mnist.FILES.items():
         size = (20, *shape[1:])
         array = random.integers(0, 10 if key.startswith("y") else 256, size, dtype=np.uint8)
         files[key] = (file, size)
         hashes[key] = hashlib.sha256(array.tobytes()).hexdigest()
         (tmp_path / f"{file}.gz").write_bytes(gzip.compress(_idx(array)))
-    monkeypatch.setattr(data, "_FASHION_FILES", files)
-    monkeypatch.setattr(data, "_FASHION_SHA256", hashes)
+    monkeypatch.setattr(fashion_mnist, "FILES", files)
+    monkeypatch.setattr(fashion_mnist, "SHA256", hashes)
     return tmp_path
 
 
@@ -249,10 +287,10 @@ def test_a_failed_download_names_the_way_out(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the six binary batches, 50 images each in place of 10,000."""
-    monkeypatch.setattr(data, "_CIFAR_BATCH", 50)
-    monkeypatch.setattr(data, "_CIFAR_PER_CLASS", {"training": 25, "test": 5})
+    monkeypatch.setattr(cifar10, "BATCH", 50)
+    monkeypatch.setattr(cifar10, "PER_CLASS", {"training": 25, "test": 5})
     random = np.random.default_rng(0)
-    for name in (*data._CIFAR_TRAIN, data._CIFAR_TEST):
+    for name in (*cifar10.TRAIN, cifar10.TEST):
         records = random.integers(0, 256, (50, 3073), dtype=np.uint8)
         records[:, 0] = np.arange(50) % 10
         (tmp_path / name).write_bytes(records.tobytes())
@@ -261,7 +299,7 @@ def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _pack(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The batches as the archive they come in, its hash made known; the files are removed."""
-    archive = folder / data._CIFAR_ARCHIVE
+    archive = folder / cifar10.ARCHIVE
     with tarfile.open(archive, "w:gz") as tar:
         for path in sorted(folder.glob("*.bin")):
             tar.add(path, f"cifar-10-batches-bin/{path.name}")
@@ -271,7 +309,7 @@ def _pack(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         member.size = len(readme)
         tar.addfile(member, io.BytesIO(readme))
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-    monkeypatch.setattr(data, "_CIFAR_SHA256", digest)
+    monkeypatch.setattr(cifar10, "SHA256", digest)
     return archive
 
 
@@ -293,7 +331,7 @@ def test_cifar10_from_the_archive_without_extracting(
     expected = load("cifar10", cifar).sha256
     _pack(cifar, monkeypatch)
     assert load("cifar10", cifar).sha256 == expected
-    assert [path.name for path in cifar.iterdir()] == [data._CIFAR_ARCHIVE]
+    assert [path.name for path in cifar.iterdir()] == [cifar10.ARCHIVE]
 
 
 def test_cifar10_download_is_verified_by_its_hash(
@@ -311,14 +349,14 @@ def test_cifar10_download_is_verified_by_its_hash(
 
     monkeypatch.setattr(keras.utils, "get_file", get_file)
     assert load("cifar10").sha256 == expected
-    assert asked["file_hash"] == data._CIFAR_SHA256
-    assert asked["url"].endswith(data._CIFAR_ARCHIVE)
+    assert asked["file_hash"] == cifar10.SHA256
+    assert asked["url"].endswith(cifar10.ARCHIVE)
 
 
 def test_cifar10_archives_refused(cifar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = _pack(cifar, monkeypatch)
     good = archive.read_bytes()
-    monkeypatch.setattr(data, "_CIFAR_SHA256", "0" * 64)
+    monkeypatch.setattr(cifar10, "SHA256", "0" * 64)
     with pytest.raises(DataError, match="expected SHA-256 0000"):
         load("cifar10", cifar)
     for contents, message in (

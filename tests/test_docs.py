@@ -21,10 +21,9 @@ from sparring.cli import app
 from sparring.conversion.convert import convert
 from sparring.conversion.selfstudy import FOLDERS
 from sparring.conversion.targets import TARGETS
-from sparring.data import Dataset
+from sparring.data import SOURCES, Dataset
 from sparring.defenses import DEFENSES
 from sparring.defenses.defense import Defense
-from sparring.threat import DEFAULT_EPS
 
 ROOT = Path(__file__).parent.parent
 
@@ -138,7 +137,8 @@ def test_the_page_on_conversion_says_what_stays() -> None:
 
 def test_the_page_on_attacks_has_the_usual_eps() -> None:
     page = (ROOT / "docs" / "attacks.md").read_text(encoding="utf-8")
-    for name, eps in DEFAULT_EPS.items():
+    for name, source in SOURCES.items():
+        eps = source.usual_eps
         linf = "4/255" if name == "cifar10" else f"{eps['Linf']}"
         assert f"| {name} | {linf} | {eps['L2']} |" in page
 

@@ -1220,7 +1220,10 @@ def test_names_are_looked_up(
 
 
 def test_the_usual_eps_is_the_data_set_s(linear: Linear, grays: Dataset) -> None:
-    data = replace(grays, name="digits")
+    mine = replace(grays, name="digits")  # a user's own file of that name
+    with pytest.raises(SettingsError, match="digits has no usual eps for Linf; give one"):
+        evaluate(linear, by_hand, dataset=mine, n=1, check=False)
+    data = replace(mine, key="digits")
     report = evaluate(linear, by_hand, dataset=data, n=1, check=False)
     assert report.about["threat"] == {"norm": "Linf", "eps": 0.15}  # of the digits
     assert report.index.tolist() == [0]

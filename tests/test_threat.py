@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from keras import ops
 
+from sparring.data import SOURCES
+from sparring.data.usual import default_threat
 from sparring.errors import SettingsError
-from sparring.threat import DEFAULT_EPS, L2, Linf, ThreatModel, default_threat, threat_model
+from sparring.threat import L2, Linf, ThreatModel, threat_model
 
 pytestmark = pytest.mark.backend
 
@@ -72,6 +74,8 @@ def test_usual_eps() -> None:
     assert default_threat("l2", "cifar10") == L2(1.0)
     with pytest.raises(SettingsError, match="mine has no usual eps for Linf; give one"):
         default_threat("Linf", "mine")
+    with pytest.raises(SettingsError, match="a data set of your own has no usual eps for L2"):
+        default_threat("L2", None)
     with pytest.raises(SettingsError, match="unknown norm"):
         default_threat("L3", "cifar10")
 
@@ -179,7 +183,7 @@ def test_usual_eps_of_every_data_set() -> None:
     ]:
         assert default_threat("Linf", dataset) == Linf(of_linf)
         assert default_threat("L2", dataset) == L2(of_l2)
-    assert list(DEFAULT_EPS) == ["digits", "fashion-mnist", "cifar10"]
+    assert list(SOURCES) == ["digits", "fashion-mnist", "cifar10"]
 
 
 def test_scaling_keeps_the_norm_and_stays_within_the_cube() -> None:

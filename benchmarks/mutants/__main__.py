@@ -26,7 +26,7 @@ from pathlib import Path
 
 from benchmarks.mutants import ROOT, Mutant, table
 
-_LEFT_OUT = (".git", ".venv", "runs", "build", "*.egg-info", "__pycache__", ".*_cache")
+_LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "*.egg-info", "__pycache__", ".*_cache")
 _SECONDS = 300  # an edit may make a test wait for ever; that is noticed too
 _FAILED = 1  # pytest's exit code for tests that ran and failed
 
@@ -63,6 +63,12 @@ def _within(mutant: Mutant, area: str) -> bool:
     return mutant.area == area or mutant.area.startswith(f"{area}/")
 
 
+def _left_out(folder: str, names: list[str]) -> set[str]:
+    """Names in a folder that no test needs; sparring/runs is a package, runs beside it is not."""
+    outputs = {"runs", "build"} if Path(folder) == ROOT else set()
+    return _LEFT_OUT(folder, names) | outputs.intersection(names)
+
+
 def _run_all(mutants: Sequence[Mutant], jobs: int) -> int:
     """The exit code."""
     begun = time.monotonic()
@@ -70,7 +76,7 @@ def _run_all(mutants: Sequence[Mutant], jobs: int) -> int:
         copies: queue.SimpleQueue[Path] = queue.SimpleQueue()
         for number in range(jobs):
             copy = Path(temporary) / str(number)
-            shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*_LEFT_OUT))
+            shutil.copytree(ROOT, copy, ignore=_left_out)
             copies.put(copy)
         if failures := _unedited(mutants, copies, jobs):
             print(f"The tests fail without any edit:\n{failures}")

@@ -385,12 +385,13 @@ def attack(
         from sparring import attacks
         from sparring import threat as threats
         from sparring.cli import display
+        from sparring.data.usual import default_threat
 
         trained = sparring.load(_run(defense, data or "digits", runs))
         chosen = attacks.get(attack, _options(option or []), trained.name)
         dataset = data or trained.info.name
         threat = (
-            threats.default_threat(norm, trained.info.name)
+            default_threat(norm, trained.info.key, trained.info.name)
             if eps is None
             else threats.threat_model(norm, eps)
         )

@@ -31,6 +31,7 @@ from sparring import data as datasets
 from sparring import plots as pictures
 from sparring.attacks import Attack
 from sparring.data import Dataset
+from sparring.data.usual import default_threat
 from sparring.defenses.defense import Defense
 from sparring.errors import AttackError, RunError, SettingsError
 from sparring.evaluation import checks
@@ -39,7 +40,7 @@ from sparring.experiments.train import load
 from sparring.networks.allconv import PREDICTION_BATCH
 from sparring.randomness import Stream, spread
 from sparring.runs.checkpoint import VERDICT_FORMAT, read_tensors, write_atomically, write_tensors
-from sparring.threat import ThreatModel, default_threat
+from sparring.threat import ThreatModel
 from sparring.version import __version__
 
 BROKEN = "broken"
@@ -223,7 +224,7 @@ def evaluate(
             f"{list(defense.info.shape)} of {defense.info.classes} classes; {dataset.name} has "
             f"{list(dataset.info.shape)} of {dataset.classes}"
         )
-    threat = threat or default_threat("Linf", dataset.name)
+    threat = threat or default_threat("Linf", dataset.key, dataset.name)
     for name, value in (("n", n), ("draws", draws), ("batch_size", batch_size)):
         if type(value) is not int or value < 1:
             raise SettingsError(f"{name}: expected an integer of 1 or more, got {value!r}")

@@ -1,0 +1,129 @@
+"""Finding, downloading, reading and verifying files, with errors that name the way out."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import tempfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sparring.errors import DataError
+
+
+def cache_folder() -> Path:
+    """Say where downloads are kept, which Keras decides: below KERAS_HOME, else below ~/.keras."""
+    home = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
+    if not os.access(nearest_existing(home), os.W_OK):
+        home = Path("/tmp" if Path("/tmp").is_dir() else tempfile.gettempdir()) / ".keras"
+    return home / "datasets"
+
+
+def nearest_existing(path: Path) -> Path:
+    """Give a path or, until it is made, the folder it would be made in."""
+    return next(place for place in (path, *path.absolute().parents) if os.access(place, os.F_OK))
+
+
+def find(folder: Path, names: Sequence[str]) -> Path:
+    """Give the path of the first of several names that a folder has a file of.
+
+    Raises:
+        DataError: when it has none of them.
+    """
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise DataError(f"{folder}: expected a file {' or '.join(names)}, found none")
+
+
+def read(path: Path, first_bytes: int = -1) -> bytes:
+    """Read a file that exists, is not empty and is no web page.
+
+    Args:
+        path: the file.
+        first_bytes: how many bytes to read; -1 reads all.
+
+    Raises:
+        DataError: when it is missing, empty, or a web page in place of data.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    with path.open("rb") as file:
+        data = file.read(first_bytes)
+    if not data:
+        raise DataError(f"{path}: expected data, found an empty file")
+    if data[:512].lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise DataError(
+            f"{path}: expected data, found a web page: a download that went wrong? "
+            "Fetch the file anew."
+        )
+    return data
+
+
+def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Read an IDX file of bytes, gzipped when its name ends in .gz.
+
+    Args:
+        path: the file.
+        shape: the shape it has to have.
+
+    Returns:
+        The array, uint8 of that shape, read-only.
+
+    Raises:
+        DataError: when it is missing, truncated, or of another kind or shape.
+    """
+    data = read(path)
+    if path.suffix == ".gz":
+        try:
+            data = gzip.decompress(data)
+        except EOFError as error:
+            raise DataError(f"{path}: truncated: the gzip stream ends too soon") from error
+        except (OSError, zlib.error) as error:
+            raise DataError(f"{path}: expected a gzip file: {error}") from error
+    # Two zeros, 8 for unsigned bytes, the number of axes, then the size of each.
+    header = bytes([0, 0, 8, len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape)
+    if data[: len(header)] != header:
+        raise DataError(
+            f"{path}: expected an IDX file of {' x '.join(map(str, shape))} bytes, which begins "
+            f"with {header.hex(' ')}, found {data[: len(header)].hex(' ') or 'nothing'}"
+        )
+    expect_length(str(path), data, len(header) + int(np.prod(shape)))
+    return np.frombuffer(data, np.uint8, offset=len(header)).reshape(shape)
+
+
+def expect_length(name: str, data: bytes, expected: int, what: str = "") -> None:
+    """Raise DataError, naming the data, unless they have the expected number of bytes.
+
+    Args:
+        name: what the data are called in the message.
+        data: the bytes.
+        expected: their number.
+        what: what that number is made of, in parentheses, with a space before it.
+    """
+    if len(data) != expected:
+        short = "truncated: " if len(data) < expected else ""
+        raise DataError(f"{name}: {short}expected {expected} bytes{what}, found {len(data)}")
+
+
+def sha256(data: bytes) -> str:
+    """Give the SHA-256 of bytes, in hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def no_download(name: str, files: str, error: Exception) -> DataError:
+    """Give the error for a download that failed, which says how to do without.
+
+    Args:
+        name: the data set.
+        files: the files to put into a folder instead.
+        error: why it failed.
+    """
+    return DataError(
+        f"{name} could not be downloaded: {error}. Without a network, put {files} into a folder "
+        "and name it with --data-dir."
+    )
