@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import json
 import re
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ from sparring.conversion.targets import TARGETS
 from sparring.data import SOURCES, Dataset
 from sparring.defenses import DEFENSES
 from sparring.defenses.defense import Defense
+from tests import pages
 
 ROOT = Path(__file__).parent.parent
 
@@ -85,6 +87,18 @@ def test_the_page_on_adding_a_report_column(tmp_path: Path) -> None:
     assert "6 passed" in told
     for tool in (["check"], ["format", "--check"]):
         python("-m", "ruff", *tool, "sparring/reports", "tests/test_report.py")
+def test_the_page_on_adding_a_data_source(tmp_path: Path) -> None:
+    trained, attacked, _ = pages.follow("add-a-data-source.md", tmp_path)
+    assert "baseline on stripes" in trained
+    assert "Linf eps 0.1\n" in attacked  # its usual one
+    folder = tmp_path / "runs" / "stripes" / "baseline"
+    assert json.loads((folder / "run.json").read_text("utf-8"))["dataset"]["key"] == "stripes"
+
+
+def test_the_page_on_adding_an_attack(tmp_path: Path) -> None:
+    _, ascent, corners, _ = pages.follow("add-an-attack.md", tmp_path)
+    assert "attack(steps=10), Linf eps 0.15\n" in ascent
+    assert "Corners(draws=50, seed=0), Linf eps 0.15\n" in corners
 
 
 def test_the_page_on_attacks(

@@ -229,20 +229,20 @@ def test_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
     for name in names:
         _write(cache / "fashion-mnist", {f"{name}-ubyte.gz": "<!doctype html>"})
-    digits, fashion, cifar = doctor.examine(probe=False).datasets
+    digits, fashion, cifar, *_ = doctor.examine(probe=False).datasets
     assert digits == DatasetFinding("digits", "present")
     assert fashion == DatasetFinding("fashion-mnist", "present", str(cache / "fashion-mnist"))
     assert cifar.state == "missing"
     assert cifar.error == f"not in {cache}: training downloads it, or --data-dir names it"
     monkeypatch.setattr(backend_choice, "NAMES", ())
-    digits, fashion, _ = doctor.examine().datasets
+    digits, fashion, *_ = doctor.examine().datasets
     assert digits.state == "verified"
     assert fashion.state == "damaged"
     assert fashion.error is not None
     assert fashion.error.endswith("a download that went wrong? Fetch the file anew.")
     # In a folder named, both are looked for, and what is wrong is said.
     (cache / "cifar-10-batches-py").mkdir()
-    _, fashion, cifar = doctor.examine(cache, probe=False).datasets
+    _, fashion, cifar, *_ = doctor.examine(cache, probe=False).datasets
     assert fashion.error is not None
     assert "expected a file train-images-idx3-ubyte.gz or train-images-idx3" in fashion.error
     assert cifar.error is not None

@@ -183,7 +183,7 @@ def test_usual_eps_of_every_data_set() -> None:
     ]:
         assert default_threat("Linf", dataset) == Linf(of_linf)
         assert default_threat("L2", dataset) == L2(of_l2)
-    assert list(SOURCES) == ["digits", "fashion-mnist", "cifar10"]
+    assert list(SOURCES)[:3] == ["digits", "fashion-mnist", "cifar10"]
 
 
 def test_scaling_keeps_the_norm_and_stays_within_the_cube() -> None:
