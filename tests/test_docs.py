@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,28 @@ def test_the_page_on_attacks_has_the_usual_eps() -> None:
         eps = source.usual_eps
         linf = "4/255" if name == "cifar10" else f"{eps['Linf']}"
         assert f"| {name} | {linf} | {eps['L2']} |" in page
+
+
+def test_the_page_on_architecture_has_every_package_and_file() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    package = ROOT / "sparring"
+    rows = dict(re.findall(r"^\| `(\w+)/` \| [^|]+ \| ([^|]+) \|$", page, re.MULTILINE))
+    assert sorted(rows) == sorted(path.parent.name for path in package.glob("*/__init__.py"))
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    layers = settings["tool"]["importlinter"]["contracts"][0]["layers"]
+    assert list(rows) == [layer for layer in layers if layer in rows]  # from the top down
+    for name, files in rows.items():
+        named = {file for file in re.findall(r"`([\w.]+)`", files) if file != "__init__.py"}
+        # Of defenses the page names one; their registry has the others.
+        registered = {f"{defense}.py" for defense in DEFENSES} if name == "defenses" else set()
+        existing = {path.name for path in (package / name).glob("[!_]*.*")}
+        assert named - existing == set(), name
+        assert existing - registered - named == set(), name
+    leaves = {path.name for path in package.glob("[!_]*.py")}
+    assert {leaf for leaf in leaves if f"`{leaf}`" not in page} == set()
+    for path in re.findall(r"`(\w+/[\w/.]+|\w+\.py)`", page.replace("state/network-NNN/", "")):
+        places = [package, ROOT, *(package / name for name in rows)]
+        assert any((place / path).exists() for place in places), path
 
 
 def test_links_lead_somewhere() -> None:
