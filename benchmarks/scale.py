@@ -62,7 +62,7 @@ def main() -> None:
     work = zoo(arguments.seeds)
     total = sum(each.size for each in work)
     by_name = {name: sum(w.size for w in work if w.defense == name) for name in ORDER}
-    print("| defense | networks | trainings of the baseline, each | share of the zoo's work |")
+    print("| defense | networks | trainings of the baseline, each | share of all the work |")
     print("| --- | --- | --- | --- |")
     for name in sorted(ORDER, key=lambda name: -by_name[name]):
         count = NETWORKS.get(name, 1)
