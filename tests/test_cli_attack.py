@@ -11,10 +11,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+import sparring
 from sparring.cli import app
+from sparring.data import Dataset
 from sparring.defenses.defense import Defense
 
 
@@ -51,6 +54,20 @@ def test_an_attack_by_name(call: Callable[..., Result], runs: Path) -> None:
     assert again.exit_code == 0, again.output
     assert f"n = {len(failed.split(','))})" in again.output
     assert written == json.loads((verdict / "report.json").read_text())
+
+
+def test_a_run_of_data_of_ones_own_needs_an_eps_whatever_its_name(
+    call: Callable[..., Result], dataset: Dataset, tmp_path: Path
+) -> None:
+    arrays = {name: getattr(dataset, name) for name in ("x_train", "y_train", "x_test", "y_test")}
+    np.savez(tmp_path / "digits.npz", **arrays)
+    mine = str(tmp_path / "digits.npz")
+    sparring.train("baseline", mine, out=tmp_path / "own", filters=4, epochs=1, batch_size=16)
+    command = ("attack", "own/digits/baseline", "noise", "--data", mine, "--n", "8", "--no-check")
+    answer = call(*command)
+    assert answer.exit_code == 1
+    assert "digits has no usual eps for Linf; give one" in answer.output
+    assert call(*command, "--eps", "0.1").exit_code == 0
 
 
 def test_an_exercise_from_beginning_to_end(call: Callable[..., Result], tmp_path: Path) -> None:
