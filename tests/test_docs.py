@@ -97,9 +97,9 @@ def test_the_page_on_adding_a_data_source(tmp_path: Path) -> None:
 
 
 def test_the_page_on_adding_an_attack(tmp_path: Path) -> None:
-    _, ascent, corners, _ = pages.follow("add-an-attack.md", tmp_path)
+    _, ascent, tries, _ = pages.follow("add-an-attack.md", tmp_path)
     assert "attack(steps=10), Linf eps 0.15\n" in ascent
-    assert "Corners(draws=50, seed=0), Linf eps 0.15\n" in corners
+    assert "Tries(draws=50, seed=0), Linf eps 0.15\n" in tries
 
 
 def test_the_page_on_attacks(
