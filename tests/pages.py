@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -12,6 +13,15 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 _COPIED = ("sparring", "tests", "benchmarks", "docs")
 _BLOCK = re.compile(r"^```(python|diff|toml)\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
+
+
+def copy(folder: Path) -> None:
+    """Copy the repository into an empty folder, as far as tests and tools need it."""
+    for name in _COPIED:
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    for file in (*ROOT.glob("*.md"), ROOT / "pyproject.toml"):
+        shutil.copy(file, folder)
 
 
 def follow(page: str, folder: Path) -> list[str]:
@@ -28,11 +38,7 @@ def follow(page: str, folder: Path) -> list[str]:
     Returns:
         What the commands printed, in their order.
     """
-    for name in _COPIED:
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-    for file in (*ROOT.glob("*.md"), ROOT / "pyproject.toml"):
-        shutil.copy(file, folder)
+    copy(folder)
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     name, end, written = "", 0, []
     for block in _BLOCK.finditer(text):
@@ -43,17 +49,18 @@ def follow(page: str, folder: Path) -> list[str]:
         written += [name] if name.endswith(".py") else []
     commands = re.findall(r"^    ((?:sparring|pytest) .*)$", _BLOCK.sub("", text), re.MULTILINE)
     for lint in ("ruff check", "ruff format --check"):
-        _run(f"{lint} {' '.join(written)}", folder)
-    return [_run(command, folder) for command in commands]
+        run(f"{lint} {' '.join(written)}", folder)
+    return [run(command, folder) for command in commands]
 
 
-def _run(command: str, folder: Path) -> str:
+def run(command: str, folder: Path) -> str:
     """Run a Python program in a folder; its output. Fails with it."""
     program, *arguments = shlex.split(command)
     options = ["-q", "-p", "no:cacheprovider"] if program == "pytest" else []
     result = subprocess.run(
         [sys.executable, "-m", program, *options, *arguments],
         cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder)},
         capture_output=True,
         text=True,
         check=False,

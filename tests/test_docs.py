@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import json
 import re
-import shutil
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -59,9 +56,7 @@ def test_the_page_on_adding_a_report_column(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "add-a-report-column.md").read_text(encoding="utf-8")
     function, test = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     [entry] = re.findall(r"^    (    Column.*\n)", page, re.MULTILINE)
-    for name in ("sparring", "tests", "docs"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    pages.copy(tmp_path)
     file = tmp_path / "sparring/reports/tables.py"
     code = file.read_text(encoding="utf-8")
     line, _ = re.findall(r'^ +Column\("test accuracy", .*\n', code, re.MULTILINE)
@@ -72,22 +67,13 @@ def test_the_page_on_adding_a_report_column(tmp_path: Path) -> None:
     with (tmp_path / "tests/test_report.py").open("a", encoding="utf-8") as tests:
         tests.write(f"\n\n{test}")
 
-    def python(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": "."},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
     # Its own test, and those whose tables it stands in.
     chosen = "worst_seed or one_seed or the_command or hostile or only_finished"
-    told = python(
-        "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_report.py", "-k", chosen
-    )
-    assert "6 passed" in told
-    for tool in (["check"], ["format", "--check"]):
-        python("-m", "ruff", *tool, "sparring/reports", "tests/test_report.py")
+    assert "6 passed" in pages.run(f"pytest tests/test_report.py -k '{chosen}'", tmp_path)
+    for tool in ("check", "format --check"):
+        pages.run(f"ruff {tool} sparring/reports tests/test_report.py", tmp_path)
+
+
 def test_the_page_on_adding_a_data_source(tmp_path: Path) -> None:
     trained, attacked, _ = pages.follow("add-a-data-source.md", tmp_path)
     assert "baseline on stripes" in trained
