@@ -41,11 +41,11 @@ class Coded(Defense):
     def __init__(self) -> None:
         super().__init__(INFO, Settings(), [])
 
-    def logits(self, x: Any) -> Any:
+    def logits(self, x: Any, chance: Any = None) -> Any:
         # Highest at the class nearest to 10 x.
         return -ops.abs(10 * x[:, 0, 0, :1] - ops.arange(3, dtype="float32"))
 
-    def scores(self, x: Any) -> Any:
+    def scores(self, x: Any, chance: Any = None) -> Any:
         return x[:, 0, 2, 0]
 
 
@@ -72,7 +72,7 @@ class Lottery(Coded):
         with super().seeded(len(self.seeds) - 1):
             yield
 
-    def logits(self, x: Any) -> Any:
+    def logits(self, x: Any, chance: Any = None) -> Any:
         wins = ops.cast(self._seed, "float32") < 10 * x[:, 0, 1, :1] - 0.5
         return ops.where(wins, ops.convert_to_tensor([[-9.0, -9.0, 0.0]]), super().logits(x))
 

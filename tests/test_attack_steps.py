@@ -52,7 +52,7 @@ class Curved(Defense):
             DatasetInfo("curved", SHAPE, ("a", "b", "c"), False, 1, 1, ""), Settings(), []
         )
 
-    def logits(self, x: Any) -> Any:
+    def logits(self, x: Any, chance: Any = None) -> Any:
         apart = ops.square(x[:, None] - ops.convert_to_tensor(CENTERS))
         return -ops.convert_to_tensor(STEEP) * ops.sum(apart, axis=(2, 3, 4))
 
@@ -74,7 +74,7 @@ class Rejecting(Curved):
     detects = True
     threshold = 0.65
 
-    def scores(self, x: Any) -> Any:
+    def scores(self, x: Any, chance: Any = None) -> Any:
         return x[:, -1, -1, -1]
 
 
@@ -605,7 +605,7 @@ class Numbered(Curved):
 
     stochastic = True
 
-    def logits(self, x: Any) -> Any:
+    def logits(self, x: Any, chance: Any = None) -> Any:
         numbers = ops.cast(self._draw, "float32") * ops.ones((x.shape[0],))
         return ops.stack([x[:, 0, 0, 0] * numbers**2, numbers], axis=-1)
 
@@ -694,7 +694,7 @@ class Stepwise(Curved):
         super().__init__()
         self.nets = [Steps(1.0), Steps(3.0)]
 
-    def logits(self, x: Any) -> Any:
+    def logits(self, x: Any, chance: Any = None) -> Any:
         if self.fails:
             raise ArithmeticError("no answer")
         return ops.sum(self.nets[0](x) + self.nets[1](x), axis=(1, 2))

@@ -148,14 +148,14 @@ def test_randomness_without_averaging_is_told(tmp_path: Path, name: str) -> None
 class Probabilities(Linear):
     """Gives probabilities for logits."""
 
-    def logits(self, x: Any) -> Any:
+    def logits(self, x: Any, chance: Any = None) -> Any:
         return ops.softmax(super().logits(x), axis=-1)
 
 
 class Bad(Linear):
     """Has gradients that are not numbers."""
 
-    def logits(self, x: Any) -> Any:
+    def logits(self, x: Any, chance: Any = None) -> Any:
         return super().logits(x) + ops.sum(ops.sqrt(ops.square(x - 0.5)))
 
 
@@ -201,7 +201,7 @@ class Corner(Linear):
         direction[0, 0, 0] = 1
         super().__init__(direction, 0.5)
 
-    def logits(self, x: Any) -> Any:
+    def logits(self, x: Any, chance: Any = None) -> Any:
         x = ops.where(x[:, :1, 1:2] > 0.625, ops.stop_gradient(x), x)
         # The slope of a root at zero is infinite; times that of a square there, which is zero, it
         # is not a number.
@@ -419,7 +419,7 @@ def test_bad_gradients_are_told_from_one_on(
 class Raw(Corner):
     """Logits are the first two pixels, the second less the third."""
 
-    def logits(self, x: Any) -> Any:
+    def logits(self, x: Any, chance: Any = None) -> Any:
         return ops.stack([x[:, 0, 0, 0], x[:, 0, 1, 0] - x[:, 0, 2, 0]], axis=-1)
 
 

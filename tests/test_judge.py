@@ -195,7 +195,7 @@ class Coin(Linear):
 
     stochastic = True
 
-    def logits(self, x: Any) -> Any:
+    def logits(self, x: Any, chance: Any = None) -> Any:
         logits = super().logits(x)
         drawn = self.chance(x).uniform(1)
         return ops.concatenate([logits[:, :1], logits[:, 1:] * (drawn - 0.25)], axis=-1)
@@ -220,7 +220,7 @@ class Suspicious(Linear):
 
     detects = True
 
-    def scores(self, x: Any) -> Any:
+    def scores(self, x: Any, chance: Any = None) -> Any:
         return ops.max(ops.abs(x - 128 / 255), axis=(1, 2, 3)) * 100
 
 
@@ -503,12 +503,12 @@ class Ballot(Defense):
     def _said(self, x: Any) -> Any:
         return ops.cast(ops.round(255 * x[:, 0, :5, 0]), "int32")
 
-    def logits(self, x: Any) -> Any:
+    def logits(self, x: Any, chance: Any = None) -> Any:
         said = self._said(x)
         answer = ops.where(self._seed < said[:, 1], said[:, 2], said[:, 0])
         return ops.one_hot(answer, 4)
 
-    def scores(self, x: Any) -> Any:
+    def scores(self, x: Any, chance: Any = None) -> Any:
         said = self._said(x)
         rejected = (said[:, 3] <= self._seed) & (self._seed < said[:, 4])
         return ops.where(rejected, 1.0, 0.5)

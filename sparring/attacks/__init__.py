@@ -18,7 +18,16 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-from sparring.attacks.gradients import BPDA, EOT, cross_entropies, gradient, margins
+from sparring.attacks.gradients import (
+    BPDA,
+    EOT,
+    Wrapped,
+    cross_entropies,
+    drawn,
+    gradient,
+    margins,
+    unwrapped,
+)
 from sparring.attacks.pgd import FGSM, PGD
 from sparring.attacks.simple import InTurn, Noise
 from sparring.attacks.square import Square
@@ -36,10 +45,13 @@ __all__ = [
     "InTurn",
     "Noise",
     "Square",
+    "Wrapped",
     "cross_entropies",
+    "drawn",
     "get",
     "gradient",
     "margins",
+    "unwrapped",
 ]
 
 ATTACKS: dict[str, Callable[..., Attack]] = {

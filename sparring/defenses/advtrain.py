@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from keras import ops
+from typing_extensions import override
 
 from sparring import backend
 from sparring.defenses.defense import Defense
+from sparring.tensors import Images, Labels
 from sparring.training.recipe import Recipe, Settings, cross_entropy, hits
 
 
@@ -43,7 +45,8 @@ class AdvTrainRecipe(Recipe):
 
     settings: AdvTrainSettings
 
-    def loss(self, net: Any, x: Any, y: Any) -> tuple[Any, Any]:
+    @override
+    def loss(self, net: Any, x: Images, y: Labels) -> tuple[Any, Any]:
         gradient = backend.input_gradient(lambda images: cross_entropy(y, net(images)), x)
         distances = self.settings.radius * self.random.uniform((x.shape[0], 1, 1, 1))
         moved = ops.clip(x + distances * unit(gradient), 0.0, 1.0)

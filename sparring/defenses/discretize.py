@@ -17,9 +17,11 @@ from __future__ import annotations
 from typing import Any, final
 
 from keras import ops
+from typing_extensions import override
 
 from sparring.defenses.defense import Defense
 from sparring.networks.allconv import AllConv
+from sparring.tensors import Images
 from sparring.training.recipe import Recipe
 
 BITS = 20
@@ -35,9 +37,11 @@ def discretized(x: Any) -> Any:
 class CodeNet(AllConv):
     """The network on the code, which is made a batch at a time on the device."""
 
-    def transform(self, x: Any) -> Any:
+    @override
+    def transform(self, x: Images) -> Any:
         return discretized(x)
 
+    @override
     def plain(self) -> dict[str, Any]:
         return {"transform": "discretize"}
 
@@ -45,6 +49,7 @@ class CodeNet(AllConv):
 class DiscretizeRecipe(Recipe):
     """The shared recipe; the network takes 20 channels for each of the image's."""
 
+    @override
     def net(self) -> CodeNet:
         height, width, channels = self.info.shape
         return self.allconv(CodeNet, shape=(height, width, BITS * channels))

@@ -21,12 +21,14 @@ from typing import Any, final
 
 import numpy as np
 from keras import ops
+from typing_extensions import override
 
 from sparring import backend
 from sparring.data import Dataset
 from sparring.defenses.defense import Defense
 from sparring.networks.allconv import AllConv, in_batches, to_float
-from sparring.randomness import Stream
+from sparring.randomness import Chance, Stream
+from sparring.tensors import Images, Labels, Scores
 from sparring.training.recipe import Recipe, Settings, cross_entropy, hits
 
 TOO_LIKE = 0.6  # an input's features to the signature of its answer
@@ -115,13 +117,16 @@ class InjectionRecipe(Recipe):
         shape = (self.info.classes, *self.info.shape)
         return random.integers(0, 2, shape).astype(np.float32)
 
+    @override
     def net(self) -> TrapdoorNet:
         return self.allconv(TrapdoorNet)
 
+    @override
     def on_progress(self, net: Any, progress: Any) -> None:
         net.strength.assign(strength(self.settings.strength, progress))
 
-    def loss(self, net: Any, x: Any, y: Any) -> tuple[Any, Any]:
+    @override
+    def loss(self, net: Any, x: Images, y: Labels) -> tuple[Any, Any]:
         draws = self.random.uniform((x.shape[0],))
         drawn = ops.cast(ops.floor(draws * self.info.classes), "int32")
         patterned = x + net.strength * ops.take(self._patterns, drawn, axis=0)
@@ -129,6 +134,7 @@ class InjectionRecipe(Recipe):
         labels = ops.concatenate([ops.cast(y, "int32"), drawn], axis=0)
         return cross_entropy(labels, logits), hits(labels, logits) / 2
 
+    @override
     def finish(self, net: TrapdoorNet, dataset: Dataset) -> dict[str, np.ndarray]:
         signatures = []
         for pattern in self._patterns:
@@ -182,7 +188,8 @@ class Injection(Defense):
         self.patterns = ops.convert_to_tensor(self.arrays["0/patterns"])
         self.signatures = ops.convert_to_tensor(self.arrays["0/signatures"])
 
-    def scores(self, x: Any) -> Any:
+    @override
+    def scores(self, x: Images, chance: Chance | None = None) -> Scores:
         features, logits = self.nets[0].mean_features(x)
         likeness = cosine(features[:, None], self.signatures[None])
         under, named = [], []

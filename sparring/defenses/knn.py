@@ -20,11 +20,14 @@ from typing import Any, final
 
 import numpy as np
 from keras import ops
+from typing_extensions import override
 
 from sparring.data import Dataset
 from sparring.defenses.defense import Defense
 from sparring.networks.allconv import AllConv
 from sparring.networks.augment import STRONG_DRAWS, strong
+from sparring.randomness import Chance
+from sparring.tensors import Images, Labels, Logits
 from sparring.training.recipe import Recipe, Settings, cross_entropy, hits
 
 NEIGHBORS = 8
@@ -54,10 +57,12 @@ class EmbeddingNet(AllConv):
             shape=(), name="log_scale", initializer="zeros", constraint=lambda r: ops.clip(r, 0, 5)
         )
 
-    def call(self, x: Any) -> Any:
-        embedding = super().call(x)
+    @override
+    def call(self, x: Images, chance: Chance | None = None) -> Any:
+        embedding = super().call(x, chance)
         return embedding / ops.sqrt(ops.sum(ops.square(embedding), -1, keepdims=True) + 1e-12)
 
+    @override
     def plain(self) -> dict[str, Any]:
         return {"normalize": True}
 
@@ -109,21 +114,26 @@ def nearest(similarities: Any, count: int) -> Any:
 class KnnRecipe(Recipe):
     """NT-Xent on two strongly augmented views of each image; labels are not used."""
 
+    @override
     def net(self) -> EmbeddingNet:
         return self.allconv(EmbeddingNet, outputs=EMBEDDING)
 
-    def augment(self, x: Any, y: Any) -> tuple[Any, Any]:
+    @override
+    def augment(self, x: Images, y: Labels) -> tuple[Images, Labels]:
         both = ops.concatenate([x, x], axis=0)
         draws = self.random.uniform((STRONG_DRAWS, both.shape[0], 1))
         return strong(both, draws, bool(self.settings.flip)), y
 
-    def loss(self, net: Any, x: Any, y: Any) -> tuple[Any, Any]:
+    @override
+    def loss(self, net: Any, x: Images, y: Labels) -> tuple[Any, Any]:
         first, second = ops.split(net(x), 2, axis=0)
         return nt_xent(first, second, ops.exp(net.log_scale))
 
+    @override
     def chance(self, net: EmbeddingNet) -> float:
         return 0.0  # pairs that are found
 
+    @override
     def evaluate(self, net: EmbeddingNet, dataset: Dataset) -> float:
         known = net.predict(dataset.x_train[:SAMPLE])
         similarities = net.predict(dataset.x_test) @ known.T
@@ -132,6 +142,7 @@ class KnnRecipe(Recipe):
         answers = ops.convert_to_numpy(counts).argmax(axis=1)
         return float(np.mean(answers == dataset.y_test))
 
+    @override
     def finish(self, net: EmbeddingNet, dataset: Dataset) -> dict[str, np.ndarray]:
         return {"embeddings": net.predict(dataset.x_train), "labels": dataset.y_train}
 
@@ -165,12 +176,14 @@ class Knn(Defense):
         """Embeddings [B, 128] of length 1, differentiable by x."""
         return self.nets[0](x)
 
-    def logits(self, x: Any) -> Any:
+    @override
+    def logits(self, x: Images, chance: Chance | None = None) -> Logits:
         return self.count(ops.matmul(self.embed(x), self.embeddings))
 
     def count(self, similarities: Any) -> Any:
         """Votes [B, K] of the stored images at cosine similarities [B, N]."""
         return votes(similarities, self.labels, self.info.classes)
 
-    def probabilities(self, x: Any) -> Any:
+    @override
+    def probabilities(self, x: Images, chance: Chance | None = None) -> Any:
         return ops.one_hot(ops.argmax(self.logits(x), axis=-1), self.info.classes)

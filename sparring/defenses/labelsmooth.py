@@ -17,8 +17,10 @@ from __future__ import annotations
 from typing import Any, final
 
 from keras import ops
+from typing_extensions import override
 
 from sparring.defenses.defense import Defense
+from sparring.tensors import Images, Labels
 from sparring.training.recipe import Recipe, Settings, hits
 
 
@@ -30,7 +32,8 @@ def smoothed(y: Any, classes: int) -> Any:
 class LabelSmoothRecipe(Recipe):
     """Cross entropy against the smoothed labels."""
 
-    def loss(self, net: Any, x: Any, y: Any) -> tuple[Any, Any]:
+    @override
+    def loss(self, net: Any, x: Images, y: Labels) -> tuple[Any, Any]:
         logits = net(x)
         targets = smoothed(y, self.info.classes)
         losses = -ops.sum(targets * ops.log_softmax(logits, axis=-1), axis=-1)

@@ -12,7 +12,8 @@ import numpy as np
 from keras import ops
 
 from sparring import backend
-from sparring.randomness import Stream, spread
+from sparring.randomness import Chance, Stream, spread
+from sparring.tensors import Images, Logits
 
 PREDICTION_BATCH = 128
 """Images that go through a network at a time when nothing is trained; bounds the memory."""
@@ -46,10 +47,10 @@ class AllConv(keras.layers.Layer):
     activation, then 2x2 average pooling; there are round(log2 R) - 2 scales. The head is one
     convolution to the outputs, averaged over space.
 
-    A defense changes it by overriding `transform`, `activation` and `head_activation`. One layer
-    holds all of it, because a call of a Keras layer costs about as much Python time on PyTorch as a
-    small convolution. It is built when made: kernels [height, width, in, out] drawn from Glorot's
-    or He's uniform distribution, biases zero.
+    A defense changes it by overriding `transform`, `activation`, `head_activation` and `drop`. One
+    layer holds all of it, because a call of a Keras layer costs about as much Python time on
+    PyTorch as a small convolution. It is built when made: kernels [height, width, in, out] drawn
+    from Glorot's or He's uniform distribution, biases zero.
 
     Args:
         shape: (height, width, channels) of what `transform` gives, sides of 8 and more.
@@ -129,25 +130,42 @@ class AllConv(keras.layers.Layer):
         """What follows the head's convolution, before the average over space."""
         return x
 
+    def drop(self, units: Any, chance: Chance) -> Any:
+        """Drop units [B, H, W, C] at random after each activation, the head's included.
+
+        Asked only where the network is given random numbers; `chance` are those of the batch.
+        """
+        return units
+
     # What it computes
 
-    def features(self, x: Any) -> Any:
-        """What enters the head: [B, H / 2^scales, W / 2^scales, filters * 2^scales]."""
+    def features(self, x: Images, chance: Chance | None = None) -> Any:
+        """Compute what enters the head.
+
+        Args:
+            x: images float32 [B, H, W, C].
+            chance: random numbers for `drop`; None drops nothing.
+
+        Returns:
+            [B, H / 2^scales, W / 2^scales, filters * 2^scales] of dtype `precision`.
+        """
         x = ops.cast(self.transform(x), self.precision)
         for convs in self.scales:
             for kernel, bias in convs:
-                x = self.activation(backend.conv2d(x, kernel, bias))
-            x = backend.average_pool2d(x)
+                x = self.activation(backend.conv2d(x, kernel, bias))  # [B, h, w, filters * 2^s]
+                x = x if chance is None else self.drop(x, chance)
+            x = backend.average_pool2d(x)  # [B, h / 2, w / 2, filters * 2^s]
         return x
 
-    def head_logits(self, features: Any) -> Any:
-        """Logits [B, outputs] of what `features` gave."""
-        outputs = self.head_activation(backend.conv2d(features, *self.head))
+    def head_logits(self, features: Any, chance: Chance | None = None) -> Logits:
+        """Compute the logits float32 [B, outputs] of what `features` gave."""
+        outputs = self.head_activation(backend.conv2d(features, *self.head))  # [B, h, w, outputs]
+        outputs = outputs if chance is None else self.drop(outputs, chance)
         return ops.mean(ops.cast(outputs, "float32"), axis=(1, 2))
 
-    def call(self, x: Any) -> Any:
-        """Logits [B, outputs] of images [B, height, width, channels], float32."""
-        return self.head_logits(self.features(x))
+    def call(self, x: Images, chance: Chance | None = None) -> Logits:
+        """Compute the logits float32 [B, outputs]; arguments are those of `features`."""
+        return self.head_logits(self.features(x, chance), chance)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Logits float32 [N, outputs] of uint8 images [N, height, width, channels], in batches."""
