@@ -64,7 +64,7 @@ class Square:
         search = _RandomSearch(self, squares(images, threat.eps), draws, lost_by)
         return run(search, defense, images, labels, self.queries)
 
-    def share(self, query: int) -> float:
+    def _share(self, query: int) -> float:
         """Compute the share of the image's area a square covers: halved at the paper's queries."""
         at = query / self.queries * 10_000
         halvings = sum(at > bound for bound in (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000))
@@ -93,7 +93,7 @@ class _RandomSearch(Search):
     def step(self) -> tuple[Images, Any]:
         rows, tried = self._rows, self.points
         if self._query:
-            side = self._squares.side(self._attack.share(self._query))
+            side = self._squares.side(self._attack._share(self._query))
             tried = self._squares.propose(self._best, rows, side, self._draws)
         self._query += 1
         gained = self._lost_by(tried, rows)  # [rows]
