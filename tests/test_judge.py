@@ -24,7 +24,7 @@ import sparring
 from sparring import attacks
 from sparring import data as datasets
 from sparring import plots as pictures
-from sparring.attacks import PGD, Noise
+from sparring.attacks import EOT, PGD, Noise
 from sparring.data import Dataset, DatasetInfo
 from sparring.defenses.defense import Defense
 from sparring.errors import AttackError, RunError, SettingsError
@@ -212,6 +212,33 @@ def test_stochastic_defenses_are_judged_by_the_mean(linear: Linear, grays: Datas
     np.testing.assert_array_equal(report.success, again.success)
     other = evaluate(coin, Noise(), THREAT, grays, 10, draws=200, check=False, seed=1)
     assert (report.success != other.success).any()
+
+
+def test_a_wrapped_defense_is_judged_itself_while_the_attack_sees_the_wrapper(
+    linear: Linear, grays: Dataset, tmp_path: Path
+) -> None:
+    coin = Coin(linear.direction, linear.bias)
+    seen: list[Any] = []
+
+    def attack(defense: Any, x: Any, y: Any, threat: Any) -> Any:
+        seen.append(defense)
+        return broken_by(linear, x)
+
+    options: dict[str, Any] = {"threat": THREAT, "dataset": grays, "n": 10, "check": False}
+    wrapped, plain = (
+        evaluate(defense, attack, out=tmp_path / "both", **options)
+        for defense in (EOT(coin, 3), coin)
+    )
+    assert seen == [EOT(coin, 3), coin]  # the second did not go on with the first
+    assert (wrapped.about["attack"], plain.about["attack"]) == ("attack on EOT(draws=3)", "attack")
+    assert wrapped.about["defense"] == plain.about["defense"] == "linear"
+    np.testing.assert_array_equal(wrapped.success, plain.success)
+    np.testing.assert_array_equal(wrapped.clean, plain.clean)
+    # The attack is observed while it runs; its wrapper stays outside.
+    evaluate(EOT(coin, 3), attack, **{**options, "check": True})
+    assert isinstance(seen[2], EOT)
+    assert isinstance(seen[2].defense, checks.Observed)
+    assert seen[2].defense.defense is coin
 
 
 class Suspicious(Linear):
