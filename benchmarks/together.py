@@ -42,7 +42,7 @@ class Batched(AllConv):
         own = inputs if inputs == 3 else inputs // self.networks
         return super()._conv(name, side, own, outputs)
 
-    def call(self, x: Any) -> Any:
+    def call(self, x: Any, chance: Any = None) -> Any:
         """Logits, by Keras's convolution, which takes the groups from the shapes."""
         for convs in self.scales:
             for kernel, bias in convs:

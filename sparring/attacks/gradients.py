@@ -15,6 +15,7 @@ from keras import ops
 from typing_extensions import override
 
 from sparring import backend
+from sparring.defenses.defense import Defense
 from sparring.errors import SettingsError
 from sparring.randomness import Chance
 from sparring.tensors import Images, Labels, Logits
@@ -79,7 +80,7 @@ class Wrapped(ABC):
         return wrapper
 
 
-def unwrapped(defense: Any) -> tuple[Any, str]:
+def unwrapped(defense: Defense | Wrapped) -> tuple[Defense, str]:
     """Find the defense within wrappers.
 
     Args:

@@ -86,7 +86,7 @@ class _RandomSearch(Search):
         self._loss = np.full(len(self._best), -np.inf)  # [B]
 
     @property
-    def points(self) -> np.ndarray:  # type: ignore[override] # only read
+    def points(self) -> np.ndarray:
         return self._best[self._rows]
 
     @override

@@ -120,7 +120,7 @@ def few_images(rate: Rate) -> list[Warned]:
 
 
 def look(
-    defense: Defense,
+    defense: Defense | Wrapped,
     attack: Attack,
     threat: ThreatModel,
     x: np.ndarray,
@@ -147,7 +147,7 @@ def look(
 class _Trial:
     """A defense and images to try attacks on."""
 
-    def __init__(self, defense: Defense, x: np.ndarray, y: np.ndarray) -> None:
+    def __init__(self, defense: Any, x: np.ndarray, y: np.ndarray) -> None:
         self.defense, self.x, self.y = defense, x, y
 
     def success(self, attack: Attack, threat: ThreatModel, rows: Any = slice(None)) -> np.ndarray:
@@ -256,7 +256,7 @@ def _stronger(
             )
 
 
-def _gradients(defense: Defense, x: np.ndarray, y: np.ndarray) -> tuple[int, int]:
+def _gradients(defense: Any, x: np.ndarray, y: np.ndarray) -> tuple[int, int]:
     """How many images have a cross entropy whose gradient is all zero, and not finite."""
     find: Callable[[Any, Any], Any] = defense.compiled(
         ("gradients",),

@@ -366,7 +366,7 @@ def _as_images(given: Any, x: np.ndarray) -> tuple[np.ndarray | None, str]:
 
 def _attack(
     attack: Attack,
-    defense: Defense,
+    defense: Defense | Wrapped,
     x: np.ndarray,
     y: np.ndarray,
     threat: ThreatModel,
