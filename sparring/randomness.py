@@ -12,8 +12,8 @@ from enum import IntEnum
 from typing import Any
 
 import numpy as np
-from keras import ops
 
+from sparring.backend import ops
 from sparring.tensors import Images
 
 _LEVELS = 1 << 20

@@ -10,10 +10,10 @@ from fractions import Fraction
 from typing import Any, ClassVar, NamedTuple, final
 
 import numpy as np
-from keras import ops
 from typing_extensions import override
 
 from sparring import backend
+from sparring.backend import ops
 from sparring.errors import SettingsError, unknown_name
 from sparring.tensors import Images
 

@@ -9,12 +9,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Self, final
 
-import keras
 import numpy as np
-from keras import ops
 from typing_extensions import override
 
 from sparring import backend
+from sparring.backend import keras, ops
 from sparring.defenses.defense import Defense
 from sparring.errors import SettingsError
 from sparring.randomness import Chance

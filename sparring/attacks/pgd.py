@@ -13,13 +13,13 @@ from functools import partial
 from typing import Any, final
 
 import numpy as np
-from keras import ops
 from typing_extensions import override
 
 from sparring import backend
 from sparring.attacks.gradients import cross_entropies, margins
 from sparring.attacks.search import Search, best_of, run
 from sparring.attacks.simple import uniforms
+from sparring.backend import ops
 from sparring.errors import SettingsError, unknown_name
 from sparring.networks.allconv import padded_size
 from sparring.tensors import Images, Labels

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-from keras import ops
 
+from sparring.backend import ops
 from sparring.tensors import Images, Labels
 
 Attempt = Callable[[np.ndarray, np.ndarray], Any]

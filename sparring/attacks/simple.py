@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
-from keras import ops
 from typing_extensions import override
 
 from sparring.attacks.search import Search, arrays, best_of, run
+from sparring.backend import ops
 from sparring.randomness import Chance
 from sparring.tensors import Images, Labels
 from sparring.threat import ThreatModel

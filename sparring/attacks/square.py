@@ -11,11 +11,11 @@ from math import sqrt
 from typing import Any, final
 
 import numpy as np
-from keras import ops
 from typing_extensions import override
 
 from sparring.attacks.gradients import margins
 from sparring.attacks.search import Search, arrays, run
+from sparring.backend import ops
 from sparring.errors import SettingsError
 from sparring.networks.allconv import in_batches
 from sparring.randomness import Chance

@@ -329,10 +329,10 @@ def _fashion_files(folder: Path) -> dict[str, Path]:
 
 
 def _download_fashion_mnist() -> dict[str, np.ndarray]:
-    from keras.datasets import fashion_mnist
+    from sparring.backend import keras
 
     try:
-        (x_train, y_train), (x_test, y_test) = fashion_mnist.load_data()
+        (x_train, y_train), (x_test, y_test) = keras.datasets.fashion_mnist.load_data()
     except Exception as error:  # Keras raises a bare Exception when a download fails
         raise _no_download("fashion-mnist", "the four IDX .gz files", error) from error
     return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
@@ -433,7 +433,7 @@ def _cifar_files(folder: Path) -> list[Path]:
 
 
 def _download_cifar10() -> Path:
-    import keras
+    from sparring.backend import keras
 
     # keras.datasets.cifar10 would fetch the pickled version.
     try:

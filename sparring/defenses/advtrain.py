@@ -17,10 +17,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, final
 
-from keras import ops
 from typing_extensions import override
 
 from sparring import backend
+from sparring.backend import ops
 from sparring.defenses.defense import Defense
 from sparring.tensors import Images, Labels
 from sparring.training.recipe import Recipe, Settings, cross_entropy, hits

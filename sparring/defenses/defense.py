@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, ClassVar, final
 
 import numpy as np
-from keras import ops
 
 from sparring import backend
+from sparring.backend import ops
 from sparring.data import Dataset, DatasetInfo
 from sparring.errors import DataError
 from sparring.networks.allconv import in_batches

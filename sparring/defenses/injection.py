@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
-from keras import ops
 from typing_extensions import override
 
 from sparring import backend
+from sparring.backend import ops
 from sparring.data import Dataset
 from sparring.defenses.defense import Defense
 from sparring.networks.allconv import AllConv, in_batches, to_float

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
-from keras import ops
 from typing_extensions import override
 
+from sparring.backend import ops
 from sparring.data import Dataset
 from sparring.defenses.defense import Defense
 from sparring.networks.allconv import AllConv

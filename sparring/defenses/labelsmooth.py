@@ -16,9 +16,9 @@ from __future__ import annotations
 
 from typing import Any, final
 
-from keras import ops
 from typing_extensions import override
 
+from sparring.backend import ops
 from sparring.defenses.defense import Defense
 from sparring.tensors import Images, Labels
 from sparring.training.recipe import Recipe, Settings, hits

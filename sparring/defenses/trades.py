@@ -17,9 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, final
 
-from keras import ops
 from typing_extensions import override
 
+from sparring.backend import ops
 from sparring.defenses.adversarial import ADAPTED, TUNED, PgdSettings
 from sparring.defenses.defense import Defense
 from sparring.tensors import Images, Labels

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 from typing import final
 
-from keras import ops
 from typing_extensions import override
 
+from sparring.backend import ops
 from sparring.defenses.defense import Defense
 from sparring.networks.augment import STRONG_DRAWS, strong
 from sparring.randomness import Chance

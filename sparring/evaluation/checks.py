@@ -14,7 +14,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
-from keras import ops
 from typing_extensions import override
 
 from sparring import backend
@@ -28,6 +27,7 @@ from sparring.attacks import (
     gradient,
     unwrapped,
 )
+from sparring.backend import ops
 from sparring.networks.allconv import in_batches
 from sparring.randomness import Chance
 from sparring.tensors import Images, Logits

@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from keras import ops
 
 from sparring import attacks, backend
 from sparring import data as datasets
 from sparring import plots as pictures
 from sparring.attacks import Attack, Wrapped
+from sparring.backend import ops
 from sparring.data import Dataset
 from sparring.defenses.defense import Defense
 from sparring.errors import AttackError, RunError, SettingsError

@@ -7,11 +7,10 @@ from functools import cached_property
 from math import log2
 from typing import Any
 
-import keras
 import numpy as np
-from keras import ops
 
 from sparring import backend
+from sparring.backend import keras, ops
 from sparring.randomness import Chance, Stream, spread
 from sparring.tensors import Images, Logits
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from keras import ops
+from sparring.backend import ops
 
 SHIFT_FLIP_DRAWS = 3
 """Random numbers in [0, 1) that shift_flip takes for an image."""

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
-from keras import ops
 from typing_extensions import override
 
 from sparring.attacks import BPDA, PGD
+from sparring.backend import ops
 from sparring.defenses.discretize import BITS
 from sparring.tensors import Images, Labels
 from sparring.threat import ThreatModel

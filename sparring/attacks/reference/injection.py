@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, final
 
-from keras import ops
 from typing_extensions import override
 
 from sparring.attacks import PGD, margins
+from sparring.backend import ops
 from sparring.defenses.injection import TOO_LIKE, TOO_UNLIKE, cosine, suspicious
 from sparring.tensors import Images, Labels
 

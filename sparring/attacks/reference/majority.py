@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, final
 
-from keras import ops
 from typing_extensions import override
 
 from sparring.attacks import PGD
+from sparring.backend import ops
 from sparring.tensors import Images, Labels
 
 ENOUGH = 1.0  # a margin at which a network counts as fooled

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, final
 
-from keras import ops
 from typing_extensions import override
 
 from sparring.attacks import PGD, InTurn
+from sparring.backend import ops
 from sparring.defenses.mergebinary import LEAST_PROBABILITY, merged_logits
 from sparring.tensors import Images, Labels
 
