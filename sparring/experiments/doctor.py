@@ -241,7 +241,7 @@ def examine(
         gpus=gpus,
         gpu_error=gpu_error,
         keras=_version("keras"),
-        default_backend=backend_choice.default(),
+        default_backend=os.environ.get("KERAS_BACKEND", backend_choice.default()),
         backends=tuple(backends),
         datasets=tuple(found),
         runs=_folder(Path(out).expanduser()),
