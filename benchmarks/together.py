@@ -58,7 +58,7 @@ def gradients(net: Batched, x: Any) -> Any:
     def objective() -> tuple[Any, Any]:
         return ops.mean(ops.square(net(x))), ()
 
-    _, _, found = backend.value_and_gradients(objective, net.trainable_variables)
+    _, _, found = backend.value_and_gradients(objective, net.trainable_variables, [])
     return sum(ops.sum(gradient) for gradient in found)
 
 

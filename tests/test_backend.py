@@ -145,7 +145,8 @@ def test_value_and_gradients_by_hand() -> None:
         return ops.sum(a * a * b), 10 * ops.sum(a)
 
     value, auxiliary, gradients = called(
-        lambda: backend.value_and_gradients(objective, [a, b, unused]), [a, b, unused, count]
+        lambda: backend.value_and_gradients(objective, [a, b, unused], [count]),
+        [a, b, unused, count],
     )
     assert (value, auxiliary) == (23, 30)
     np.testing.assert_array_equal(gradients[0], [6, 20])  # 2 a b
@@ -162,7 +163,7 @@ def test_value_and_gradients_hold_on_to_nothing_they_were_made_of() -> None:
     def objective() -> tuple[Any, Any]:
         return ops.sum(weight * weight), ops.zeros(())
 
-    step = backend.compile(lambda: backend.value_and_gradients(objective, [weight]), [weight])
+    step = backend.compile(lambda: backend.value_and_gradients(objective, [weight], []), [weight])
     value, _, gradients = step()
     assert not any(getattr(each, "requires_grad", False) for each in (value, *gradients))
 
@@ -205,7 +206,7 @@ def test_an_input_gradient_is_a_constant_for_what_is_differentiated_around_it() 
         return ops.sum(weight * (gradient + alone + product)), ()
 
     value, _, [by_weight] = called(
-        lambda: backend.value_and_gradients(objective, [weight]), [weight]
+        lambda: backend.value_and_gradients(objective, [weight], []), [weight]
     )
     assert value == 2 * (20 + 20 + 10) + 3 * (42 + 42 + 21)
     # Were they differentiated too, each would be twice what it is.

@@ -554,7 +554,7 @@ def loss_and_slope_by_weight(recipe: Any) -> tuple[float, float]:
 
     x, y = np.full((1, 1, 1, 1), 0.5, np.float32), tensor([0], "int32")
     step = backend.compile(
-        lambda x: backend.value_and_gradients(lambda: recipe.loss(Weighted(), x, y), [w]), [w]
+        lambda x: backend.value_and_gradients(lambda: recipe.loss(Weighted(), x, y), [w], []), [w]
     )
     loss, _, (slope,) = step(tensor(x))
     return float(array(loss)), float(array(slope))

@@ -72,7 +72,7 @@ def _jitted(pure: Callable[..., Any], variables: Sequence[Any]) -> Callable[...,
 
 
 def value_and_gradients(
-    objective: Callable[[], tuple[Any, Any]], variables: Sequence[Any], others: Sequence[Any] = ()
+    objective: Callable[[], tuple[Any, Any]], variables: Sequence[Any], others: Sequence[Any]
 ) -> tuple[Any, Any, list[Any]]:
     """Differentiate a pure function of all variables by jax.value_and_grad."""
     chosen = {id(variable) for variable in variables}

@@ -70,7 +70,7 @@ class Backend(Protocol):
         self,
         objective: Callable[[], tuple[Scalar, Any]],
         variables: Sequence[Any],
-        others: Sequence[Any] = (),
+        others: Sequence[Any],
     ) -> tuple[Scalar, Any, list[Any]]:
         """Differentiate an objective by variables; for use inside a compiled function.
 

@@ -44,7 +44,7 @@ def compile_many(function: Callable[..., Any], variables: Sequence[Any]) -> Call
 
 
 def value_and_gradients(
-    objective: Callable[[], tuple[Any, Any]], variables: Sequence[Any], others: Sequence[Any] = ()
+    objective: Callable[[], tuple[Any, Any]], variables: Sequence[Any], others: Sequence[Any]
 ) -> tuple[Any, Any, list[Any]]:
     """Differentiate by a tape; `others` need not be known."""
     with tf.GradientTape() as tape:

@@ -142,7 +142,7 @@ class _NumbersOnDevice(TorchFunctionMode):
 
 
 def value_and_gradients(
-    objective: Callable[[], tuple[Any, Any]], variables: Sequence[Any], others: Sequence[Any] = ()
+    objective: Callable[[], tuple[Any, Any]], variables: Sequence[Any], others: Sequence[Any]
 ) -> tuple[Any, Any, list[Any]]:
     """Differentiate by torch.autograd; `others` need not be known."""
     with torch.enable_grad():
