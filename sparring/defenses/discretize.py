@@ -28,9 +28,9 @@ BITS = 20
 
 
 def discretized(x: Any) -> Any:
-    """The code of images [B, H, W, C]: [B, H, W, 20 C], bit k of channel c at 20 c + k."""
+    """Code images [B, H, W, C] as [B, H, W, 20 C], bit k of channel c at 20 c + k."""
     thresholds = (ops.arange(BITS, dtype="float32") + 1) / BITS
-    bits = ops.cast(ops.expand_dims(x, -1) < thresholds, "float32")
+    bits = ops.cast(ops.expand_dims(x, -1) < thresholds, "float32")  # [B, H, W, C, 20]
     return ops.reshape(bits, (*x.shape[:3], BITS * x.shape[3]))
 
 

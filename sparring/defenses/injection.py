@@ -51,7 +51,7 @@ class InjectionSettings(Settings):
 
 
 def strength(served: float, progress: Any) -> Any:
-    """The patterns' strength at progress p in [0, 1]: served (1 + 1.5 max(0, 1 - 1.1 p)).
+    """Compute the patterns' strength at progress p in [0, 1]: served (1 + 1.5 max(0, 1 - 1.1 p)).
 
     With the course's 0.02 that is 0.02 + 0.03 max(0, 1 - 1.1 p).
     """
@@ -59,13 +59,13 @@ def strength(served: float, progress: Any) -> Any:
 
 
 def cosine(a: Any, b: Any) -> Any:
-    """Cosine similarity along the last axis, 0 for a zero vector."""
+    """Compute the cosine similarity along the last axis, 0 for a zero vector."""
     norms = ops.sqrt(ops.sum(ops.square(a), -1)) * ops.sqrt(ops.sum(ops.square(b), -1))
     return ops.sum(a * b, axis=-1) / ops.maximum(norms, 1e-12)
 
 
 def suspicious(likeness: Any, answers: Any, under_patterns: Any, named: Any) -> Any:
-    """Whether each input is to be rejected, float32 [B] of 0 and 1.
+    """Tell whether each input is to be rejected, float32 [B] of 0 and 1.
 
     Args:
         likeness: [B, K], cosine of an input's features to each signature.
@@ -93,7 +93,7 @@ class TrapdoorNet(AllConv):
         self.strength = self.ramp("strength")
 
     def mean_features(self, x: Any) -> tuple[Any, Any]:
-        """Spatial mean [B, F] of what enters the head, and logits [B, K]."""
+        """Compute the spatial mean [B, F] of what enters the head, and logits [B, K]."""
         features = self.features(x)
         means = ops.mean(ops.cast(features, "float32"), axis=(1, 2))
         return means, self.head_logits(features)
@@ -112,7 +112,7 @@ class InjectionRecipe(Recipe):
         self._patterns = ops.convert_to_tensor(self.patterns())
 
     def patterns(self) -> np.ndarray:
-        """The K patterns of zeros and ones, float32 [K, H, W, C], from the seed alone."""
+        """Draw the K patterns of zeros and ones, float32 [K, H, W, C], from the seed alone."""
         random = np.random.default_rng(self.spread(Stream.PATTERNS))
         shape = (self.info.classes, *self.info.shape)
         return random.integers(0, 2, shape).astype(np.float32)

@@ -25,7 +25,7 @@ from sparring.training.recipe import Recipe
 
 
 def height(progress: Any) -> Any:
-    """The jump's height at progress p in [0, 1]: 5 min(1, 2p)."""
+    """Compute the jump's height at progress p in [0, 1]: 5 min(1, 2p)."""
     return 5 * ops.minimum(1.0, 2 * progress)
 
 

@@ -68,7 +68,7 @@ class EmbeddingNet(AllConv):
 
 
 def nt_xent(first: Any, second: Any, scale: Any) -> tuple[Any, Any]:
-    """NT-Xent of embeddings [B, D] of length 1 of two views, and how many pairs are found.
+    """Compute NT-Xent of embeddings [B, D] of two views, and how many pairs are found.
 
     Each image's other view has to be told from the 2 B - 2 views of other images. Mean over the
     batch, summed over both directions as in the course.
@@ -85,13 +85,13 @@ def nt_xent(first: Any, second: Any, scale: Any) -> tuple[Any, Any]:
 
 
 def votes(similarities: Any, labels: Any, classes: int) -> Any:
-    """How many of the nearest training images have each label: [B, K] of similarities [B, N]."""
+    """Count the labels of the nearest training images: [B, K] of similarities [B, N]."""
     indices = nearest(similarities, min(NEIGHBORS, similarities.shape[1]))
     return ops.sum(ops.one_hot(ops.take(labels, indices, axis=0), classes), axis=1)
 
 
 def nearest(similarities: Any, count: int) -> Any:
-    """Indices [B, count] of the largest similarities [B, N]; of equals, whichever.
+    """Find the indices [B, count] of the largest similarities [B, N]; of equals, whichever.
 
     They lie in the chunks with the largest maxima. Finding those is one pass over the numbers,
     which takes less than the matrix product that made them; sorting all would take more.
@@ -102,8 +102,8 @@ def nearest(similarities: Any, count: int) -> Any:
         return ops.top_k(similarities, count)[1]
     whole = chunks * CHUNK
     parts = ops.reshape(similarities[:, :whole], (batch, chunks, CHUNK))
-    best = ops.top_k(ops.max(parts, axis=-1), count)[1]
-    values = ops.take_along_axis(parts, best[:, :, None], axis=1)
+    best = ops.top_k(ops.max(parts, axis=-1), count)[1]  # [B, count]
+    values = ops.take_along_axis(parts, best[:, :, None], axis=1)  # [B, count, CHUNK]
     places = best[:, :, None] * CHUNK + ops.arange(CHUNK, dtype=best.dtype)
     rest = ops.broadcast_to(ops.arange(whole, images, dtype=best.dtype), (batch, images - whole))
     values = ops.concatenate([ops.reshape(values, (batch, -1)), similarities[:, whole:]], axis=1)
@@ -173,7 +173,7 @@ class Knn(Defense):
         self.labels = ops.convert_to_tensor(self.arrays["0/labels"])
 
     def embed(self, x: Any) -> Any:
-        """Embeddings [B, 128] of length 1, differentiable by x."""
+        """Compute embeddings [B, 128] of length 1, differentiable by x."""
         return self.nets[0](x)
 
     @override
@@ -181,7 +181,7 @@ class Knn(Defense):
         return self.count(ops.matmul(self.embed(x), self.embeddings))
 
     def count(self, similarities: Any) -> Any:
-        """Votes [B, K] of the stored images at cosine similarities [B, N]."""
+        """Count the votes [B, K] of the stored images at cosine similarities [B, N]."""
         return votes(similarities, self.labels, self.info.classes)
 
     @override

@@ -25,7 +25,7 @@ from sparring.training.recipe import Recipe, Settings, hits
 
 
 def smoothed(y: Any, classes: int) -> Any:
-    """Targets [B, K] of labels int [B]: (onehot + 1/8) / (1 + K/8)."""
+    """Smooth labels int [B] into targets [B, K]: (onehot + 1/8) / (1 + K/8)."""
     return (ops.one_hot(y, classes) + 1 / 8) / (1 + classes / 8)
 
 

@@ -55,13 +55,13 @@ class Majority(Defense):
     @classmethod
     @override
     def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
-        each = settings.replace(
+        settings = settings.replace(
             filters=max(1, 2 * (settings.filters // 3)), epochs=max(1, settings.epochs // 2)
         )
-        return [NoisyRecipe(info, each, seed, network) for network in range(VOTERS)]
+        return [NoisyRecipe(info, settings, seed, network) for network in range(VOTERS)]
 
     def votes(self, x: Any) -> Any:
-        """How many networks name each class, [B, K]."""
+        """Count how many networks name each class, [B, K]."""
         answers = [ops.argmax(net(x), axis=-1) for net in self.nets]
         return sum(ops.one_hot(answer, self.info.classes) for answer in answers)
 

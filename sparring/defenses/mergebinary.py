@@ -31,7 +31,7 @@ LEAST_PROBABILITY = 0.7
 
 
 def merged_logits(margins: Any) -> Any:
-    """Logits [B, K] of the margins P(yes) - P(no) [B, K]: 5 sigmoid(5 d)."""
+    """Compute logits [B, K] of the margins P(yes) - P(no) [B, K]: 5 sigmoid(5 d)."""
     return 5 * ops.sigmoid(5 * margins)
 
 
@@ -78,8 +78,8 @@ class MergeBinary(Defense):
     @classmethod
     @override
     def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
-        each = settings.replace(filters=max(1, settings.filters // 4))
-        return [BinaryRecipe(info, each, seed, network) for network in range(info.classes)]
+        settings = settings.replace(filters=max(1, settings.filters // 4))
+        return [BinaryRecipe(info, settings, seed, network) for network in range(info.classes)]
 
     @override
     def logits(self, x: Images, chance: Chance | None = None) -> Logits:

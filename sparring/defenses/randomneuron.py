@@ -30,7 +30,7 @@ DRAWS = 10
 
 
 def keep_probabilities(activations: Any) -> Any:
-    """Probability of keeping each of n units, [B, n]: 1 - exp(-n/3 |a_i| / sum |a|)."""
+    """Compute the probability of keeping each of n units, [B, n]: 1 - exp(-n/3 |a_i| / sum |a|)."""
     sizes = ops.abs(activations)
     shares = sizes / ops.maximum(ops.sum(sizes, axis=1, keepdims=True), 1e-30)
     return 1 - ops.exp(-activations.shape[1] / 3 * shares)

@@ -39,7 +39,7 @@ class TemperatureSettings(Settings):
 
 
 def temperature(base: float, progress: Any) -> Any:
-    """T at progress p in [0, 1]: base^(100 p); 1.15 takes it from 1 to 1.2 million."""
+    """Compute T at progress p in [0, 1]: base^(100 p); 1.15 takes it from 1 to 1.2 million."""
     return base ** (100 * progress)
 
 

@@ -36,7 +36,7 @@ class TradesSettings(PgdSettings):
 
 
 def divergence(clean: Any, moved: Any) -> Any:
-    """Mean over a batch of KL(softmax(clean) || softmax(moved)), logits [B, K]."""
+    """Average KL(softmax(clean) || softmax(moved)) over a batch of logits [B, K]."""
     log_clean, log_moved = ops.log_softmax(clean, -1), ops.log_softmax(moved, -1)
     return ops.mean(ops.sum(ops.exp(log_clean) * (log_clean - log_moved), axis=-1))
 

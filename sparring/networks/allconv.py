@@ -24,18 +24,18 @@ _INITIALIZERS = {
 }
 
 
-def to_float(images: Any) -> Any:
-    """uint8 images on the device as float32 in [0, 1]."""
+def to_float(images: Any) -> Images:
+    """Bring uint8 images on the device to float32 in [0, 1]."""
     return ops.cast(images, "float32") / 255
 
 
 def leaky_relu(x: Any) -> Any:
-    """X where positive, 0.2 x elsewhere."""
+    """Give x where it is positive, 0.2 x elsewhere."""
     return ops.leaky_relu(x, negative_slope=0.2)
 
 
 def number_of_scales(height: int, width: int) -> int:
-    """How often the network halves an image: round(log2 R) - 2, R the shorter side, at least 8."""
+    """Count how often an image is halved: round(log2 R) - 2, R the shorter side, at least 8."""
     return round(log2(min(height, width))) - 2
 
 
@@ -59,8 +59,11 @@ class AllConv(keras.layers.Layer):
         initializer: of the kernels, glorot or he (https://arxiv.org/abs/1502.01852).
         seed: of the initial kernels.
 
-    Attributes: `precision`, the dtype of convolutions and activations; weights, what follows the
-    average over space, and with it losses and gradients by weights stay float32.
+    Attributes:
+        scales: kernel and bias of the convolutions of each scale.
+        head: kernel and bias of the last one.
+        precision: the dtype of convolutions and activations; weights, what follows the average over
+            space, and with it losses and gradients by weights stay float32.
     """
 
     precision = "float32"
@@ -98,7 +101,7 @@ class AllConv(keras.layers.Layer):
         return kernel, self.add_weight(shape=(outputs,), name=f"{name}_bias", initializer="zeros")
 
     def ramp(self, name: str) -> Any:
-        """A new scalar variable that is not trained, for Recipe.on_progress to assign."""
+        """Add a scalar variable that is not trained, for Recipe.on_progress to assign."""
         return self.add_weight(shape=(), name=name, initializer="zeros", trainable=False)
 
     @property
@@ -112,21 +115,21 @@ class AllConv(keras.layers.Layer):
         return [kernel for kernel, _ in self.convs]
 
     def plain(self) -> dict[str, Any]:
-        """What of this network is not said by its weights: arguments of `torch_model.Network`."""
+        """Give keyword arguments for torch_model.Network that rebuild what weights do not say."""
         return {}
 
     # What a defense may change
 
-    def transform(self, x: Any) -> Any:
-        """What happens to images before the first convolution."""
+    def transform(self, x: Images) -> Any:
+        """Transform images before the first convolution."""
         return x
 
     def activation(self, x: Any) -> Any:
-        """What follows every convolution but the head."""
+        """Apply what follows every convolution but the head."""
         return leaky_relu(x)
 
     def head_activation(self, x: Any) -> Any:
-        """What follows the head's convolution, before the average over space."""
+        """Apply what follows the head's convolution, before the average over space."""
         return x
 
     def drop(self, units: Any, chance: Chance) -> Any:
@@ -167,7 +170,7 @@ class AllConv(keras.layers.Layer):
         return self.head_logits(self.features(x, chance), chance)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Logits float32 [N, outputs] of uint8 images [N, height, width, channels], in batches."""
+        """Compute logits float32 [N, outputs] of uint8 images [N, H, W, C], in batches."""
         return in_batches(self._predict, images)
 
     @cached_property
@@ -176,7 +179,15 @@ class AllConv(keras.layers.Layer):
 
 
 def in_batches(function: Callable[[Any], Any], images: np.ndarray) -> np.ndarray:
-    """What a compiled function gives for images, a batch at a time, as one numpy array."""
+    """Apply a compiled function to images, a batch at a time.
+
+    Args:
+        function: of a tensor [B, ...] that gives one [B, ...].
+        images: [N, ...], one at least.
+
+    Returns:
+        What it gives for all of them, a numpy array [N, ...].
+    """
     starts = range(0, len(images), PREDICTION_BATCH)
     batches = [images[start : start + PREDICTION_BATCH] for start in starts]
     count = len(batches[-1])
@@ -186,7 +197,7 @@ def in_batches(function: Callable[[Any], Any], images: np.ndarray) -> np.ndarray
 
 
 def padded_size(count: int) -> int:
-    """How many images to give a compiled function in place of `count`.
+    """Tell how many images to give a compiled function in place of `count`.
 
     Where every size is compiled anew, few sizes are to be used: powers of two, up to
     PREDICTION_BATCH.
