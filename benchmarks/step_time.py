@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.turns import Contestant, Turn, step_times
-from sparring.backend_choice import installed
+from sparring.backend.choice import installed
 
 BATCH, IMAGES = 64, 5000
 PLAIN, PLAIN_KEPT = "plain", "plain, freed memory kept"

@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks.turns import Contestant, Turn
 from sparring import data, plots
-from sparring.backend_choice import choose
+from sparring.backend.choice import choose
 from sparring.runs.checkpoint import write_atomically
 
 TURNS, LOOKS = 100, 40

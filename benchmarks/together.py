@@ -42,7 +42,7 @@ class Batched(AllConv):
         own = inputs if inputs == 3 else inputs // self.networks
         return super()._conv(name, side, own, outputs)
 
-    def call(self, x: Any) -> Any:
+    def call(self, x: Any, chance: Any = None) -> Any:
         """Logits, by Keras's convolution, which takes the groups from the shapes."""
         for convs in self.scales:
             for kernel, bias in convs:
@@ -58,7 +58,7 @@ def gradients(net: Batched, x: Any) -> Any:
     def objective() -> tuple[Any, Any]:
         return ops.mean(ops.square(net(x))), ()
 
-    _, _, found = backend.value_and_gradients(objective, net.trainable_variables)
+    _, _, found = backend.value_and_gradients(objective, net.trainable_variables, [])
     return sum(ops.sum(gradient) for gradient in found)
 
 

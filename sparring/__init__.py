@@ -15,7 +15,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from sparring.backend_choice import prefer_installed
+from sparring.backend.choice import choose
 from sparring.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -91,14 +91,11 @@ __all__ = [
 ]
 
 
-prefer_installed()
-
-
 def __getattr__(name: str) -> Any:
     # Importing a home may import keras and so fix the backend; that waits until a name is used.
     if name not in _HOMES:
         raise AttributeError(f"module 'sparring' has no attribute {name!r}")
     if _HOMES[name] != "errors":
-        import_module("sparring.backend")  # says what is wrong with a backend better than keras
+        choose()  # says what is wrong with a backend better than keras
     module, _, other_name = _HOMES[name].partition(":")
     return getattr(import_module(f"sparring.{module}"), other_name or name)

@@ -12,29 +12,45 @@ from enum import IntEnum
 from typing import Any
 
 import numpy as np
-from keras import ops
+
+from sparring.backend import ops
+from sparring.tensors import Images
 
 _LEVELS = 1 << 20
 _STAGE, _PIXEL = 0x3504F335, 0x1E3779B9  # any odd constants: they keep uses apart
 
 
 class Stream(IntEnum):
-    """What a stream of random numbers is for; a value, once given, is never reused."""
+    """Name what a stream of random numbers is for; a value, once given, is never reused."""
 
     WEIGHTS = 0
+    """Initial weights."""
     ORDER = 1
+    """The order of the images in each epoch."""
     AUGMENTATION = 2
+    """Augmentation, and what else a training step draws."""
     NETWORK = 3
+    """The networks of a defense that trains several."""
     PATTERNS = 4
+    """Trapdoor patterns."""
     DRAWS = 5
+    """The draws in which attacks ask stochastic defenses whether images are broken."""
     JUDGE = 6
+    """The draws in which the judge asks."""
 
 
 def spread(seed: int, stream: Stream, *place: int) -> int:
-    """A 31-bit seed for one place (a layer, an epoch, ...) of a stream of the user's seed.
+    """Derive a 31-bit seed for one place of a stream from the user's seed.
 
-    Neighboring user seeds share nothing: they go through numpy's SeedSequence. `seed` and `place`
-    are integers of 0 and more.
+    Neighboring user seeds share nothing: they go through numpy's SeedSequence.
+
+    Args:
+        seed: the user's seed, 0 or more.
+        stream: what the random numbers are for.
+        *place: integers of 0 or more that say where: a layer, an epoch, ...
+
+    Returns:
+        An integer in [0, 2^31).
     """
     sequence = np.random.SeedSequence(seed, spawn_key=(int(stream), *place))
     return int(sequence.generate_state(1)[0] >> 1)
@@ -48,24 +64,31 @@ def _mix(x: Any) -> Any:
 
 
 class Chance:
-    """Random numbers for a batch of images.
+    """Random numbers for a batch of images, each image's from its own pixels and a seed.
+
+    Successive calls of `uniform` continue the sequence; two objects made from the same images and
+    seed give the same numbers.
 
     Args:
         x: images float32 [B, H, W, C] in [0, 1]; told apart down to a millionth.
-        seed: an int32 scalar.
+        seed: an integer, or one for each image, int32 [B], as tiled copies of images need.
+
+    Attributes:
+        seed: the seed or seeds, as given.
     """
 
-    def __init__(self, x: Any, seed: Any) -> None:
-        levels = ops.reshape(ops.cast(x * _LEVELS, "int32"), (x.shape[0], -1))
-        weights = _mix(ops.arange(levels.shape[1], dtype="int32") + _PIXEL)
+    def __init__(self, x: Images, seed: Any = 0) -> None:
+        self.seed = seed
+        levels = ops.reshape(ops.cast(x * _LEVELS, "int32"), (x.shape[0], -1))  # [B, H * W * C]
+        weights = _mix(ops.arange(levels.shape[1], dtype="int32") + _PIXEL)  # [H * W * C]
         # Integers wrap around and add up to the same in every order.
-        sums = ops.cast(ops.sum(levels * weights, axis=1), "int32")
+        sums = ops.cast(ops.sum(levels * weights, axis=1), "int32")  # [B]
         self._keys = _mix(ops.bitwise_xor(_mix(sums), _mix(ops.cast(seed, "int32") + _STAGE)))
         self._used = 0
 
     def uniform(self, count: int) -> Any:
-        """The next `count` numbers in [0, 1) for every image: float32 [B, count]."""
+        """Draw the next `count` numbers in [0, 1) for every image: float32 [B, count]."""
         self._used += 1
-        places = _mix(ops.arange(count, dtype="int32") + self._used * _PIXEL % 2**31)
-        bits = _mix(ops.bitwise_xor(self._keys[:, None] * _STAGE, places[None, :]))
+        places = _mix(ops.arange(count, dtype="int32") + self._used * _PIXEL % 2**31)  # [count]
+        bits = _mix(ops.bitwise_xor(self._keys[:, None] * _STAGE, places[None, :]))  # [B, count]
         return ops.cast(ops.bitwise_and(ops.right_shift(bits, 8), 0xFFFFFF), "float32") / 2**24

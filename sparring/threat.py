@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, NamedTuple, final
 
 import numpy as np
-from keras import ops
+from typing_extensions import override
 
+from sparring import backend
+from sparring.backend import ops
 from sparring.errors import SettingsError, unknown_name
+from sparring.tensors import Images
 
 
 @dataclass(frozen=True, repr=False)
 class ThreatModel(ABC):
     """A ball of radius eps around an image, within the cube [0, 1] that images live in.
 
-    Attributes: `eps`, a float above 0; also taken as text, such as "4/255" or "0.0157". Raises
-    SettingsError for anything else.
+    What attacks use works on tensors of the running backend, float32 [B, H, W, C]; what the judge
+    uses works on numpy arrays in float64, so that it does not repeat an attack's rounding.
 
-    Methods named in the plural sense of tensors work on batches float32 [B, H, W, C] of the running
-    backend; `distance` works on numpy arrays in float64, so that the judge does not repeat an
-    attack's rounding.
+    Attributes:
+        eps: the radius, a float above 0; also taken as text, such as "4/255" or "0.0157".
+        norm: the name of the norm it is measured in.
+
+    Raises:
+        SettingsError: for another eps.
     """
 
     eps: float
@@ -38,32 +45,118 @@ class ThreatModel(ABC):
         return f"{type(self).__name__}({self.eps:.6g})"
 
     def scaled(self, factor: float) -> ThreatModel:
-        """The same norm with eps times `factor`."""
+        """Make a threat model of the same norm with eps times `factor`."""
         return replace(self, eps=self.eps * factor)
 
     @abstractmethod
     def unlimited(self, shape: tuple[int, ...]) -> ThreatModel:
-        """The same norm with an eps within which every image [H, W, C] of `shape` lies."""
+        """Make one of the same norm within which every image [H, W, C] of `shape` lies."""
 
     @abstractmethod
-    def start(self, x: Any, uniform: Any) -> Any:
-        """A random point of the ball; `uniform` [B, H, W, C] are draws from [0, 1)."""
+    def start(self, x: Images, uniform: Any) -> Images:
+        """Give a random point of each ball.
+
+        Args:
+            x: images [B, H, W, C], the middles.
+            uniform: draws from [0, 1), [B, H, W, C].
+        """
 
     @abstractmethod
     def direction(self, gradient: Any) -> Any:
-        """The step of size 1 in this norm that gains most along a gradient; 0 where that is 0."""
+        """Give the step of size 1 in this norm that gains most along a gradient; 0 where it is 0.
+
+        Args:
+            gradient: [B, H, W, C].
+        """
 
     @abstractmethod
-    def project(self, x_adv: Any, x: Any) -> Any:
-        """The nearest points of the ball around x, then clipped to [0, 1]."""
+    def project(self, x_adv: Images, x: Images) -> Images:
+        """Give the nearest points to x_adv in the balls around images x, then clip to [0, 1]."""
 
     @abstractmethod
     def distance(self, x_adv: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """Distances [B], in float64."""
+        """Measure distances, float64 [B], of numpy arrays [B, H, W, C]."""
 
     @abstractmethod
     def rounding(self, size: int) -> float:
-        """How far float32 rounding of an image with `size` values may carry it beyond eps."""
+        """Bound how far float32 rounding may carry an image with `size` values beyond eps."""
+
+    @final
+    def moved(self, x_adv: Images, gradient: Any, x: Images, size: float) -> Images:
+        """Take one step along a gradient and back into the balls.
+
+        Args:
+            x_adv: points [B, H, W, C].
+            gradient: [B, H, W, C].
+            x: images [B, H, W, C], the middles of the balls.
+            size: of the step, in this norm.
+
+        Returns:
+            The new points [B, H, W, C].
+        """
+        return self.project(x_adv + size * self.direction(gradient), x)
+
+    @final
+    def check(self, x_adv: np.ndarray, x: np.ndarray) -> Checked:
+        """Check which adversarial images are valid: finite, in [0, 1], and not too far.
+
+        Args:
+            x_adv: what an attack gave, float32 [B, H, W, C].
+            x: the originals, float32 [B, H, W, C].
+        """
+        flat = x_adv.reshape(len(x), -1)  # [B, H * W * C]
+        finite = np.isfinite(flat).all(axis=1)
+        inside = finite & (flat.min(axis=1) >= 0) & (flat.max(axis=1) <= 1)
+        images = np.where(inside[:, None, None, None], x_adv, x)
+        distance = np.where(inside, self.distance(images, x), np.nan)  # [B]
+        near = distance <= self.eps + self.rounding(flat.shape[1])
+        reasons = np.full(len(x), "", dtype=object)
+        reasons[~near] = f"too far: {self.norm} distance above eps"
+        reasons[~inside] = "outside [0, 1]"
+        reasons[~finite] = "not finite: NaN or infinite values"
+        return Checked(images, near, distance, reasons.tolist())
+
+
+class Checked(NamedTuple):
+    """What the rule for adversarial images says of a batch."""
+
+    images: np.ndarray
+    """Images float32 [B, H, W, C]; the original where values are not finite or outside [0, 1]."""
+    valid: np.ndarray
+    """Which ones are valid, bool [B]."""
+    distance: np.ndarray
+    """Distances float64 [B], NaN where values are not finite or outside [0, 1]."""
+    reasons: list[str]
+    """Why each is not valid; empty where it is."""
+
+
+def ascend(
+    objective: Callable[[Images], Any],
+    x: Images,
+    start: Images,
+    threat: ThreatModel,
+    steps: int,
+    step_size: float,
+) -> Images:
+    """Find points of the balls around images where an objective is large.
+
+    Projected gradient ascent (Madry et al. 2018, https://arxiv.org/abs/1706.06083).
+
+    Args:
+        objective: a function of points [B, H, W, C] that gives a scalar.
+        x: images [B, H, W, C], the middles of the balls.
+        start: the first points [B, H, W, C].
+        threat: the threat model.
+        steps: how many to take.
+        step_size: in the threat model's norm.
+
+    Returns:
+        The last points [B, H, W, C], constants for what is differentiated around them.
+    """
+    x_adv = start
+    for _ in range(steps):
+        x_adv = threat.moved(x_adv, backend.input_gradient(objective, x_adv), x, step_size)
+    return x_adv
 
 
 @final
@@ -83,26 +176,33 @@ class Linf(ThreatModel):
                 f"Did you mean {self.eps:g}/255?"
             )
 
+    @override
     def scaled(self, factor: float) -> Linf:
         return Linf(min(1.0, self.eps * factor))
 
+    @override
     def unlimited(self, shape: tuple[int, ...]) -> Linf:
         return Linf(1.0)
 
-    def start(self, x: Any, uniform: Any) -> Any:
+    @override
+    def start(self, x: Images, uniform: Any) -> Images:
         return ops.clip(x + self.eps * (2 * uniform - 1), 0.0, 1.0)
 
+    @override
     def direction(self, gradient: Any) -> Any:
         return ops.sign(gradient)
 
-    def project(self, x_adv: Any, x: Any) -> Any:
+    @override
+    def project(self, x_adv: Images, x: Images) -> Images:
         near = ops.minimum(ops.maximum(x_adv, x - self.eps), x + self.eps)
         return ops.clip(near, 0.0, 1.0)
 
+    @override
     def distance(self, x_adv: np.ndarray, x: np.ndarray) -> np.ndarray:
         moved = x_adv.astype(np.float64) - x.astype(np.float64)
         return np.abs(moved).reshape(len(x), -1).max(axis=1)
 
+    @override
     def rounding(self, size: int) -> float:
         # x + eps in [0, 1] is off by half a unit in the last place, 2^-25, and eps by as much.
         return 2.0**-24
@@ -114,39 +214,54 @@ class L2(ThreatModel):
 
     norm = "L2"
 
+    @override
     def unlimited(self, shape: tuple[int, ...]) -> L2:
         return L2(math.sqrt(math.prod(shape)))
 
-    def start(self, x: Any, uniform: Any) -> Any:
+    @override
+    def start(self, x: Images, uniform: Any) -> Images:
         # A random direction, and a length that spreads points evenly along the radius.
         moved = 2 * uniform - 1
         lengths = uniform[:, :1, :1, :1]
         return ops.clip(x + self.eps * lengths * self.direction(moved), 0.0, 1.0)
 
+    @override
     def direction(self, gradient: Any) -> Any:
         norms = _lengths(gradient)
         return gradient / ops.where(norms > 0, norms, 1.0)
 
-    def project(self, x_adv: Any, x: Any) -> Any:
+    @override
+    def project(self, x_adv: Images, x: Images) -> Images:
         moved = x_adv - x
         # Clipping to the cube afterwards brings a point only nearer to x, which lies in it.
         factor = ops.minimum(1.0, self.eps / ops.maximum(_lengths(moved), 1e-30))
         return ops.clip(x + moved * factor, 0.0, 1.0)
 
+    @override
     def distance(self, x_adv: np.ndarray, x: np.ndarray) -> np.ndarray:
         moved = x_adv.astype(np.float64) - x.astype(np.float64)
         return np.sqrt(np.square(moved).reshape(len(x), -1).sum(axis=1))
 
+    @override
     def rounding(self, size: int) -> float:
         # Each value off by 2^-25, and the length of the change by some units in the last place.
         return math.sqrt(size) * 2.0**-25 + 8 * 2.0**-24 * self.eps
 
 
 THREATS: dict[str, type[ThreatModel]] = {"Linf": Linf, "L2": L2}
+"""The threat models by name."""
 
 
 def threat_model(norm: str, eps: float | str) -> ThreatModel:
-    """The threat model of that name, in any case; raises SettingsError listing the valid ones."""
+    """Make a threat model.
+
+    Args:
+        norm: its name, in upper or lower case.
+        eps: the radius, a number above 0 or text such as "4/255".
+
+    Raises:
+        SettingsError: for an unknown name, listing the valid ones, and for a wrong eps.
+    """
     for name, kind in THREATS.items():
         if norm.lower() == name.lower():
             return kind(eps)  # type: ignore[arg-type] # text is read by __post_init__

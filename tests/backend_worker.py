@@ -62,7 +62,9 @@ def every_recipe(name: str, dataset: Dataset) -> dict[str, np.ndarray]:
     def loss_and_gradients(x: Any, y: Any) -> Any:
         recipe.random = GivenDraws()  # type: ignore[assignment]
         x, y = recipe.augment(x, y)
-        return backend.value_and_gradients(lambda: recipe.loss(net, x, y), net.trainable_variables)
+        return backend.value_and_gradients(
+            lambda: recipe.loss(net, x, y), net.trainable_variables, net.variables
+        )
 
     x = ops.convert_to_tensor(dataset.x_train[:16].astype(np.float32) / 255)
     step = backend.compile(loss_and_gradients, net.variables)
@@ -82,7 +84,9 @@ def main(given: Path, result: Path, runs: Path) -> None:
         variable.assign(weight)
 
     def loss_and_gradients(x: Any, y: Any) -> Any:
-        return backend.value_and_gradients(lambda: recipe.loss(net, x, y), net.trainable_variables)
+        return backend.value_and_gradients(
+            lambda: recipe.loss(net, x, y), net.trainable_variables, net.variables
+        )
 
     step = backend.compile(loss_and_gradients, net.variables)
     x = ops.convert_to_tensor(dataset.x_train[:16].astype(np.float32) / 255)

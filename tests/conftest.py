@@ -59,7 +59,7 @@ class Linear(Defense):
         super().__init__(info, Settings(), [])
         self.direction, self.bias = direction.astype(np.float32), bias
 
-    def logits(self, x: Any) -> Any:
+    def logits(self, x: Any, chance: Any = None) -> Any:
         along = ops.sum(x * ops.convert_to_tensor(self.direction), axis=(1, 2, 3)) - self.bias
         return ops.stack([ops.zeros_like(along), along], axis=-1)
 

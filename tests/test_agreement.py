@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparring.backend_choice import NAMES
+from sparring.backend.choice import NAMES
 from sparring.defenses import DEFENSES
 from tests.conftest import patterns
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,11 +40,11 @@ class Coded(Defense):
     def __init__(self) -> None:
         super().__init__(INFO, Settings(), [])
 
-    def logits(self, x: Any) -> Any:
+    def logits(self, x: Any, chance: Any = None) -> Any:
         # Highest at the class nearest to 10 x.
         return -ops.abs(10 * x[:, 0, 0, :1] - ops.arange(3, dtype="float32"))
 
-    def scores(self, x: Any) -> Any:
+    def scores(self, x: Any, chance: Any = None) -> Any:
         return x[:, 0, 2, 0]
 
 
@@ -65,15 +64,13 @@ class Lottery(Coded):
         super().__init__()
         self.seeds: list[int] = []
 
-    @contextmanager
-    def seeded(self, seed: int) -> Iterator[None]:
+    def broken(self, x: Any, y: Any, seed: int = 0) -> np.ndarray:
         # Draw number d of ten is known by its seed; what is drawn then is d itself.
         self.seeds.append(seed)
-        with super().seeded(len(self.seeds) - 1):
-            yield
+        return super().broken(x, y, len(self.seeds) - 1)
 
-    def logits(self, x: Any) -> Any:
-        wins = ops.cast(self._seed, "float32") < 10 * x[:, 0, 1, :1] - 0.5
+    def logits(self, x: Any, chance: Any = None) -> Any:
+        wins = ops.cast(chance.seed, "float32") < 10 * x[:, 0, 1, :1] - 0.5
         return ops.where(wins, ops.convert_to_tensor([[-9.0, -9.0, 0.0]]), super().logits(x))
 
 
@@ -162,7 +159,7 @@ def test_a_defense_is_made_of_copies_and_begins_with_nothing_chosen() -> None:
 
     made = Empty()
     assert (made.nets, made.arrays, made.results) == ([], {}, {})
-    assert (made.path, made.weights_sha256, made.averaged) == (None, None, False)
+    assert (made.path, made.weights_sha256) == (None, None)
     assert repr(made) == f"Empty(dataset='corner', settings={Settings()!r})"
     Defense.__init__(made, INFO, Settings(), nets, arrays)
     nets.append("two")
@@ -181,63 +178,73 @@ def test_what_a_defense_says_of_itself_unless_told() -> None:
 # Draws
 
 
-def drawn(defense: Defense, x: Any) -> np.ndarray:
-    return array(defense.chance(x).uniform(3))
+class Rolling(Coded):
+    """Its logits are the first three random numbers of an image, its score is the next."""
+
+    stochastic = True
+
+    def logits(self, x: Any, chance: Any = None) -> Any:
+        return (chance or Chance(x)).uniform(3)
+
+    def scores(self, x: Any, chance: Any = None) -> Any:
+        chance = chance or Chance(x)
+        chance.uniform(3)
+        return chance.uniform(1)[:, 0]
 
 
 def chosen(x: Any, seed: Any) -> np.ndarray:
-    return array(Chance(x, seed).uniform(3))
+    return array(Chance(ops.convert_to_tensor(x), seed).uniform(3))
+
+
+def some(count: int) -> np.ndarray:
+    return np.random.default_rng(0).random((count, 8, 8, 1), np.float32)
+
+
+def shares(logits: np.ndarray) -> np.ndarray:
+    return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
 
 
 @pytest.mark.backend
-def test_draws_follow_from_the_seed_plus_the_draw(coded: Coded) -> None:
-    x = ops.convert_to_tensor(np.random.default_rng(0).random((2, 8, 8, 1), np.float32))
-    np.testing.assert_array_equal(drawn(coded, x), chosen(x, 0))
-    coded.reseed(5)
-    np.testing.assert_array_equal(drawn(coded, x), chosen(x, 5))
-    with coded.drawing(3):
-        np.testing.assert_array_equal(drawn(coded, x), chosen(x, 8))
-        with coded.drawing(4):
-            np.testing.assert_array_equal(drawn(coded, x), chosen(x, 9))
-        np.testing.assert_array_equal(drawn(coded, x), chosen(x, 8))
-        with coded.seeded(20):
-            np.testing.assert_array_equal(drawn(coded, x), chosen(x, 23))
-        np.testing.assert_array_equal(drawn(coded, x), chosen(x, 8))
-    np.testing.assert_array_equal(drawn(coded, x), chosen(x, 5))
-    # One number for each image.
-    with coded.drawing(ops.convert_to_tensor(np.array([1, 6], np.int32))):
-        rows = drawn(coded, x)
+def test_answers_follow_from_the_seed_and_are_those_of_seed_0_unless_told() -> None:
+    rolling, x = Rolling(), some(3)
+    batch = ops.convert_to_tensor(x)
+    np.testing.assert_array_equal(array(rolling.logits(batch)), chosen(x, 0))
+    np.testing.assert_array_equal(array(rolling.logits(batch, Chance(batch, 5))), chosen(x, 5))
+    expected = shares(chosen(x, 5))
+    probabilities = rolling.probabilities(batch, Chance(batch, 5))
+    np.testing.assert_allclose(array(probabilities), expected, rtol=1e-5)
+    np.testing.assert_allclose(rolling.classify(x, 5), expected, rtol=1e-5)
+    np.testing.assert_allclose(rolling.classify(x), shares(chosen(x, 0)), rtol=1e-5)
+    large = 2**31 - 1
+    np.testing.assert_allclose(rolling.classify(x, large), shares(chosen(x, large)), rtol=1e-5)
+    np.testing.assert_array_equal(rolling.detect(x), rolling.detect(x, 0))
+    assert (rolling.detect(x, 5) != rolling.detect(x)).all()
+
+
+@pytest.mark.backend
+def test_an_image_gets_the_same_draws_in_whatever_batch() -> None:
+    rolling, x = Rolling(), some(131)
+    whole = rolling.classify(x, 3)
+    np.testing.assert_array_equal(rolling.classify(x[7], 3), whole[7:8])
+    np.testing.assert_array_equal(rolling.classify(x[::-1], 3), whole[::-1])
+
+
+@pytest.mark.backend
+def test_every_image_may_have_a_seed_of_its_own() -> None:
+    x = some(2)
+    batch = ops.convert_to_tensor(x)
+    rows = array(Chance(batch, np.array([6, 11], np.int32)).uniform(3))
     np.testing.assert_array_equal(rows, [chosen(x, 6)[0], chosen(x, 11)[1]])
 
 
 @pytest.mark.backend
-def test_draws_are_put_back_after_an_error(coded: Coded) -> None:
-    x = ops.convert_to_tensor(images({CODE: 0.5}))
-    coded.reseed(2)
-    for within, seed in ((coded.seeded(7), 7), (coded.drawing(7), 9)):
-        with suppress(KeyError), within:
-            np.testing.assert_array_equal(drawn(coded, x), chosen(x, seed))
-            raise KeyError
-        np.testing.assert_array_equal(drawn(coded, x), chosen(x, 2))
-
-
-def _seed(defense: Defense) -> int:
-    return int(array(defense._seed))
-
-
-@pytest.mark.backend
-def test_choosing_draws_tells_that_an_attack_averages_and_judging_does_not(coded: Coded) -> None:
-    with coded.seeded(1):
-        assert coded.averaged is False
-    coded.chance(ops.convert_to_tensor(images({})))
-    assert coded.averaged is False
-    with coded.drawing(1):
-        assert coded.averaged
-    assert coded.averaged
-    for tell in (lambda: coded.reseed(0), coded.tell_averaged):
-        coded.averaged = False
-        tell()
-        assert coded.averaged is True
+def test_broken_asks_for_label_and_score_under_the_same_seed() -> None:
+    rolling, x = Rolling(), some(40)
+    wrong = chosen(x, 9).argmax(axis=1) != 1
+    rejected = rolling.detect(x, 9) > rolling.threshold
+    assert (wrong & rejected).any()
+    assert rolling.broken(x, np.ones(40), 9).tolist() == (wrong & ~rejected).tolist()
+    assert (rolling.broken(x, np.ones(40)) != rolling.broken(x, np.ones(40), 9)).any()
 
 
 # Answers
@@ -308,11 +315,9 @@ def test_the_broken_share_is_over_ten_draws_of_their_own() -> None:
     np.testing.assert_allclose(lottery.broken_share(x, y), [0, 0.1, 0.3, 1, 1])
     assert lottery.seeds == [spread(draw, Stream.DRAWS) for draw in range(10)]
     assert len(set(lottery.seeds)) == 10
-    assert _seed(lottery) == 0
     lottery.seeds.clear()
     # Of four draws, those below 3 are one, two and three of them.
     np.testing.assert_allclose(lottery.broken_share(x, y, draws=4), [0, 0.25, 0.75, 1, 1])
-    assert lottery.averaged is False
 
 
 @pytest.mark.backend

@@ -116,8 +116,8 @@ def test_transform_augments_each_image_anew_by_seed(flip: bool) -> None:
     x = images(6)
     seen = {}
     for seed in (0, 7):
-        with defense.seeded(seed):
-            seen[seed] = array(defense.logits(tensor(x))).reshape(x.shape)
+        chance = Chance(tensor(x), seed) if seed else None
+        seen[seed] = array(defense.logits(tensor(x), chance)).reshape(x.shape)
         draws = array(Chance(tensor(x), seed).uniform(STRONG_DRAWS))  # [6, 11]
         expected = strong(tensor(x), tensor(draws.T[:, :, None]), flip)
         np.testing.assert_allclose(seen[seed], array(expected), atol=1e-6)
@@ -137,11 +137,9 @@ class InTurn:
         self.left = [np.array(each, np.float32) for each in logits]
         self.chances: list[Any] = []
 
-    def __call__(self, x: Any) -> Any:
-        self.chances.append(self.chance)
+    def __call__(self, x: Any, chance: Any) -> Any:
+        self.chances.append(chance)
         return tensor(self.left.pop(0)[: x.shape[0]])
-
-    chance: Any = None
 
 
 def test_randomneuron_answers_with_the_mean_of_ten_draws() -> None:
@@ -173,8 +171,8 @@ def test_randomneuron_drops_after_each_convolution_and_the_head() -> None:
     net = get("randomneuron").recipes(info, Settings(filters=2), 0)[0].net()
     batch = tensor(images(2))
     whole = array(net(batch))
-    net.chance = halves = Halves()
-    dropped = array(net(batch))
+    halves: Any = Halves()
+    dropped = array(net(batch, chance=halves))
     # 8x8 of 2 and of 4 filters, and 4x4 of 4 classes after the pooling.
     assert halves.asked == [128, 256, 64]
     assert np.abs(dropped - whole).max() > 1e-3
@@ -182,12 +180,11 @@ def test_randomneuron_drops_after_each_convolution_and_the_head() -> None:
     units = np.zeros((2, 1, 1, 4), np.float32)
     units[:, 0, 0] = [3, -1, 0, 0]
     kept = [3 / (1 - math.exp(-1)), 0, 0, 0]
-    np.testing.assert_allclose(array(net.head_activation(tensor(units)))[0, 0, 0], kept, rtol=1e-5)
+    np.testing.assert_allclose(array(net.drop(tensor(units), halves))[0, 0, 0], kept, rtol=1e-5)
     # Leaky ReLU first: -1 becomes -0.2, and 3's share 3/3.2.
-    rectified = array(net.activation(tensor(units)))[0, 0, 0]
+    rectified = array(net.drop(net.activation(tensor(units)), halves))[0, 0, 0]
     kept = [3 / (1 - math.exp(-4 / 3 * 3 / 3.2)), 0, 0, 0]
     np.testing.assert_allclose(rectified, kept, rtol=1e-5)
-    net.chance = None
     np.testing.assert_array_equal(array(net(batch)), whole)
     np.testing.assert_allclose(array(net.activation(tensor(units))), array(leaky_relu(units)))
     assert randomneuron.DRAWS == 10
@@ -199,8 +196,8 @@ def test_dropping_s_slope_includes_that_of_the_chance_to_be_kept() -> None:
     net = get("randomneuron").recipes(info, Settings(filters=2), 0)[0].net()
     units = np.zeros((2, 1, 1, 4), np.float32)
     units[:, 0, 0] = [3, -1, 0, 0]
-    net.chance = Halves()
-    found = backend.input_gradient(lambda u: ops.sum(net.head_activation(u)), tensor(units))
+    halves: Any = Halves()
+    found = backend.input_gradient(lambda u: ops.sum(net.drop(u, halves)), tensor(units))
     slopes = array(found)[0, 0, 0]
     # 3 / k with k = 1 - exp(-4/3 s), s = 3/4; the slope of s by 3 is 1/16, by -1 it is 3/16.
     k, slope = 1 - math.exp(-1), 4 / 3 * math.exp(-1)

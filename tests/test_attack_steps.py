@@ -14,7 +14,7 @@ from keras import ops
 import sparring
 from sparring import attacks, backend
 from sparring.attacks import BPDA, EOT, FGSM, PGD, InTurn, Noise, Square, cross_entropies, margins
-from sparring.attacks.gradients import straight_through
+from sparring.attacks.gradients import straight_through, unwrapped
 from sparring.attacks.pgd import _filled
 from sparring.attacks.simple import uniforms
 from sparring.data import DatasetInfo
@@ -52,7 +52,7 @@ class Curved(Defense):
             DatasetInfo("curved", SHAPE, ("a", "b", "c"), False, 1, 1, ""), Settings(), []
         )
 
-    def logits(self, x: Any) -> Any:
+    def logits(self, x: Any, chance: Any = None) -> Any:
         apart = ops.square(x[:, None] - ops.convert_to_tensor(CENTERS))
         return -ops.convert_to_tensor(STEEP) * ops.sum(apart, axis=(2, 3, 4))
 
@@ -74,7 +74,7 @@ class Rejecting(Curved):
     detects = True
     threshold = 0.65
 
-    def scores(self, x: Any) -> Any:
+    def scores(self, x: Any, chance: Any = None) -> Any:
         return x[:, -1, -1, -1]
 
 
@@ -221,7 +221,7 @@ def test_all_images_broken_end_the_steps() -> None:
             return super().objective(defense, x, y)
 
     class Judging(Curved):
-        def broken(self, x: Any, y: Any) -> np.ndarray:
+        def broken(self, x: Any, y: Any, seed: int = 0) -> np.ndarray:
             judged.append(list(y))
             return super().broken(x, y)
 
@@ -254,7 +254,7 @@ def test_detecting_defenses_are_asked_every_ten_steps() -> None:
     asked: list[int] = []
     broken_now = defense.broken
 
-    def counted(x: Any, y: Any) -> np.ndarray:
+    def counted(x: Any, y: Any, seed: int = 0) -> np.ndarray:
         asked.append(len(x))
         return broken_now(x, y)
 
@@ -546,7 +546,7 @@ def test_noise_ends_when_every_image_is_broken() -> None:
     asked: list[list[int]] = []
 
     class Asked(Curved):
-        def broken(self, x: Any, y: Any) -> np.ndarray:
+        def broken(self, x: Any, y: Any, seed: int = 0) -> np.ndarray:
             asked.append(y.tolist())
             return np.arange(len(y)) % 2 == 0
 
@@ -605,8 +605,9 @@ class Numbered(Curved):
 
     stochastic = True
 
-    def logits(self, x: Any) -> Any:
-        numbers = ops.cast(self._draw, "float32") * ops.ones((x.shape[0],))
+    def logits(self, x: Any, chance: Any = None) -> Any:
+        seed = 0 if chance is None else chance.seed
+        numbers = ops.cast(seed, "float32") * ops.ones((x.shape[0],))
         return ops.stack([x[:, 0, 0, 0] * numbers**2, numbers], axis=-1)
 
 
@@ -645,14 +646,27 @@ def test_equal_wrappers_share_what_is_compiled_and_others_do_not() -> None:
     assert values(BPDA(defense).compiled(("key",), two)(x)) == [3]
 
 
-def test_the_judge_hears_that_draws_were_averaged_though_nothing_is_compiled_anew() -> None:
+def test_eot_goes_on_from_the_draw_it_is_given() -> None:
+    defense, x = Numbered(), ops.convert_to_tensor(IMAGES[:2])
+    # Draws 5 and 6 of all; then 5 and 6 of the first, 1 and 2 of the second image.
+    assert values(EOT(defense, 2).logits(x, Chance(x, 5)))[:, 1].tolist() == [5.5, 5.5]
+    seeds = np.array([5, 1], np.int32)
+    assert values(EOT(defense, 2).logits(x, Chance(x, seeds)))[:, 1].tolist() == [5.5, 1.5]
+    # Of three draws each the inner one averages 0, 1 and 1, 2.
+    assert values(EOT(EOT(defense, 2), 2).logits(x))[:, 1].tolist() == [1.0, 1.0]
+
+
+def test_the_defense_within_wrappers_and_their_names() -> None:
     defense = Numbered()
-    BPDA(defense).compiled(("key",), ops.square)
-    assert not defense.averaged
-    for _ in range(2):
-        EOT(defense, 2).compiled(("key",), ops.square)
-        assert defense.averaged
-        defense.averaged = False
+    assert unwrapped(defense) == (defense, "")
+    assert unwrapped(EOT(defense, 3)) == (defense, "EOT(draws=3)")
+    within = BPDA(EOT(defense), transform=smooth_transform)
+    name = "BPDA(transform=smooth_transform, activation=None) of EOT(draws=20)"
+    assert unwrapped(within) == (defense, name)
+    other = Curved()
+    moved = within.around(other)
+    assert unwrapped(moved) == (other, name)
+    assert unwrapped(within) == (defense, name)  # as it was
 
 
 def test_wrappers_hand_on_what_is_the_defense_s() -> None:
@@ -694,7 +708,7 @@ class Stepwise(Curved):
         super().__init__()
         self.nets = [Steps(1.0), Steps(3.0)]
 
-    def logits(self, x: Any) -> Any:
+    def logits(self, x: Any, chance: Any = None) -> Any:
         if self.fails:
             raise ArithmeticError("no answer")
         return ops.sum(self.nets[0](x) + self.nets[1](x), axis=(1, 2))

@@ -12,8 +12,8 @@ import pytest
 from keras import ops
 
 from sparring import backend
-from sparring.defenses.adversarial import PgdSettings, ascend
 from sparring.networks.allconv import AllConv
+from sparring.threat import Linf, ascend
 
 pytestmark = pytest.mark.backend
 
@@ -145,7 +145,8 @@ def test_value_and_gradients_by_hand() -> None:
         return ops.sum(a * a * b), 10 * ops.sum(a)
 
     value, auxiliary, gradients = called(
-        lambda: backend.value_and_gradients(objective, [a, b, unused]), [a, b, unused, count]
+        lambda: backend.value_and_gradients(objective, [a, b, unused], [count]),
+        [a, b, unused, count],
     )
     assert (value, auxiliary) == (23, 30)
     np.testing.assert_array_equal(gradients[0], [6, 20])  # 2 a b
@@ -162,7 +163,7 @@ def test_value_and_gradients_hold_on_to_nothing_they_were_made_of() -> None:
     def objective() -> tuple[Any, Any]:
         return ops.sum(weight * weight), ops.zeros(())
 
-    step = backend.compile(lambda: backend.value_and_gradients(objective, [weight]), [weight])
+    step = backend.compile(lambda: backend.value_and_gradients(objective, [weight], []), [weight])
     value, _, gradients = step()
     assert not any(getattr(each, "requires_grad", False) for each in (value, *gradients))
 
@@ -205,7 +206,7 @@ def test_an_input_gradient_is_a_constant_for_what_is_differentiated_around_it() 
         return ops.sum(weight * (gradient + alone + product)), ()
 
     value, _, [by_weight] = called(
-        lambda: backend.value_and_gradients(objective, [weight]), [weight]
+        lambda: backend.value_and_gradients(objective, [weight], []), [weight]
     )
     assert value == 2 * (20 + 20 + 10) + 3 * (42 + 42 + 21)
     # Were they differentiated too, each would be twice what it is.
@@ -337,7 +338,6 @@ def test_ascend_by_hand_where_the_slope_changes(steps: int) -> None:
     random = np.random.default_rng(10)
     x = np.linspace(0, 1, 60).reshape(1, 4, 5, 3)
     start = np.clip(x + random.uniform(-0.1, 0.1, x.shape), 0, 1)
-    settings = PgdSettings(eps=0.1, step_size=0.03, steps=steps)
     expected = start
     slopes = []
     for _ in range(steps):
@@ -346,7 +346,7 @@ def test_ascend_by_hand_where_the_slope_changes(steps: int) -> None:
         moved = expected + 0.03 * np.sign(slope)
         expected = np.clip(np.clip(moved, x - 0.1, x + 0.1), 0, 1)
     assert min(slopes) > 1  # of 62; else rounding could turn a sign
-    found = array(ascend(wave, tensor(x), tensor(start), settings))
+    found = array(ascend(wave, tensor(x), tensor(start), Linf(0.1), steps, 0.03))
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -354,8 +354,7 @@ def test_ascend_projects_after_every_step() -> None:
     # Up to 0.55 and down from there: 0.5 goes to 0.54 and, over the edge of the ball at 0.56, to
     # 0.56. Steps beyond the ball that only the last projection undid would end elsewhere.
     x = tensor(np.full((1, 1, 1, 1), 0.5))
-    settings = PgdSettings(eps=0.06, step_size=0.04, steps=3)
-    found = ascend(lambda t: -ops.sum(ops.square(t - 0.575)), x, x, settings)
+    found = ascend(lambda t: -ops.sum(ops.square(t - 0.575)), x, x, Linf(0.06), 3, 0.04)
     # 0.54, 0.56 (not 0.58), 0.56 (not 0.54).
     np.testing.assert_allclose(array(found), [[[[0.56]]]], atol=1e-6)
 
@@ -363,6 +362,5 @@ def test_ascend_projects_after_every_step() -> None:
 def test_ascend_moves_nothing_without_a_slope_but_projects_its_start() -> None:
     x = np.array([0.5, 0.02, 0.98], np.float32).reshape(1, 1, 1, 3)
     start = x + np.array([0.3, -0.1, 0.1], np.float32).reshape(1, 1, 1, 3)
-    settings = PgdSettings(eps=0.2, step_size=0.05, steps=2)
-    found = ascend(lambda t: ops.sum(0 * t), tensor(x), tensor(start), settings)
+    found = ascend(lambda t: ops.sum(0 * t), tensor(x), tensor(start), Linf(0.2), 2, 0.05)
     np.testing.assert_allclose(array(found)[0, 0, 0], [0.7, 0, 1], atol=1e-6)

@@ -14,12 +14,13 @@ from keras import ops
 
 import sparring
 from sparring import backend
-from sparring.attacks import EOT, FGSM, PGD, Noise
+from sparring.attacks import BPDA, EOT, FGSM, PGD, Noise
 from sparring.data import Dataset, load
 from sparring.defenses.defense import Defense
 from sparring.evaluation import checks
 from sparring.evaluation.evaluate import evaluate
 from sparring.evaluation.rates import Rate
+from sparring.randomness import Chance
 from sparring.threat import L2, Linf, ThreatModel
 from tests.conftest import Linear, patterns
 
@@ -46,7 +47,7 @@ def warned(
 def names(
     defense: Any, attack: Any, threat: ThreatModel, x: Any, y: Any, transfer: Any = None
 ) -> set[str]:
-    defense.averaged = False
+    defense = checks.observed(defense) if defense.stochastic else defense
     given = attack(defense, ops.convert_to_tensor(x), ops.convert_to_tensor(y), threat)
     success = defense.broken_share(given, y)
     found = checks.look(defense, attack, threat, x, y, success, transfer)
@@ -138,7 +139,8 @@ def test_randomness_without_averaging_is_told(tmp_path: Path, name: str) -> None
         return PGD(steps=2)(EOT(defense, 2), x, y, threat)
 
     x, y = x[:8], y[:8]
-    assert "not-averaged" in names(defense, Noise(), Linf(0.1), x, y)
+    assert "not-averaged" in names(defense, PGD(steps=2), Linf(0.1), x, y)
+    assert "not-averaged" not in names(defense, Noise(), Linf(0.1), x, y)  # asks for no logits
     for _ in range(
         2 if name == "transform" else 0
     ):  # the second time everything is compiled already
@@ -148,14 +150,14 @@ def test_randomness_without_averaging_is_told(tmp_path: Path, name: str) -> None
 class Probabilities(Linear):
     """Gives probabilities for logits."""
 
-    def logits(self, x: Any) -> Any:
+    def logits(self, x: Any, chance: Any = None) -> Any:
         return ops.softmax(super().logits(x), axis=-1)
 
 
 class Bad(Linear):
     """Has gradients that are not numbers."""
 
-    def logits(self, x: Any) -> Any:
+    def logits(self, x: Any, chance: Any = None) -> Any:
         return super().logits(x) + ops.sum(ops.sqrt(ops.square(x - 0.5)))
 
 
@@ -201,7 +203,7 @@ class Corner(Linear):
         direction[0, 0, 0] = 1
         super().__init__(direction, 0.5)
 
-    def logits(self, x: Any) -> Any:
+    def logits(self, x: Any, chance: Any = None) -> Any:
         x = ops.where(x[:, :1, 1:2] > 0.625, ops.stop_gradient(x), x)
         # The slope of a root at zero is infinite; times that of a square there, which is zero, it
         # is not a number.
@@ -270,7 +272,6 @@ def look(
     transfer: Any = None,
 ) -> dict[str, str]:
     """Names and texts of the warnings about images of class 1."""
-    defense.averaged = True
     y = np.ones(len(x), np.int64)
     found = checks.look(defense, attack, threat, x, y, np.array(success, float), transfer)
     texts = {each.name: each.text for each in found}
@@ -419,7 +420,7 @@ def test_bad_gradients_are_told_from_one_on(
 class Raw(Corner):
     """Logits are the first two pixels, the second less the third."""
 
-    def logits(self, x: Any) -> Any:
+    def logits(self, x: Any, chance: Any = None) -> Any:
         return ops.stack([x[:, 0, 0, 0], x[:, 0, 1, 0] - x[:, 0, 2, 0]], axis=-1)
 
 
@@ -449,17 +450,83 @@ def test_probabilities_are_told_where_all_images_have_them(
         assert look(raw, noise(ours), [0.0] * 3, x) == {}
 
 
+def asks(*chances: Any) -> Any:
+    """An attack that asks for logits with these random numbers, as functions of the images."""
+
+    def attack(defense: Any, x: Any, y: Any, threat: ThreatModel) -> Any:
+        for chance in chances:
+            defense.logits(x, chance and chance(x))
+        return x
+
+    return attack
+
+
+def first(x: Any) -> Chance:
+    return Chance(x, 0)
+
+
+def second(x: Any) -> Chance:
+    return Chance(x, 1)
+
+
+def compiling(defense: Any, x: Any, y: Any, threat: ThreatModel) -> Any:
+    """Gives a compiled function the seeds of its draws."""
+    logits = defense.compiled(("mine",), lambda x, seed: defense.logits(x, Chance(x, seed)))
+    for seed in range(2):
+        logits(x, ops.convert_to_tensor(seed, "int32"))
+    return x
+
+
+def averaging(draws: int) -> Any:
+    """Compiles a function of the mean over draws."""
+
+    def attack(defense: Any, x: Any, y: Any, threat: ThreatModel) -> Any:
+        wrapped = EOT(defense, draws)
+        wrapped.compiled(("mean",), wrapped.logits)(x)
+        return x
+
+    return attack
+
+
+@pytest.mark.parametrize(
+    ("attack", "told"),
+    [
+        (asks(), False),  # no logits at all
+        (asks(None), True),
+        (asks(None, first, None), True),  # all of them are those of seed 0
+        (asks(second), True),
+        (asks(first, second), False),
+        (asks(None, second), False),
+        (asks(lambda x: Chance(x, np.array([0, 1], np.int32))), False),
+        (asks(lambda x: Chance(x, np.array([1, 1], np.int32))), True),
+        (compiling, False),
+        (averaging(1), True),
+        (averaging(2), False),
+        (lambda d, x, y, t: averaging(2)(BPDA(d), x, y, t), False),
+        (lambda d, x, y, t: asks(None)(BPDA(d), x, y, t), True),
+    ],
+)
 @pytest.mark.parametrize("kind", [Corner, Dice])
-@pytest.mark.parametrize("averaged", [False, True])
-def test_not_averaged_is_told_of_who_draws_alone(
-    ours: dict[str, type[Ours]], kind: Callable[[], Corner], averaged: bool
+def test_not_averaged_is_told_where_logits_are_those_of_one_draw(
+    ours: dict[str, type[Ours]], kind: Callable[[], Corner], attack: Any, told: bool
 ) -> None:
-    defense = kind()
-    defense.averaged = averaged
-    found = checks.look(defense, noise(ours), BASE, corners(2), np.ones(2, np.int32), np.zeros(2))
+    x, y = (255 * corners(2)).astype(np.uint8), np.ones(2, np.int32)
+    dataset = Dataset("linear", x, y, x, y, ("a", "b"))
     text = "the defense answers at random and the attack did not average over draws"
-    expected = [checks.Warned("not-averaged", text)] if kind is Dice and not averaged else []
-    assert found == expected
+    expected = [text] if kind is Dice and told else []
+    defense = kind()
+    for _ in range(2):  # what the first evaluation compiled does not keep the second from knowing
+        report = evaluate(defense, attack, BASE, dataset, 2, draws=2)
+        assert [each.text for each in report.warnings if each.name == "not-averaged"] == expected
+
+
+@pytest.mark.parametrize("draws", [1, 2])
+def test_a_wrapper_around_the_defense_averages_for_the_attack(draws: int) -> None:
+    x, y = (255 * corners(2)).astype(np.uint8), np.ones(2, np.int32)
+    dataset = Dataset("linear", x, y, x, y, ("a", "b"))
+    report = evaluate(EOT(Dice(), draws), asks(None), BASE, dataset, 2, draws=2)
+    names = [each.name for each in report.warnings]
+    assert names.count("not-averaged") == (1 if draws == 1 else 0)
 
 
 def test_what_breaks_a_rule_has_no_success_under_other_conditions(corner: Corner) -> None:

@@ -96,6 +96,23 @@ def test_answers_do_not_depend_on_how_the_batch_is_cut(trained: Defense) -> None
     assert (~close).sum() <= (2 if votes else 0)
 
 
+def test_networks_remember_nothing_of_an_answer(trained: Defense, images: np.ndarray) -> None:
+    batch = ops.convert_to_tensor(images)
+
+    def asked() -> list[np.ndarray]:
+        logits = [trained.logits(batch), *(net(batch) for net in trained.nets)]
+        return [np.array(ops.convert_to_numpy(each)) for each in logits]
+
+    before = asked()
+    answers = trained.classify(images), trained.detect(images)
+    trained.classify(images, seed=7)
+    trained.broken_share(images, np.zeros(len(images), np.int32), draws=2)
+    for first, second in zip(before, asked(), strict=True):
+        np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(trained.classify(images), answers[0])
+    np.testing.assert_array_equal(trained.detect(images), answers[1])
+
+
 @pytest.mark.parametrize("method", ["classify", "detect"])
 def test_wrong_images_are_refused(trained: Defense, images: np.ndarray, method: str) -> None:
     ask: Callable[[Any], np.ndarray] = getattr(trained, method)

@@ -100,6 +100,10 @@ def test_the_page_on_attacks(
     for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         exec(compile(code, "attacks.md", "exec"), names)
     assert names["report"].success_rate.value > 0.9
+    images = ops.convert_to_tensor(np.zeros((3, 8, 8, 1), np.float32))
+    mean = ops.convert_to_numpy(names["mean_logits"](digits_baseline, images))
+    once = ops.convert_to_numpy(digits_baseline.logits(images))
+    np.testing.assert_allclose(mean, once, rtol=1e-4, atol=1e-5)  # it draws nothing
     for name in ("averaging", "theirs"):
         report = sparring.evaluate(digits_baseline, names[name], sparring.Linf(0.15), n=20)
         assert report.success_rate.value > 0.8

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from sparring import backend, backend_choice, data
+from sparring import backend, data
+from sparring.backend import choice as backend_choice
 from sparring.cli import app
 from sparring.errors import DataError, SettingsError
 from sparring.experiments import doctor, machine

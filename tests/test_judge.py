@@ -8,8 +8,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,7 @@ import sparring
 from sparring import attacks
 from sparring import data as datasets
 from sparring import plots as pictures
-from sparring.attacks import PGD, Noise
+from sparring.attacks import EOT, PGD, Noise
 from sparring.data import Dataset, DatasetInfo
 from sparring.defenses.defense import Defense
 from sparring.errors import AttackError, RunError, SettingsError
@@ -34,7 +33,7 @@ from sparring.evaluation import evaluate as judge
 from sparring.evaluation.checks import CHANGED_INPUT, Warned
 from sparring.evaluation.evaluate import Report, evaluate
 from sparring.evaluation.rates import Mean, Rate, duration
-from sparring.randomness import Stream, spread
+from sparring.randomness import Chance, Stream, spread
 from sparring.runs.checkpoint import read_tensors
 from sparring.threat import L2, Linf
 from sparring.training.recipe import Settings
@@ -195,9 +194,9 @@ class Coin(Linear):
 
     stochastic = True
 
-    def logits(self, x: Any) -> Any:
+    def logits(self, x: Any, chance: Any = None) -> Any:
         logits = super().logits(x)
-        drawn = self.chance(x).uniform(1)
+        drawn = (chance or Chance(x)).uniform(1)
         return ops.concatenate([logits[:, :1], logits[:, 1:] * (drawn - 0.25)], axis=-1)
 
 
@@ -215,12 +214,39 @@ def test_stochastic_defenses_are_judged_by_the_mean(linear: Linear, grays: Datas
     assert (report.success != other.success).any()
 
 
+def test_a_wrapped_defense_is_judged_itself_while_the_attack_sees_the_wrapper(
+    linear: Linear, grays: Dataset, tmp_path: Path
+) -> None:
+    coin = Coin(linear.direction, linear.bias)
+    seen: list[Any] = []
+
+    def attack(defense: Any, x: Any, y: Any, threat: Any) -> Any:
+        seen.append(defense)
+        return broken_by(linear, x)
+
+    options: dict[str, Any] = {"threat": THREAT, "dataset": grays, "n": 10, "check": False}
+    wrapped, plain = (
+        evaluate(defense, attack, out=tmp_path / "both", **options)
+        for defense in (EOT(coin, 3), coin)
+    )
+    assert seen == [EOT(coin, 3), coin]  # the second did not go on with the first
+    assert (wrapped.about["attack"], plain.about["attack"]) == ("attack on EOT(draws=3)", "attack")
+    assert wrapped.about["defense"] == plain.about["defense"] == "linear"
+    np.testing.assert_array_equal(wrapped.success, plain.success)
+    np.testing.assert_array_equal(wrapped.clean, plain.clean)
+    # The attack is observed while it runs; its wrapper stays outside.
+    evaluate(EOT(coin, 3), attack, **{**options, "check": True})
+    assert isinstance(seen[2], EOT)
+    assert isinstance(seen[2].defense, checks.Observed)
+    assert seen[2].defense.defense is coin
+
+
 class Suspicious(Linear):
     """Rejects what is not gray."""
 
     detects = True
 
-    def scores(self, x: Any) -> Any:
+    def scores(self, x: Any, chance: Any = None) -> Any:
         return ops.max(ops.abs(x - 128 / 255), axis=(1, 2, 3)) * 100
 
 
@@ -494,23 +520,21 @@ class Ballot(Defense):
         super().__init__(info, Settings(), [])
         self.known, self.seeds = seeds, list[int]()
 
-    @contextmanager
-    def seeded(self, seed: int) -> Iterator[None]:
+    def _in_batches(self, key: str, answer: Any, x: Any, seed: int) -> np.ndarray:
         self.seeds.append(seed)
-        with super().seeded(self.known.index(seed)):  # the draw's number
-            yield
+        return super()._in_batches(key, answer, x, self.known.index(seed))  # the draw's number
 
     def _said(self, x: Any) -> Any:
         return ops.cast(ops.round(255 * x[:, 0, :5, 0]), "int32")
 
-    def logits(self, x: Any) -> Any:
+    def logits(self, x: Any, chance: Any = None) -> Any:
         said = self._said(x)
-        answer = ops.where(self._seed < said[:, 1], said[:, 2], said[:, 0])
+        answer = ops.where(chance.seed < said[:, 1], said[:, 2], said[:, 0])
         return ops.one_hot(answer, 4)
 
-    def scores(self, x: Any) -> Any:
+    def scores(self, x: Any, chance: Any = None) -> Any:
         said = self._said(x)
-        rejected = (said[:, 3] <= self._seed) & (self._seed < said[:, 4])
+        rejected = (said[:, 3] <= chance.seed) & (chance.seed < said[:, 4])
         return ops.where(rejected, 1.0, 0.5)
 
 
@@ -554,9 +578,9 @@ def test_attacked_is_what_is_right_and_passed_in_more_than_half_of_the_draws() -
         assert found == reason or (reason == "" and found != "")
     assert report.about["draws"] == 4
     assert report.about["seed"] == 3
-    # Every draw is asked about once for the clean images and once for the batch.
-    assert ballot.seeds == FOUR + FOUR
-    assert int(ops.convert_to_numpy(ballot._seed)) == 0
+    # Every draw is asked for labels and for scores, once for the clean images and once for the
+    # batch.
+    assert ballot.seeds == [seed for seed in FOUR + FOUR for _ in range(2)]
 
 
 def test_success_is_the_share_of_draws_and_the_answer_the_most_frequent() -> None:
@@ -593,11 +617,9 @@ class Seeds(Linear):
         super().__init__(linear.direction, linear.bias)
         self.seeds: list[int] = []
 
-    @contextmanager
-    def seeded(self, seed: int) -> Iterator[None]:
+    def _in_batches(self, key: str, answer: Any, x: Any, seed: int) -> np.ndarray:
         self.seeds.append(seed)
-        with super().seeded(seed):
-            yield
+        return super()._in_batches(key, answer, x, seed)
 
 
 def test_what_draws_nothing_is_asked_once(linear: Linear, grays: Dataset) -> None:
@@ -605,7 +627,7 @@ def test_what_draws_nothing_is_asked_once(linear: Linear, grays: Dataset) -> Non
     report = judged(
         *(defense, grays, lambda d, x, y, t: broken_by(linear, x)), seed=5, draws=9, batch_size=3
     )
-    assert defense.seeds == [0] * 4  # clean, and three batches
+    assert defense.seeds == [0] * 8  # clean, and three batches; labels and scores
     assert report.about["draws"] == 1
     assert report.success_rate == Rate.of(np.ones(8))
 
@@ -1076,12 +1098,10 @@ def test_checks_get_forty_attacked_images_and_the_defense_to_transfer_from(
         return given
 
     monkeypatch.setattr(checks, "look", look)
-    linear.averaged = True
     options: dict[str, Any] = {"n": 50, "threat": Linf(0.2), "transfer_from": other}
     report = judged(linear, data, attack, check=True, **options)
     defense, given, threat, images, labels, success, transfer_from = looked
     assert (defense, given, threat, transfer_from) == (linear, attack, Linf(0.2), other)
-    assert linear.averaged is False  # who has averaged is found out anew
     np.testing.assert_array_equal(images, x[1:41].astype(np.float32) / 255)
     assert labels.tolist() == [1] * 40
     assert success.tolist() == [1] * 5 + [0] * 35

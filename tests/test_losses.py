@@ -15,10 +15,11 @@ from keras import ops
 from sparring import backend
 from sparring.data import Dataset
 from sparring.defenses import DEFENSES, advtrain, blur, discretize, get, injection, knn, trades
-from sparring.defenses.adversarial import PgdSettings, ascend
+from sparring.defenses.adversarial import PgdSettings
 from sparring.networks.allconv import AllConv
 from sparring.networks.augment import STRONG_DRAWS, shift_flip, strong
 from sparring.randomness import Stream, spread
+from sparring.threat import Linf, ascend
 from sparring.training.recipe import Recipe, Settings, cross_entropy, hits
 from tests.conftest import patterns
 
@@ -553,7 +554,7 @@ def loss_and_slope_by_weight(recipe: Any) -> tuple[float, float]:
 
     x, y = np.full((1, 1, 1, 1), 0.5, np.float32), tensor([0], "int32")
     step = backend.compile(
-        lambda x: backend.value_and_gradients(lambda: recipe.loss(Weighted(), x, y), [w]), [w]
+        lambda x: backend.value_and_gradients(lambda: recipe.loss(Weighted(), x, y), [w], []), [w]
     )
     loss, _, (slope,) = step(tensor(x))
     return float(array(loss)), float(array(slope))
@@ -584,9 +585,8 @@ def test_trades_moves_the_clean_answers_too() -> None:
 
 def test_every_step_of_ascend_ends_in_the_ball() -> None:
     x = tensor(np.full((1, 2, 2, 3), 0.5))
-    settings = PgdSettings(eps=0.1, step_size=0.08, steps=3)
     # Outside the ball, at 0.66, the slope turns; from the ball's edge it does not.
-    moved = array(ascend(lambda t: -ops.sum(ops.abs(t - 0.62)), x, x, settings))
+    moved = array(ascend(lambda t: -ops.sum(ops.abs(t - 0.62)), x, x, Linf(0.1), 3, 0.08))
     np.testing.assert_allclose(moved, np.full((1, 2, 2, 3), 0.6), atol=1e-6)
 
 

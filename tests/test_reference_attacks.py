@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 import pkgutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -40,6 +39,7 @@ from sparring.defenses.discretize import discretized
 from sparring.defenses.injection import InjectionSettings
 from sparring.defenses.jump import height
 from sparring.errors import SettingsError
+from sparring.randomness import Chance
 from sparring.threat import Linf
 from sparring.training.recipe import Settings
 
@@ -693,17 +693,13 @@ class Dropping:
 
     variables: tuple[()] = ()
 
-    def __init__(self) -> None:
-        self.chance: Any = "draws that were left behind"
-
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: Any, chance: Any = None) -> Any:
         logits = 10 * x[:, 0, :, 0]
-        return logits if self.chance is None else -logits
+        return logits if chance is None else -logits
 
 
 def test_randomneuron_s_network_is_attacked_without_the_dropping() -> None:
-    net = Dropping()
-    defense = defense_of("randomneuron", [net], (1, 3, 1), 3)
+    defense = defense_of("randomneuron", [Dropping()], (1, 3, 1), 3)
     # Margins -3, 0, 90, all of which counts, and 0.5.
     pixels = np.array([[0.2, 0.5, -0.1], [0.5, 0.5, 0.1], [0, -1, 9], [0.4, 0.45, 0]], np.float32)
     losses, broken, slope = asked(
@@ -713,17 +709,6 @@ def test_randomneuron_s_network_is_attacked_without_the_dropping() -> None:
     assert broken.tolist() == [False, False, True, True]
     expected = 10 * np.array([[1, -1, 0], [-1, 1, 0], [-1, 0, 1], [-1, 1, 0]])
     np.testing.assert_allclose(slope[:, 0, :, 0], expected, atol=1e-5)
-    assert net.chance is None
-
-
-def test_randomneuron_s_attack_tells_that_it_averages_each_time_it_runs() -> None:
-    defense = defense_of("randomneuron", [Dropping()], (1, 3, 1), 3)
-    image = np.array([0.3, 0.6, 0.1], np.float32).reshape(1, 1, 3, 1)
-    attack = replace(randomneuron.attack, **ONE_STEP)
-    for _ in range(2):  # the second time its step is compiled already
-        defense.averaged = False
-        attack(defense, tensor(image), tensor([1], "int32"), Linf(0.1))
-        assert defense.averaged
 
 
 def test_a_step_against_randomneuron_raises_the_margin_underneath() -> None:
@@ -743,27 +728,14 @@ class Drawn:
     raised = np.array([-3, -1.25, 0, 0.5, 5, 100, 100, 100, 100, 100], np.float32)
 
     def __init__(self) -> None:
-        self.told = 0
-        self.numbers: Any = None
         self.asked_for: list[tuple[int, ...]] = []
-
-    def tell_averaged(self) -> None:
-        self.told += 1
 
     def compiled(self, key: Any, function: Callable[..., Any]) -> Callable[..., Any]:
         return backend.compile(function, [])
 
-    @contextmanager
-    def drawing(self, numbers: Any) -> Iterator[None]:
-        self.numbers = numbers
-        try:
-            yield
-        finally:
-            self.numbers = None
-
-    def logits(self, x: Any) -> Any:
+    def logits(self, x: Any, chance: Any = None) -> Any:
         self.asked_for.append(tuple(x.shape))
-        raised = ops.take(tensor(self.raised), self.numbers, axis=0)
+        raised = ops.take(tensor(self.raised), chance.seed, axis=0)
         logits = x[:, 0, :, 0]
         return ops.stack([logits[:, 0], logits[:, 1] + raised], axis=-1)
 
@@ -802,24 +774,6 @@ def test_transform_s_draws_are_the_first_ones_as_many_as_told(draws: int) -> Non
     assert losses == pytest.approx([[-3], [(-3 - 1.25) / 2]][draws - 1])
 
 
-def test_transform_s_attack_tells_that_it_averages_and_runs_pgd(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    defense = Drawn()
-    given: list[tuple[Any, ...]] = []
-
-    def recorded(*arguments: Any) -> str:
-        # Told before the first step: what is compiled already does not ask for draws again.
-        given.append((*arguments, defense.told))
-        return "what PGD found"
-
-    monkeypatch.setattr(PGD, "__call__", recorded)
-    attack = transform_spoiler.attack
-    threat = Linf(0.1)
-    assert attack(defense, "x", "y", threat) == "what PGD found"
-    assert given == [(attack, defense, "x", "y", threat, 1)]
-
-
 def test_transform_s_loss_on_the_defense_itself() -> None:
     class Rows:
         """Two logits: the sums of the image's upper and lower half."""
@@ -831,11 +785,10 @@ def test_transform_s_loss_on_the_defense_itself() -> None:
 
     defense = defense_of("transform", [Rows()], (8, 8, 1), 2, settings=Settings(flip=False))
     images, labels = random_tables((8, 8, 1), 2, count=3)
-    logits = defense.compiled(("logits",), defense.logits)
+    logits = defense.compiled(("seeded",), lambda x, seed: defense.logits(x, Chance(x, seed)))
     margins = []
     for seed in range(3):
-        with defense.seeded(seed):  # draw k of an attack is that of seed 0 + k
-            answers = array(logits(tensor(images)))
+        answers = array(logits(tensor(images), tensor(seed, "int32")))  # draw k is that of seed k
         label, other = answers[range(3), labels], answers[range(3), 1 - labels]
         margins.append(other - label)
     assert np.ptp(margins, axis=0).min() > 0.01  # draws differ

@@ -26,10 +26,10 @@ from sparring.defenses import (
     temperature,
     trades,
 )
-from sparring.defenses.adversarial import PgdSettings, ascend
 from sparring.defenses.defense import Defense
 from sparring.errors import RunError, SettingsError
 from sparring.randomness import Chance
+from sparring.threat import Linf, ascend
 from sparring.training.recipe import Recipe, Settings
 from tests.conftest import patterns
 
@@ -234,8 +234,7 @@ def test_dropping_keeps_the_mean() -> None:
     net = get("randomneuron").recipes(_info(), Settings(filters=2), 0)[0].net()
     units = np.tile(np.array([3, -1, 0, 2], np.float32).reshape(1, 1, 2, 2), (4000, 1, 1, 1))
     images = np.random.default_rng(0).random((4000, 8, 8, 1), dtype=np.float32)
-    net.chance = Chance(tensor(images), 0)
-    dropped = array(net._dropped(tensor(units))).reshape(4000, 4)
+    dropped = array(net.drop(tensor(units), Chance(tensor(images), 0))).reshape(4000, 4)
     kept = 1 - np.exp(-4 / 3 * np.array([3, 1, 0, 2]) / 6)
     np.testing.assert_allclose((dropped != 0).mean(axis=0), kept, atol=0.04)
     # A kept unit is divided by its probability; 4,000 draws leave the mean a few percent.
@@ -452,10 +451,9 @@ def test_advtrain_survives_a_zero_gradient() -> None:
 
 def test_ascend_stays_in_the_ball_and_climbs() -> None:
     x = tensor(np.linspace(0, 1, 12).reshape(1, 2, 2, 3))
-    settings = PgdSettings(eps=0.1, step_size=0.04, steps=4)
-    moved = array(ascend(ops.sum, x, x, settings))
+    moved = array(ascend(ops.sum, x, x, Linf(0.1), 4, 0.04))
     np.testing.assert_allclose(moved, np.minimum(array(x) + 0.1, 1), atol=1e-6)
-    moved = array(ascend(lambda t: -ops.sum(t), x, x, settings))
+    moved = array(ascend(lambda t: -ops.sum(t), x, x, Linf(0.1), 4, 0.04))
     np.testing.assert_allclose(moved, np.maximum(array(x) - 0.1, 0), atol=1e-6)
 
 

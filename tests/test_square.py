@@ -15,7 +15,7 @@ import pytest
 from keras import ops
 
 from sparring.attacks import Square
-from sparring.attacks.square import _bump, _Draws, _L2Search, _Search
+from sparring.attacks.square import _bump, _Draws, _Pyramids, _Squares
 from sparring.errors import SettingsError
 from sparring.randomness import Chance
 from sparring.threat import L2, Linf, ThreatModel
@@ -243,7 +243,7 @@ class Counting(Linear):
 
         return counted
 
-    def broken(self, x: Any, y: Any) -> np.ndarray:
+    def broken(self, x: Any, y: Any, seed: int = 0) -> np.ndarray:
         self.judged += [point.tobytes() for point in x]
         kept = [image not in self.rejected for image in self._nearest(x)]
         return super().broken(x, y) & np.array(kept)
@@ -306,10 +306,10 @@ def test_only_points_that_look_broken_and_are_new_are_judged() -> None:
 class Same(Linear):
     """Logits 0 and 0 for every image: it answers class 0, and no class has lost."""
 
-    def logits(self, x: Any) -> Any:
+    def logits(self, x: Any, chance: Any = None) -> Any:
         return ops.zeros((x.shape[0], 2))
 
-    def broken(self, x: Any, y: Any) -> np.ndarray:
+    def broken(self, x: Any, y: Any, seed: int = 0) -> np.ndarray:
         raise AssertionError("no point looks broken")
 
 
@@ -317,7 +317,7 @@ def test_a_tie_is_not_lost_and_equal_losses_change_nothing() -> None:
     images = some_images(2, 6, 7, 2)
     defense = Same(np.ones((6, 7, 2)), 0.0)
     found = Square(queries=5)(defense, images, np.array([1, 0], np.int32), Linf(0.1))
-    start = _Search(images, 0.1).start(draws_for(images))
+    start = _Squares(images, 0.1).start(draws_for(images))
     np.testing.assert_array_equal(found, start)
 
 
@@ -328,8 +328,8 @@ def test_the_seed_chooses_the_draws() -> None:
         Square(queries=1, seed=seed)(defense, images, defense.labels, Linf(0.1)) for seed in (0, 1)
     )
     assert Square().seed == 0
-    np.testing.assert_array_equal(one, _Search(images, 0.1).start(draws_for(images)))
-    np.testing.assert_array_equal(two, _Search(images, 0.1).start(draws_for(images, seed=1)))
+    np.testing.assert_array_equal(one, _Squares(images, 0.1).start(draws_for(images)))
+    np.testing.assert_array_equal(two, _Squares(images, 0.1).start(draws_for(images, seed=1)))
     assert np.mean(one != two) > 0.25  # half of the stripes
 
 
@@ -391,7 +391,7 @@ def test_signs_are_minus_1_below_a_half() -> None:
 def test_stripes_at_the_start_have_one_sign_for_each_column_and_channel() -> None:
     images = np.full((1, 3, 2, 2), 0.5, np.float32)
     images[0, 0, 0, 1] = 0.9
-    found = _Search(images, 0.25).start(Scripted([[0.1, 0.9, 0.9, 0.1]]))
+    found = _Squares(images, 0.25).start(Scripted([[0.1, 0.9, 0.9, 0.1]]))
     # Left column: channel 0 down, channel 1 up; right column the other way round. White ends it.
     expected = np.tile([[0.25, 0.75], [0.75, 0.25]], (1, 3, 1, 1))
     expected[0, 0, 0, 1] = 1.0
@@ -415,8 +415,8 @@ def test_stripes_at_the_start_have_one_sign_for_each_column_and_channel() -> Non
 )
 def test_sides_of_squares(share: float, height: int, width: int, linf: int, l2: int) -> None:
     images = np.zeros((1, height, width, 1), np.float32)
-    assert _Search(images, 0.1).side(share) == linf
-    assert _L2Search(images, 0.1).side(share) == l2
+    assert _Squares(images, 0.1).side(share) == linf
+    assert _Pyramids(images, 0.1).side(share) == l2
 
 
 def test_a_square_replaces_what_was_below_it_by_eps_up_or_down_for_each_channel() -> None:
@@ -427,7 +427,7 @@ def test_a_square_replaces_what_was_below_it_by_eps_up_or_down_for_each_channel(
     places = [[0.99, 0.7], [0.0, 0.0], [0.49, 0.33]]
     signs = [[0.2, 0.7], [0.0, 0.0], [0.9, 0.9]]
     rows = np.array([0, 2])
-    found = _Search(images, 0.25).propose(best, rows, 2, Scripted(places, signs))
+    found = _Squares(images, 0.25).propose(best, rows, 2, Scripted(places, signs))
     expected = np.array(best[rows])
     expected[0, 1:3, 2:4] = [0.25, 0.75]
     expected[1, 0:2, 0:2] = [0.75, 0.75]
@@ -438,7 +438,7 @@ def test_windows_reach_every_row_and_column_and_no_further() -> None:
     images = np.zeros((5, 4, 6, 1), np.float32)
     last = 1 - 2.0**-24  # the largest number that is drawn
     drawn = [[0.0, 0.0], [last, last], [0.5, 0.0], [0.0, 0.5], [0.4, 0.8]]
-    search = _Search(images, 0.1)
+    search = _Squares(images, 0.1)
     window = search._window(np.arange(5), 2, Scripted(drawn))
     lit = np.zeros(images.shape)
     lit[window] = 1
@@ -450,7 +450,7 @@ def test_windows_reach_every_row_and_column_and_no_further() -> None:
 
 def test_in_linf_nothing_leaves_the_ball_or_the_cube() -> None:
     images = np.array([0.1, 0.5, 0.95], np.float32).reshape(1, 1, 3, 1)
-    search = _Search(images, 0.25)
+    search = _Squares(images, 0.25)
     found = search._kept(np.full_like(images, 0.5), slice(None))
     assert found.ravel() == pytest.approx([0.35, 0.75, 1.0])
     found = search._kept(np.full_like(images, -0.5), slice(None))
@@ -459,7 +459,7 @@ def test_in_linf_nothing_leaves_the_ball_or_the_cube() -> None:
 
 def test_in_l2_changes_are_scaled_to_eps_and_then_kept_in_the_cube() -> None:
     images = np.array([[0.5, 0.5], [0.0, 0.9]], np.float32).reshape(2, 1, 2, 1)
-    search = _L2Search(images, 0.2)
+    search = _Pyramids(images, 0.2)
     # (3, 4) has length 5 and becomes (0.12, 0.16); (-0.03, 0.04) becomes (-0.12, 0.16).
     moved = np.array([[3, 4], [-0.03, 0.04]], np.float32).reshape(2, 1, 2, 1)
     found = search._kept(moved, slice(None))
@@ -484,7 +484,7 @@ def test_bumps_by_hand() -> None:
 
 def test_pyramids_by_hand() -> None:
     images = np.zeros((2, 5, 5, 2), np.float32)
-    found = _L2Search(images, 0.2)._pyramid(3, Scripted([[0.49], [0.5]], [[0.9, 0.1], [0.1, 0.9]]))
+    found = _Pyramids(images, 0.2)._pyramid(3, Scripted([[0.49], [0.5]], [[0.9, 0.1], [0.1, 0.9]]))
     # One row up, two rows down, each with a middle.
     half = np.array([[1, 5, 1], [-1, -1, -1], [-1, -5, -1]]) / 4
     half /= math.sqrt((half**2).sum())
@@ -492,7 +492,7 @@ def test_pyramids_by_hand() -> None:
     np.testing.assert_allclose(found[1], np.stack([-half.T, half.T], axis=-1), rtol=1e-6)
     assert found.dtype == np.float32
     for side in (4, 5, 7):
-        found = _L2Search(images, 0.2)._pyramid(side, Scripted([[0.0]] * 2, [[0.9, 0.9]] * 2))
+        found = _Pyramids(images, 0.2)._pyramid(side, Scripted([[0.0]] * 2, [[0.9, 0.9]] * 2))
         np.testing.assert_allclose(found[0, ..., 0], pyramid(side, True), rtol=1e-5, atol=1e-7)
 
 
@@ -502,7 +502,7 @@ def test_pyramids_by_hand() -> None:
 def test_the_start_in_l2_is_a_grid_of_pyramids(shape: tuple[int, ...]) -> None:
     images = some_images(2, *shape)
     side = side_of(0.04, shape[0], shape[1], "L2")
-    found = _L2Search(images, 0.3).start(draws_for(images))
+    found = _Pyramids(images, 0.3).start(draws_for(images))
     np.testing.assert_allclose(found, grid(images, 0.3, side, numbers_for(images)), atol=1e-6)
 
 
@@ -516,7 +516,7 @@ def test_proposals_in_l2_are_algorithm_3_s(length_of_old: float, side: int) -> N
     moved *= length_of_old / np.sqrt((moved**2).sum(axis=(1, 2, 3), keepdims=True))
     best = (images + moved).astype(np.float32)
     rows = [0, 1, 3, 4, 5, 7]
-    found = _L2Search(images, 0.5).propose(best, np.array(rows), side, draws_for(images))
+    found = _Pyramids(images, 0.5).propose(best, np.array(rows), side, draws_for(images))
     expected = proposals_l2(images, best, rows, 0.5, side, numbers_for(images))
     np.testing.assert_allclose(found, expected, atol=2e-6)
     # Nothing was cut off at black or white, so that every proposal lies on the ball's border.
@@ -528,7 +528,7 @@ def test_where_both_windows_are_one_it_keeps_its_budget() -> None:
     best = images.copy()
     best[0, 1, 1, 0] = 0.7
     draws = Scripted([[0.0, 0.0]], [[0.0, 0.0]], [[0.0]], [[0.9]])
-    found = _L2Search(images, 0.2).propose(best, np.array([0]), 3, draws)
+    found = _Pyramids(images, 0.2).propose(best, np.array([0]), 3, draws)
     new = pyramid(3, upright=True)
     new[1, 1] += 1  # what was there, brought to length 1
     expected = 0.5 + 0.2 * new / math.sqrt((new**2).sum())
@@ -537,7 +537,7 @@ def test_where_both_windows_are_one_it_keeps_its_budget() -> None:
 
 def test_squares_on_images_narrower_than_3() -> None:
     images = np.full((1, 4, 2, 1), 0.5, np.float32)
-    search = _L2Search(images, 0.2)
+    search = _Pyramids(images, 0.2)
     best = images + np.float32(0.01)
     for last in (0.0, 0.99):
         draws = Scripted([[last, 0.9]], [[0.0, 0.0]], [[0.0]], [[0.9]])
@@ -550,7 +550,7 @@ class Doubtful(Linear):
 
     detects = True
 
-    def scores(self, x: Any) -> Any:
+    def scores(self, x: Any, chance: Any = None) -> Any:
         return ops.ones((x.shape[0],))
 
 

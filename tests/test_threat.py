@@ -250,3 +250,37 @@ def test_allowances_for_rounding() -> None:
         math.sqrt(3072) * 2.0**-25 + 4 * 2.0**-24, rel=1e-12
     )
     assert L2(2.0).rounding(4) == pytest.approx(2 * 2.0**-25 + 16 * 2.0**-24, rel=1e-12)
+
+
+def test_which_adversarial_images_are_valid_and_why_not() -> None:
+    x = np.full((7, 2, 2, 1), 0.5, np.float32)
+    given = x.copy()
+    given[0, 0, 0, 0] = 0.625
+    given[1] = 0.4375
+    given[2, 0, 0, 0] = 0.6251
+    given[3, 1, 1, 0] = 1.5
+    given[4, 1, 1, 0] = -np.inf
+    given[5, 0, 1, 0], given[5, 1, 1, 0] = np.nan, 2.0
+    given[6, 0, 0, 0] = np.float32(0.5) + np.float32(0.125) + np.float32(2**-24)
+    checked = Linf(0.125).check(given, x)
+    assert checked.valid.tolist() == [True, True, False, False, False, False, True]
+    assert checked.reasons == [
+        "", "", "too far: Linf distance above eps", "outside [0, 1]",
+        "not finite: NaN or infinite values", "not finite: NaN or infinite values", "",
+    ]  # fmt: skip
+    np.testing.assert_allclose(checked.distance[:3], [0.125, 0.0625, 0.1251], atol=1e-6)
+    assert checked.distance.dtype == np.float64
+    assert np.isnan(checked.distance[3:6]).all()
+    # What is within [0, 1] is given as it is, be it too far; the original stands for the rest.
+    np.testing.assert_array_equal(checked.images[[0, 1, 2, 6]], given[[0, 1, 2, 6]])
+    np.testing.assert_array_equal(checked.images[3:6], x[3:6])
+    assert L2(0.125).check(given, x).valid.tolist() == [True, True, False] + 3 * [False] + [True]
+
+
+def test_one_step_goes_along_the_gradient_and_back() -> None:
+    x = ops.convert_to_tensor(np.array([0.5, 0.95, 0.5], np.float32).reshape(1, 1, 1, 3))
+    gradient = ops.convert_to_tensor(np.array([3.0, 0.25, -1.0], np.float32).reshape(1, 1, 1, 3))
+    once = Linf(0.1).moved(x, gradient, x, 0.07)
+    np.testing.assert_allclose(ops.convert_to_numpy(once).ravel(), [0.57, 1, 0.43], atol=1e-6)
+    twice = Linf(0.1).moved(once, gradient, x, 0.07)
+    np.testing.assert_allclose(ops.convert_to_numpy(twice).ravel(), [0.6, 1, 0.4], atol=1e-6)

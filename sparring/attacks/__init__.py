@@ -3,6 +3,10 @@
 `x` are images, a tensor float32 [B, H, W, C] of the running backend in [0, 1]; `y` their labels,
 int32 [B]; `threat` a ThreatModel. What comes back has the shape of x, as tensor or numpy array;
 `sparring.evaluate` checks it. Any function of that form is an attack.
+
+In reading order: `gradients`, losses and wrappers such as EOT; `search`, the loop that drops broken
+images; `pgd`, `simple` and `square`, our attacks; `reference/`, one attack for each defense;
+`exercise`, an attack to fill in.
 """
 
 from __future__ import annotations
@@ -16,15 +20,25 @@ from functools import partial
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType
-from typing import Any
+from typing import Any, cast
 
-from sparring.attacks.gradients import BPDA, EOT, cross_entropies, gradient, margins
+from sparring.attacks.gradients import (
+    BPDA,
+    EOT,
+    Wrapped,
+    cross_entropies,
+    drawn,
+    gradient,
+    margins,
+    unwrapped,
+)
 from sparring.attacks.pgd import FGSM, PGD
 from sparring.attacks.simple import InTurn, Noise
 from sparring.attacks.square import Square
 from sparring.errors import AttackError, SettingsError, unknown_name
 
 Attack = Callable[[Any, Any, Any, Any], Any]
+"""attack(defense, x, y, threat) gives adversarial images [B, H, W, C], tensor or numpy array."""
 
 __all__ = [
     "ATTACKS",
@@ -36,10 +50,13 @@ __all__ = [
     "InTurn",
     "Noise",
     "Square",
+    "Wrapped",
     "cross_entropies",
+    "drawn",
     "get",
     "gradient",
     "margins",
+    "unwrapped",
 ]
 
 ATTACKS: dict[str, Callable[..., Attack]] = {
@@ -48,15 +65,22 @@ ATTACKS: dict[str, Callable[..., Attack]] = {
     "pgd": PGD,
     "square": Square,
 }
+"""Our attacks by name; what makes them takes their options."""
 
 
 def get(name: str | Path, options: Mapping[str, Any] | None = None, defense: str = "") -> Attack:
-    """The attack of that name, or of a Python file, with options such as steps=100.
+    """Find an attack and set its options.
 
-    "reference" is the reference attack on the defense of that name. A file is run; it has to define
-    a function `attack(defense, x, y, threat)` or a class `Attack` whose instances are called so.
-    Options are the arguments of the class, or keyword arguments of the function. Raises
-    SettingsError for unknown names and options, AttackError for a file that defines no attack.
+    Args:
+        name: one of ATTACKS; "reference" for the reference attack on a defense; or a Python file,
+            which is run and has to define a function `attack(defense, x, y, threat)` or a class
+            `Attack` whose instances are called so.
+        options: arguments of the class, or keyword arguments of the function, such as steps=100.
+        defense: the name of the defense whose reference attack is meant.
+
+    Raises:
+        SettingsError: for unknown names and options.
+        AttackError: for a file that defines no attack.
     """
     options = dict(options or {})
     if str(name).endswith(".py"):
@@ -91,9 +115,9 @@ def _from_file(path: Path, options: Mapping[str, Any]) -> Attack:
         loader.exec_module(module)
     except Exception as error:
         raise AttackError(f"{path}: {type(error).__name__}: {error}") from error
-    for found in (getattr(module, "Attack", None), getattr(module, "attack", None)):
-        if callable(found):
-            return _with_options(found, options)
+    for attack in (getattr(module, "Attack", None), getattr(module, "attack", None)):
+        if callable(attack):
+            return _with_options(attack, options)
     raise AttackError(
         f"{path}: expected a function attack(defense, x, y, threat) or a class Attack in it"
     )
@@ -108,6 +132,5 @@ def _with_options(attack: Callable[..., Any], options: Mapping[str, Any]) -> Att
         if name not in valid:
             raise SettingsError(unknown_name("option of the attack", name, valid or ["none"]))
     if inspect.isclass(attack) or (isinstance(attack, partial) and inspect.isclass(attack.func)):
-        made: Any = attack(**options)
-        return made
+        return cast(Attack, attack(**options))
     return partial(attack, **options) if options else attack

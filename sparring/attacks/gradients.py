@@ -2,42 +2,59 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Self, final
 
-import keras
-from keras import ops
+import numpy as np
+from typing_extensions import override
 
 from sparring import backend
+from sparring.backend import keras, ops
+from sparring.defenses.defense import Defense
 from sparring.errors import SettingsError
+from sparring.randomness import Chance
+from sparring.tensors import Images, Labels, Logits
 
 
-def cross_entropies(y: Any, logits: Any) -> Any:
-    """Cross entropy [B] of softmax(logits) [B, K] against labels int [B]."""
+def cross_entropies(y: Labels, logits: Logits) -> Any:
+    """Compute the cross entropies [B] of softmax(logits) [B, K] against labels int [B]."""
     return keras.losses.sparse_categorical_crossentropy(y, logits, from_logits=True)
 
 
-def margins(y: Any, logits: Any) -> Any:
-    """By how much [B] the best other class's logit exceeds the label's; above 0 the label lost."""
-    own = ops.one_hot(y, logits.shape[1])
-    label = ops.sum(own * logits, axis=-1)
+def margins(y: Labels, logits: Logits) -> Any:
+    """Compute by how much [B] the best other logit exceeds the label's; above 0 the label lost."""
+    own = ops.one_hot(y, logits.shape[1])  # [B, K]
+    label = ops.sum(own * logits, axis=-1)  # [B]
     return ops.max(ops.where(own > 0, -1e30, logits), axis=-1) - label
 
 
-def gradient(losses: Callable[[Any], Any], x: Any) -> Any:
-    """Gradient [B, H, W, C] of losses(x) [B] by the images, each image's of its own loss.
+def gradient(losses: Callable[[Images], Any], x: Images) -> Any:
+    """Differentiate losses by images, on every backend.
 
-    For an attack that is written once for every backend; in one's own framework its own way does
-    as well.
+    In one's own framework its own way does as well.
+
+    Args:
+        losses: a function of images [B, H, W, C] that gives losses [B], each of its own image.
+        x: images float32 [B, H, W, C].
+
+    Returns:
+        Each image's gradient of its own loss, [B, H, W, C].
     """
     return backend.input_gradient(lambda images: ops.sum(losses(images)), x)
 
 
 class Wrapped(ABC):
-    """A defense seen through a wrapper: other `logits`, for their gradient; the same answers."""
+    """A defense seen through a wrapper: other `logits`, for their gradient; the same answers.
+
+    What a wrapper does not define is the defense's.
+
+    Attributes:
+        defense: the defense, or another wrapper.
+    """
 
     defense: Any
 
@@ -47,12 +64,40 @@ class Wrapped(ABC):
         return getattr(self.defense, name)
 
     @abstractmethod
-    def logits(self, x: Any) -> Any:
-        """Logits [B, K] of images float32 [B, H, W, C]."""
+    def logits(self, x: Images, chance: Chance | None = None) -> Logits:
+        """Compute logits [B, K] of images [B, H, W, C]; arguments are those of Defense.logits."""
 
     def compiled(self, key: tuple[Any, ...], function: Callable[..., Any]) -> Callable[..., Any]:
         """As Defense.compiled; an equal wrapper around the same defense shares it."""
         return self.defense.compiled((self, *key), function)
+
+    def around(self, defense: Any) -> Self:
+        """Copy the wrapper, and the wrappers within it, around another defense."""
+        inner = self.defense.around(defense) if isinstance(self.defense, Wrapped) else defense
+        wrapper = copy.copy(self)
+        object.__setattr__(wrapper, "defense", inner)  # wrappers are frozen
+        return wrapper
+
+
+def unwrapped(defense: Defense | Wrapped) -> tuple[Defense, str]:
+    """Find the defense within wrappers.
+
+    Args:
+        defense: a defense or a wrapper around one.
+
+    Returns:
+        The defense, and the wrappers in words, outermost first, as "EOT(draws=20)"; without any
+        the text is empty.
+    """
+    names = []
+    while isinstance(defense, Wrapped):
+        settings = {name: value for name, value in vars(defense).items() if name != "defense"}
+        told = ", ".join(
+            f"{name}={getattr(value, '__name__', repr(value))}" for name, value in settings.items()
+        )
+        names.append(f"{type(defense).__name__}({told})")
+        defense = defense.defense
+    return defense, " of ".join(names)
 
 
 @final
@@ -63,6 +108,10 @@ class EOT(Wrapped):
     An attack on EOT(defense) follows the mean gradient of `draws` draws; a step costs that many, in
     time and in memory: `evaluate(batch_size=)` gives the attack fewer images at a time.
     Athalye et al. 2018, https://arxiv.org/abs/1707.07397.
+
+    Attributes:
+        defense: the defense, or another wrapper.
+        draws: how many are averaged: those of the seeds from the given one on.
     """
 
     defense: Any
@@ -72,22 +121,33 @@ class EOT(Wrapped):
         if type(self.draws) is not int or self.draws < 1:
             raise SettingsError(f"draws: expected at least 1, got {self.draws!r}")
 
-    def compiled(self, key: tuple[Any, ...], function: Callable[..., Any]) -> Callable[..., Any]:
-        """As Defense.compiled; what is compiled already averages without asking `drawing` again."""
-        self.defense.tell_averaged()
-        return super().compiled(key, function)
+    @override
+    def logits(self, x: Images, chance: Chance | None = None) -> Logits:
+        logits = self.defense.logits(*drawn(x, self.draws, chance))  # [draws * B, K]
+        return ops.mean(ops.reshape(logits, (self.draws, x.shape[0], -1)), axis=0)
 
-    def logits(self, x: Any) -> Any:
-        images = x.shape[0]
-        copies = ops.tile(x, (self.draws, 1, 1, 1))
-        numbers = ops.repeat(ops.arange(self.draws, dtype="int32"), images)
-        with self.defense.drawing(numbers):
-            logits = self.defense.logits(copies)
-        return ops.mean(ops.reshape(logits, (self.draws, images, -1)), axis=0)
+
+def drawn(x: Images, draws: int, chance: Chance | None = None) -> tuple[Images, Chance]:
+    """Copy images for several draws of a stochastic defense.
+
+    Args:
+        x: images float32 [B, H, W, C].
+        draws: how many.
+        chance: of the first draw; None means that of seed 0. The seeds of the others follow it.
+
+    Returns:
+        The copies [draws * B, H, W, C], all images once for each draw, and their random numbers.
+    """
+    copies = ops.tile(x, (draws, 1, 1, 1))
+    seeds = np.repeat(np.arange(draws, dtype=np.int32), x.shape[0])  # [draws * B]
+    if chance is not None:
+        first = ops.broadcast_to(ops.cast(chance.seed, "int32"), (x.shape[0],))  # [B]
+        seeds = ops.tile(first, (draws,)) + ops.convert_to_tensor(seeds)
+    return copies, Chance(copies, seeds)
 
 
 def straight_through(exact: Callable[[Any], Any], smooth: Callable[[Any], Any]) -> Any:
-    """The function that is `exact` forward and has the gradient of `smooth`."""
+    """Make the function that is `exact` forward and has the gradient of `smooth`."""
 
     def both(x: Any) -> Any:
         stand_in = smooth(x)
@@ -101,22 +161,27 @@ def straight_through(exact: Callable[[Any], Any], smooth: Callable[[Any], Any]) 
 class BPDA(Wrapped):
     """Backward pass differentiable approximation: a smooth stand-in on the backward pass only.
 
-    `transform` and `activation` stand in for what a defense's networks do to images first and after
-    each convolution: functions of a tensor that give one of the same shape as those do. Forward
-    nothing changes. Athalye et al. 2018, https://arxiv.org/abs/1802.00420.
+    Forward nothing changes. Athalye et al. 2018, https://arxiv.org/abs/1802.00420.
+
+    Attributes:
+        defense: the defense, or another wrapper.
+        transform: a function of a tensor that stands in for the one its networks apply to images
+            first, and gives the same shape; None leaves that as it is.
+        activation: likewise for what follows each convolution.
     """
 
     defense: Any
     transform: Callable[[Any], Any] | None = None
     activation: Callable[[Any], Any] | None = None
 
-    def logits(self, x: Any) -> Any:
+    @override
+    def logits(self, x: Images, chance: Chance | None = None) -> Logits:
         with ExitStack() as stack:
             for net in self.defense.nets:
                 for hook in ("transform", "activation"):
                     if (smooth := getattr(self, hook)) is not None:
                         stack.enter_context(_replaced(net, hook, smooth))
-            return self.defense.logits(x)
+            return self.defense.logits(x, chance)
 
 
 @contextmanager

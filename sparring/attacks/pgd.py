@@ -9,33 +9,48 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 import numpy as np
-from keras import ops
+from typing_extensions import override
 
 from sparring import backend
 from sparring.attacks.gradients import cross_entropies, margins
+from sparring.attacks.search import Search, best_of, run
 from sparring.attacks.simple import uniforms
+from sparring.backend import ops
 from sparring.errors import SettingsError, unknown_name
 from sparring.networks.allconv import padded_size
+from sparring.tensors import Images, Labels
 from sparring.threat import ThreatModel
 
 LOSSES: dict[str, Callable[[Any, Any], Any]] = {"ce": cross_entropies, "margin": margins}
+"""By name, losses [B] of labels int [B] and logits [B, K]."""
 
 
 @dataclass(frozen=True)
 class PGD:
     """Projected gradient descent.
 
-    Every step moves by `step_size` (a share of eps; 2.5 / steps unless given) along the gradient,
-    in the direction that gains most in the norm, and back into the ball. `loss` is "ce" or
-    "margin". With `momentum` steps follow a sum of the gradients so far, each scaled to mean
-    absolute value 1, older ones decayed by it. `restarts` repeats from random starts for images not
-    broken yet; `random_start` applies to the first one too. Images leave the attack when they are
-    answered wrongly and not rejected, unless `early_stopping` is off or the defense stochastic.
+    Every step moves along the gradient of a loss, in the direction that gains most in the norm, and
+    back into the ball. Images leave the attack when they are answered wrongly and not rejected. A
+    subclass with another `objective` follows another loss.
 
-    A subclass with another `objective` follows another loss. Raises SettingsError for wrong values.
+    Attributes:
+        steps: how many, in each restart.
+        step_size: as a share of eps; None takes 2.5 / steps.
+        restarts: how often it starts, from random points after the first time; images that are
+            broken already are left out.
+        momentum: in [0, 1]; above 0, steps follow a sum of the gradients so far, each scaled to
+            mean absolute value 1, older ones decayed by it.
+        loss: "ce" or "margin".
+        random_start: whether the first start is a random point of the ball too.
+        early_stopping: False takes all steps with all images, as a stochastic defense has it.
+        seed: of the first start; each restart adds 1.
+
+    Raises:
+        SettingsError: for wrong values.
     """
 
     steps: int = 40
@@ -59,26 +74,28 @@ class PGD:
         if self.loss not in LOSSES:
             raise SettingsError(unknown_name("loss", self.loss, list(LOSSES)))
 
-    def objective(self, defense: Any, x: Any, y: Any) -> tuple[Any, Any]:
-        """Losses [B] to rise along, and which images look broken, bool [B]."""
-        logits = defense.logits(x)
+    def objective(self, defense: Any, x: Images, y: Labels) -> tuple[Any, Any]:
+        """Compute what the attack rises along.
+
+        Args:
+            defense: the defense or a wrapper around one.
+            x: points float32 [B, H, W, C].
+            y: labels int32 [B].
+
+        Returns:
+            Losses float32 [B], differentiable by x, and which points look broken, bool [B].
+        """
+        logits = defense.logits(x)  # [B, K]
         return LOSSES[self.loss](y, logits), ops.argmax(logits, axis=-1) != ops.cast(y, "int32")
 
-    def __call__(self, defense: Any, x: Any, y: Any, threat: ThreatModel) -> np.ndarray:
-        """Adversarial images float32 [B, H, W, C] of images x and labels y [B]."""
-        images, labels = np.array(ops.convert_to_numpy(x)), np.array(ops.convert_to_numpy(y))
-        best, share = images.copy(), np.full(len(images), -1.0)
-        left = np.arange(len(images))
-        for restart in range(self.restarts):
-            found = self._run(defense, images[left], labels[left], threat, restart)
-            shares = defense.broken_share(found, labels[left])
-            better = shares > share[left]
-            best[left[better]] = found[better]
-            share[left] = np.maximum(share[left], shares)
-            left = np.flatnonzero(share < 1)
-            if not len(left):
-                break
-        return best
+    def __call__(self, defense: Any, x: Images, y: Labels, threat: ThreatModel) -> np.ndarray:
+        """Give adversarial images float32 [B, H, W, C] of images x and labels y [B]."""
+
+        def attempt(images: np.ndarray, labels: np.ndarray, restart: int) -> np.ndarray:
+            return self._run(defense, images, labels, threat, restart)
+
+        attempts = (partial(attempt, restart=restart) for restart in range(self.restarts))
+        return best_of(attempts, defense, x, y)
 
     def _run(
         self,
@@ -88,76 +105,71 @@ class PGD:
         threat: ThreatModel,
         restart: int,
     ) -> np.ndarray:
-        """One start for every image, to the end."""
+        """Take one start for every image, to the end."""
         step = defense.compiled(("pgd", self, threat), self._step(defense, threat))
-        found = images.copy()
-        # Positions of the images still attacked; then a batch filled up with repetitions of them.
-        active = np.arange(len(images))
-        rows = _filled(active)
+        rows = _filled(np.arange(len(images)))
         x, y = (ops.convert_to_tensor(array[rows]) for array in (images, labels))
-        x_adv = x
+        start = x
         if self.random_start or restart:
-            x_adv = threat.start(x, uniforms(x, self.seed + restart))
-        velocity = ops.zeros_like(x)
-        stopping = self.early_stopping and not defense.stochastic
-        # Asking whether an input is rejected costs more than a step.
-        every = 10 if defense.detects else 1
-        for number in range(self.steps):
-            before = x_adv
-            x_adv, velocity, looks_broken = step(x_adv, x, y, velocity)
-            if not stopping or number % every:
-                continue
-            candidates = ops.convert_to_numpy(looks_broken)[: len(active)].astype(bool)
-            if not candidates.any():
-                continue
-            where = np.flatnonzero(candidates)
-            points = ops.convert_to_numpy(before)[where]
-            broken = defense.broken(points, labels[active[where]])
-            if not broken.any():
-                continue
-            found[active[where[broken]]] = points[broken]
-            keep = np.delete(np.arange(len(active)), where[broken])
-            if not len(keep):
-                return found
-            active, rows = active[keep], _filled(keep)
-            x, y, x_adv, velocity = (_rows(each, rows) for each in (x, y, x_adv, velocity))
-        found[active] = ops.convert_to_numpy(x_adv)[: len(active)]
-        return found
+            start = threat.start(x, uniforms(x, self.seed + restart))
+        every = 10 if defense.detects else 1  # asking for scores costs more than a step
+        if defense.stochastic or not self.early_stopping:
+            every = 0
+        return run(_Climb(step, x, y, start), defense, images, labels, self.steps, every)
 
     def _step(self, defense: Any, threat: ThreatModel) -> Callable[..., Any]:
         size = threat.eps * (self.step_size or 2.5 / self.steps)
 
-        def step(x_adv: Any, x: Any, y: Any, velocity: Any) -> tuple[Any, Any, Any]:
-            def total(images: Any) -> tuple[Any, Any]:
-                losses, looks_broken = self.objective(defense, images, y)
+        def step(x_adv: Images, x: Images, y: Labels, velocity: Any) -> tuple[Images, Any, Any]:
+            def total(images: Images) -> tuple[Any, Any]:
+                losses, looks_broken = self.objective(defense, images, y)  # [B], [B]
                 return ops.sum(losses), ops.cast(looks_broken, "float32")
 
-            gradient, looks_broken = backend.input_gradient_and(total, x_adv)
+            gradient, looks_broken = backend.input_gradient_and(total, x_adv)  # [B, H, W, C], [B]
             if self.momentum:
-                sizes = ops.mean(ops.abs(gradient), axis=(1, 2, 3), keepdims=True)
+                sizes = ops.mean(ops.abs(gradient), axis=(1, 2, 3), keepdims=True)  # [B, 1, 1, 1]
                 velocity = self.momentum * velocity + gradient / ops.maximum(sizes, 1e-30)
                 gradient = velocity
-            moved = threat.project(x_adv + size * threat.direction(gradient), x)
-            return moved, velocity, looks_broken
+            return threat.moved(x_adv, gradient, x, size), velocity, looks_broken
 
         return step
+
+
+class _Climb(Search):
+    """PGD's way from one start. A step looks at the points that it leaves."""
+
+    def __init__(self, step: Callable[..., Any], x: Images, y: Labels, start: Images) -> None:
+        self._step, self.points = step, start
+        self._x, self._y, self._velocity = x, y, ops.zeros_like(x)
+
+    @override
+    def step(self) -> tuple[Images, Any]:
+        left = self.points
+        self.points, self._velocity, looks_broken = self._step(
+            left, self._x, self._y, self._velocity
+        )
+        return left, looks_broken
+
+    @override
+    def keep(self, rows: np.ndarray) -> None:
+        rows = ops.convert_to_tensor(_filled(rows).astype(np.int32))
+        everything = (self._x, self._y, self.points, self._velocity)
+        self._x, self._y, self.points, self._velocity = (
+            ops.take(tensor, rows, axis=0) for tensor in everything
+        )
 
 
 @final
 @dataclass(frozen=True)
 class FGSM:
-    """One step as long as eps along the gradient of the cross entropy."""
+    """The fast gradient sign method: PGD's one step as long as eps, on the cross entropy."""
 
-    def __call__(self, defense: Any, x: Any, y: Any, threat: ThreatModel) -> np.ndarray:
-        """Adversarial images float32 [B, H, W, C] of images x and labels y [B]."""
+    def __call__(self, defense: Any, x: Images, y: Labels, threat: ThreatModel) -> np.ndarray:
+        """Give adversarial images float32 [B, H, W, C] of images x and labels y [B]."""
         one = PGD(steps=1, step_size=1.0, random_start=False, early_stopping=False)
         return one(defense, x, y, threat)
 
 
 def _filled(rows: np.ndarray) -> np.ndarray:
-    """Rows for a batch, filled up by repetition where a new size would be compiled anew."""
+    """Fill rows up to a batch by repetition where a new size would be compiled anew."""
     return np.resize(rows, padded_size(len(rows)))
-
-
-def _rows(tensor: Any, rows: np.ndarray) -> Any:
-    return ops.take(tensor, ops.convert_to_tensor(rows.astype(np.int32)), axis=0)

@@ -1,19 +1,23 @@
-"""noise: a random point of the ball. Whatever it breaks was never robust."""
+"""noise: a random point of the ball; whatever it breaks was never robust. And attacks in turn."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
-from keras import ops
+from typing_extensions import override
 
+from sparring.attacks.search import Search, arrays, best_of, run
+from sparring.backend import ops
 from sparring.randomness import Chance
+from sparring.tensors import Images, Labels
 from sparring.threat import ThreatModel
 
 
-def uniforms(x: Any, seed: int) -> Any:
-    """Draws from [0, 1) of the shape of the images: a function of seed and image alone."""
+def uniforms(x: Images, seed: int) -> Any:
+    """Draw from [0, 1) in the shape of the images: a function of seed and image alone."""
     size = int(np.prod(x.shape[1:]))
     return ops.reshape(Chance(x, seed).uniform(size), x.shape)
 
@@ -21,42 +25,58 @@ def uniforms(x: Any, seed: int) -> Any:
 @final
 @dataclass(frozen=True)
 class Noise:
-    """Random points of the ball: the best of `draws`."""
+    """Random points of the ball: the first of `draws` that breaks an image, else the last.
+
+    Attributes:
+        draws: how many points an image is tried at, at most.
+        seed: of the first draw; each further one adds 1.
+    """
 
     draws: int = 1
     seed: int = 0
 
-    def __call__(self, defense: Any, x: Any, y: Any, threat: ThreatModel) -> Any:
-        chosen = np.array(ops.convert_to_numpy(x))
-        left = np.arange(len(chosen))
-        labels = ops.convert_to_numpy(y)
-        for draw in range(self.draws):
-            part = ops.convert_to_tensor(ops.convert_to_numpy(x)[left])
-            noisy = ops.convert_to_numpy(threat.start(part, uniforms(part, self.seed + draw)))
-            chosen[left] = noisy
-            left = left[~defense.broken(noisy, labels[left])]
-            if not len(left):
-                break
-        return chosen
+    def __call__(self, defense: Any, x: Images, y: Labels, threat: ThreatModel) -> np.ndarray:
+        """Give adversarial images float32 [B, H, W, C] of images x and labels y [B]."""
+        images, labels = arrays(x, y)
+        return run(_Draws(images, threat, self.seed), defense, images, labels, self.draws)
+
+
+class _Draws(Search):
+    """A new random point at every step."""
+
+    def __init__(self, images: np.ndarray, threat: ThreatModel, seed: int) -> None:
+        self.points = self._images = images
+        self._threat, self._seed = threat, seed
+
+    @override
+    def step(self) -> tuple[Images, Any]:
+        x = ops.convert_to_tensor(self._images)
+        self.points = ops.convert_to_numpy(self._threat.start(x, uniforms(x, self._seed)))
+        self._seed += 1
+        return self.points, np.ones(len(self._images), bool)
+
+    @override
+    def keep(self, rows: np.ndarray) -> None:
+        self._images, self.points = self._images[rows], self.points[rows]
 
 
 @final
 @dataclass(frozen=True)
 class InTurn:
-    """Several attacks one after the other, each on the images that are not broken yet."""
+    """Several attacks one after the other, each on the images that are not broken yet.
 
-    attacks: tuple[Any, ...]
+    Attributes:
+        attacks: callables attack(defense, x, y, threat) -> x_adv.
+    """
 
-    def __call__(self, defense: Any, x: Any, y: Any, threat: ThreatModel) -> np.ndarray:
-        images, labels = np.array(ops.convert_to_numpy(x)), np.array(ops.convert_to_numpy(y))
-        best, share = images.copy(), np.full(len(images), -1.0)
-        for attack in self.attacks:
-            left = np.flatnonzero(share < 1)
-            if not len(left):
-                break
-            part, names = (ops.convert_to_tensor(array[left]) for array in (images, labels))
-            found = ops.convert_to_numpy(attack(defense, part, names, threat))
-            shares = defense.broken_share(found, labels[left])
-            better = shares > share[left]
-            best[left[better]], share[left[better]] = found[better], shares[better]
-        return best
+    attacks: tuple[Callable[..., Any], ...]
+
+    def __call__(self, defense: Any, x: Images, y: Labels, threat: ThreatModel) -> np.ndarray:
+        """Give each image's best adversarial image, float32 [B, H, W, C]."""
+
+        def attempt(attack: Any) -> Callable[[np.ndarray, np.ndarray], Any]:
+            return lambda images, labels: attack(
+                defense, ops.convert_to_tensor(images), ops.convert_to_tensor(labels), threat
+            )
+
+        return best_of(map(attempt, self.attacks), defense, x, y)

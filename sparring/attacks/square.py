@@ -5,17 +5,21 @@ Reference: Andriushchenko et al. 2020, https://arxiv.org/abs/1912.00049.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any, final
 
 import numpy as np
-from keras import ops
+from typing_extensions import override
 
 from sparring.attacks.gradients import margins
+from sparring.attacks.search import Search, arrays, run
+from sparring.backend import ops
 from sparring.errors import SettingsError
 from sparring.networks.allconv import in_batches
 from sparring.randomness import Chance
+from sparring.tensors import Images, Labels
 from sparring.threat import L2, ThreatModel
 
 
@@ -24,9 +28,16 @@ from sparring.threat import L2, ThreatModel
 class Square:
     """The Square attack in Linf and L2, on the margin of the logits.
 
-    `queries` an image at most; `first_share` of the image's area is what the first squares cover,
-    which the paper's schedule shrinks. Images leave when they are answered wrongly and not
-    rejected.
+    Images leave when they are answered wrongly and not rejected.
+
+    Attributes:
+        queries: how often the defense is asked about each image, at most.
+        first_share: of the image's area, what the first squares cover, above 0 and at most 1; the
+            paper's schedule shrinks it.
+        seed: of the random squares.
+
+    Raises:
+        SettingsError: for wrong values.
     """
 
     queries: int = 1000
@@ -39,52 +50,60 @@ class Square:
         if not 0 < self.first_share <= 1:
             raise SettingsError(f"first_share: expected above 0, at most 1: {self.first_share!r}")
 
-    def __call__(self, defense: Any, x: Any, y: Any, threat: ThreatModel) -> np.ndarray:
-        """Adversarial images float32 [B, H, W, C] of images x and labels y [B]."""
-        images, labels = np.array(ops.convert_to_numpy(x)), np.array(ops.convert_to_numpy(y))
-        draws = _Draws(Chance(x, self.seed))
-        search = (
-            _L2Search(images, threat.eps) if isinstance(threat, L2) else _Search(images, threat.eps)
-        )
+    def __call__(self, defense: Any, x: Images, y: Labels, threat: ThreatModel) -> np.ndarray:
+        """Give adversarial images float32 [B, H, W, C] of images x and labels y [B]."""
+        images, labels = arrays(x, y)
         logits = defense.compiled(("logits",), defense.logits)
 
         def lost_by(points: np.ndarray, rows: np.ndarray) -> np.ndarray:
-            answers = ops.convert_to_tensor(in_batches(logits, points))
+            answers = ops.convert_to_tensor(in_batches(logits, points))  # [rows, K]
             return np.array(ops.convert_to_numpy(margins(labels[rows], answers)))
 
-        rows = np.arange(len(images))
-        best = search.start(draws)
-        loss = lost_by(best, rows)
-        rows = rows[~_broken(defense, best, labels, loss, rows)]
-        for query in range(1, self.queries):
-            if not len(rows):
-                break
-            side = search.side(self._share(query))
-            tried = search.propose(best, rows, side, draws)
-            gained = lost_by(tried, rows)
-            better = gained > loss[rows]
-            changed = rows[better]
-            best[changed], loss[changed] = tried[better], gained[better]
-            broken = changed[_broken(defense, best, labels, loss, changed)]
-            rows = np.setdiff1d(rows, broken, assume_unique=True)
-        return best
+        squares = _Pyramids if isinstance(threat, L2) else _Squares
+        draws = _Draws(Chance(x, self.seed))
+        search = _RandomSearch(self, squares(images, threat.eps), draws, lost_by)
+        return run(search, defense, images, labels, self.queries)
 
     def _share(self, query: int) -> float:
-        """The share of the image's area that a square covers: halved at the paper's queries."""
+        """Compute the share of the image's area a square covers: halved at the paper's queries."""
         at = query / self.queries * 10_000
         halvings = sum(at > bound for bound in (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000))
         return self.first_share / 2**halvings
 
 
-def _broken(
-    defense: Any, best: np.ndarray, labels: np.ndarray, loss: np.ndarray, rows: np.ndarray
-) -> np.ndarray:
-    """Which of the rows are answered wrongly and not rejected."""
-    answer = np.zeros(len(rows), bool)
-    looks = np.flatnonzero(loss[rows] > 0)
-    if len(looks):
-        answer[looks] = defense.broken(best[rows[looks]], labels[rows[looks]])
-    return answer
+class _RandomSearch(Search):
+    """A proposal for each image at every step, taken where it gains. The first step asks the start.
+
+    `rows` are positions among the original images, which random numbers belong to.
+    """
+
+    def __init__(
+        self, attack: Square, squares: _Squares, draws: _Draws, lost_by: Callable[..., np.ndarray]
+    ) -> None:
+        self._attack, self._squares, self._draws, self._lost_by = attack, squares, draws, lost_by
+        self._rows, self._query = np.arange(len(squares.images)), 0
+        self._best = squares.start(draws)  # [B, H, W, C]
+        self._loss = np.full(len(self._best), -np.inf)  # [B]
+
+    @property
+    def points(self) -> np.ndarray:
+        return self._best[self._rows]
+
+    @override
+    def step(self) -> tuple[Images, Any]:
+        rows, tried = self._rows, self.points
+        if self._query:
+            side = self._squares.side(self._attack._share(self._query))
+            tried = self._squares.propose(self._best, rows, side, self._draws)
+        self._query += 1
+        gained = self._lost_by(tried, rows)  # [rows]
+        better = gained > self._loss[rows]
+        self._best[rows[better]], self._loss[rows[better]] = tried[better], gained[better]
+        return tried, better & (gained > 0)
+
+    @override
+    def keep(self, rows: np.ndarray) -> None:
+        self._rows = self._rows[rows]
 
 
 class _Draws:
@@ -102,7 +121,7 @@ class _Draws:
         return np.where(drawn < 0.5, -1, 1).astype(np.float32)
 
 
-class _Search:
+class _Squares:
     """Proposals in Linf: every value at -eps or eps, squares of one sign a channel."""
 
     def __init__(self, images: np.ndarray, eps: float) -> None:
@@ -142,7 +161,7 @@ class _Search:
         return np.clip(np.clip(images + moved, images - self.eps, images + self.eps), 0, 1)
 
 
-class _L2Search(_Search):
+class _Pyramids(_Squares):
     """Proposals in L2: pyramids take the budget of another window."""
 
     def start(self, draws: _Draws) -> np.ndarray:

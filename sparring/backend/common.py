@@ -10,34 +10,42 @@ from keras import ops
 
 
 class Random:
+    """Numbers of one generator on the device."""
+
     def __init__(self) -> None:
         self._generator = keras.random.SeedGenerator(0)
         self.variables: list[Any] = [self._generator.state]
 
     def seed(self, seed: int) -> None:
+        """Restart from a seed."""
         self._generator.state.assign([seed, 0])
 
     def uniform(self, shape: Sequence[int]) -> Any:
+        """Draw from [0, 1)."""
         return keras.random.uniform(shape, seed=self._generator)
 
     def normal(self, shape: Sequence[int]) -> Any:
+        """Draw from the standard normal distribution."""
         return keras.random.normal(shape, seed=self._generator)
 
 
 def moving_average(averages: Sequence[Any], values: Sequence[Any], decay: Any) -> None:
+    """Assign one average after the other."""
     for average, value in zip(averages, values, strict=True):
         average.assign(average * decay + value * (1 - decay))
 
 
 def conv2d(x: Any, kernel: Any, bias: Any) -> Any:
+    """Convolve by keras.ops."""
     kernel, bias = (ops.cast(each, x.dtype) for each in (kernel, bias))
     return ops.conv(x, kernel, padding="same", data_format="channels_last") + bias
 
 
 def lay_out(variables: Sequence[Any]) -> None:
-    pass  # the frameworks' compilers choose
+    """Leave the order to the frameworks' compilers."""
 
 
 def average_pool2d(x: Any) -> Any:
+    """Average by keras.ops."""
     # Keras 3.15 on JAX takes strides from an expanded pool size unless they are given.
     return ops.average_pool(x, 2, 2, data_format="channels_last")

@@ -1,4 +1,4 @@
-"""The backend functions on JAX; what each one does stands in sparring/backend/__init__.py.
+"""The backend functions on JAX; what each one does stands in protocol.py.
 
 JAX functions are pure, Keras variables are not: inside a compiled function every variable it was
 given lives in a keras.StatelessScope, goes in as an argument and comes out as a result.
@@ -13,30 +13,13 @@ import jax
 import keras
 import numpy as np
 
-from sparring.backend.common import Random, average_pool2d, conv2d, lay_out, moving_average
-
-__all__ = [
-    "Random",
-    "average_pool2d",
-    "compile",
-    "compile_many",
-    "conv2d",
-    "devices",
-    "index_batches",
-    "input_gradient",
-    "input_gradient_and",
-    "lay_out",
-    "moving_average",
-    "on_cpu",
-    "value_and_gradients",
-    "whole_batches",
-]
+from sparring.backend.common import Random as Random
+from sparring.backend.common import average_pool2d as average_pool2d
+from sparring.backend.common import conv2d as conv2d
+from sparring.backend.common import lay_out as lay_out
+from sparring.backend.common import moving_average as moving_average
 
 whole_batches = True
-
-# The variables of the compiled functions being traced, innermost last: value_and_gradients opens
-# a scope of its own and has to carry over everything the objective may read or change.
-_tracing: list[Sequence[Any]] = []
 
 
 def _pure(function: Callable[..., Any], variables: Sequence[Any], values: Sequence[Any]) -> Any:
@@ -47,10 +30,12 @@ def _pure(function: Callable[..., Any], variables: Sequence[Any], values: Sequen
 
 
 def compile(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
+    """Jit the function, variables going in and out."""
     return _jitted(_traced(function, variables), variables)
 
 
 def compile_many(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
+    """Scan over the rows in one jitted function."""
     once = _traced(function, variables)
 
     def many(values: list[Any], images: Any, labels: Any, indices: Any) -> Any:
@@ -68,11 +53,7 @@ def _traced(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[
     """The function with the variables' values as first argument and second result."""
 
     def pure(values: list[Any], *arguments: Any) -> Any:
-        _tracing.append(variables)
-        try:
-            return _pure(lambda: function(*arguments), variables, values)
-        finally:
-            _tracing.pop()
+        return _pure(lambda: function(*arguments), variables, values)
 
     return pure
 
@@ -91,10 +72,11 @@ def _jitted(pure: Callable[..., Any], variables: Sequence[Any]) -> Callable[...,
 
 
 def value_and_gradients(
-    objective: Callable[[], tuple[Any, Any]], variables: Sequence[Any]
+    objective: Callable[[], tuple[Any, Any]], variables: Sequence[Any], others: Sequence[Any]
 ) -> tuple[Any, Any, list[Any]]:
+    """Differentiate a pure function of all variables by jax.value_and_grad."""
     chosen = {id(variable) for variable in variables}
-    others = [variable for variable in _tracing[-1] if id(variable) not in chosen]
+    others = [variable for variable in others if id(variable) not in chosen]
     everything = [*variables, *others]
 
     def pure(values: list[Any]) -> Any:
@@ -111,22 +93,27 @@ def value_and_gradients(
 
 
 def input_gradient(function: Callable[[Any], Any], x: Any) -> Any:
+    """Differentiate by jax.grad."""
     return input_gradient_and(lambda x: (function(x), ()), x)[0]
 
 
 def input_gradient_and(function: Callable[[Any], tuple[Any, Any]], x: Any) -> tuple[Any, Any]:
+    """Differentiate by jax.grad."""
     return jax.lax.stop_gradient(jax.grad(function, has_aux=True)(x))
 
 
 def index_batches(order: np.ndarray, size: int) -> Iterator[Any]:
+    """Make one tensor a batch."""
     for start in range(0, len(order), size):
         yield jax.numpy.asarray(order[start : start + size])
 
 
 def devices() -> list[str]:
+    """Name GPUs and the CPU."""
     gpus = [f"gpu:{index}" for index, d in enumerate(jax.devices()) if d.platform == "gpu"]
     return [*gpus, "cpu"]
 
 
 def on_cpu(tensor: Any) -> bool:
+    """Ask the tensor's devices."""
     return all(device.platform == "cpu" for device in tensor.devices())

@@ -1,4 +1,4 @@
-"""The backend functions on TensorFlow; what each does stands in sparring/backend/__init__.py."""
+"""The backend functions on TensorFlow; what each does stands in protocol.py."""
 
 from __future__ import annotations
 
@@ -8,24 +8,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from sparring.backend.common import Random, average_pool2d, conv2d, lay_out, moving_average
-
-__all__ = [
-    "Random",
-    "average_pool2d",
-    "compile",
-    "compile_many",
-    "conv2d",
-    "devices",
-    "index_batches",
-    "input_gradient",
-    "input_gradient_and",
-    "lay_out",
-    "moving_average",
-    "on_cpu",
-    "value_and_gradients",
-    "whole_batches",
-]
+from sparring.backend.common import Random as Random
+from sparring.backend.common import average_pool2d as average_pool2d
+from sparring.backend.common import conv2d as conv2d
+from sparring.backend.common import lay_out as lay_out
+from sparring.backend.common import moving_average as moving_average
 
 whole_batches = True
 
@@ -37,10 +24,13 @@ tf.config.optimizer.set_experimental_options({"remapping": False})
 
 
 def compile(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
+    """Trace a tf.function."""
     return tf.function(function, autograph=False)
 
 
 def compile_many(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
+    """Map over the rows in one tf.function that XLA compiles."""
+
     def many(images: Any, labels: Any, indices: Any) -> Any:
         return tf.map_fn(
             lambda batch: function(images, labels, batch),
@@ -54,8 +44,9 @@ def compile_many(function: Callable[..., Any], variables: Sequence[Any]) -> Call
 
 
 def value_and_gradients(
-    objective: Callable[[], tuple[Any, Any]], variables: Sequence[Any]
+    objective: Callable[[], tuple[Any, Any]], variables: Sequence[Any], others: Sequence[Any]
 ) -> tuple[Any, Any, list[Any]]:
+    """Differentiate by a tape; `others` need not be known."""
     with tf.GradientTape() as tape:
         value, auxiliary = objective()
     gradients = tape.gradient(
@@ -67,10 +58,12 @@ def value_and_gradients(
 
 
 def input_gradient(function: Callable[[Any], Any], x: Any) -> Any:
+    """Differentiate by a tape."""
     return input_gradient_and(lambda x: (function(x), ()), x)[0]
 
 
 def input_gradient_and(function: Callable[[Any], tuple[Any, Any]], x: Any) -> tuple[Any, Any]:
+    """Differentiate by a tape that watches x alone."""
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x)
         value, auxiliary = function(x)
@@ -79,14 +72,17 @@ def input_gradient_and(function: Callable[[Any], tuple[Any, Any]], x: Any) -> tu
 
 
 def index_batches(order: np.ndarray, size: int) -> Iterator[Any]:
+    """Make one tensor a batch."""
     for start in range(0, len(order), size):
         yield tf.constant(order[start : start + size])
 
 
 def devices() -> list[str]:
+    """Name GPUs and the CPU."""
     gpus = tf.config.list_physical_devices("GPU")
     return [*(f"gpu:{index}" for index in range(len(gpus))), "cpu"]
 
 
 def on_cpu(tensor: Any) -> bool:
+    """Ask the tensor's device."""
     return "GPU" not in tensor.device

@@ -1,4 +1,4 @@
-"""The backend functions on PyTorch; what each one does stands in sparring/backend/__init__.py.
+"""The backend functions on PyTorch; what each one does stands in protocol.py.
 
 Tensors stay NHWC views of memory that PyTorch calls channels-last: a permutation to NCHW is free
 and the convolutions run in the layout they are fastest in. keras.ops.conv and average_pool (Keras
@@ -16,23 +16,6 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-__all__ = [
-    "Random",
-    "average_pool2d",
-    "compile",
-    "compile_many",
-    "conv2d",
-    "devices",
-    "index_batches",
-    "input_gradient",
-    "input_gradient_and",
-    "lay_out",
-    "moving_average",
-    "on_cpu",
-    "value_and_gradients",
-    "whole_batches",
-]
-
 whole_batches = False
 
 # On a GPU some convolutions add up in the order their threads finish; a resumed run has to repeat
@@ -41,28 +24,35 @@ torch.backends.cudnn.deterministic = True
 
 
 class Random:
+    """Numbers of one generator on the device."""
+
     # keras.random makes a generator at every call and fetches its seed from the device for it.
     def __init__(self) -> None:
         self._generator = torch.Generator(device=keras.ops.convert_to_tensor(0).device)
         self.variables: list[Any] = [self._generator]
 
     def seed(self, seed: int) -> None:
+        """Restart from a seed."""
         self._generator.manual_seed(seed)
 
     def uniform(self, shape: Sequence[int]) -> Any:
+        """Draw from [0, 1)."""
         generator = self._generator
         return torch.rand(tuple(shape), generator=generator, device=generator.device)
 
     def normal(self, shape: Sequence[int]) -> Any:
+        """Draw from the standard normal distribution."""
         generator = self._generator
         return torch.randn(tuple(shape), generator=generator, device=generator.device)
 
 
 def compile(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
+    """Run without recording gradients; PyTorch compiles nothing."""
     return torch.no_grad()(function)
 
 
 def compile_many(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
+    """Call the step for each row; on a GPU, replay one recorded graph."""
     plain = compile(function, variables)
     generators = [each for each in variables if isinstance(each, torch.Generator)]
     graph: _Graph | None = None
@@ -152,8 +142,9 @@ class _NumbersOnDevice(TorchFunctionMode):
 
 
 def value_and_gradients(
-    objective: Callable[[], tuple[Any, Any]], variables: Sequence[Any]
+    objective: Callable[[], tuple[Any, Any]], variables: Sequence[Any], others: Sequence[Any]
 ) -> tuple[Any, Any, list[Any]]:
+    """Differentiate by torch.autograd; `others` need not be known."""
     with torch.enable_grad():
         value, auxiliary = objective()
         gradients = torch.autograd.grad(
@@ -163,6 +154,7 @@ def value_and_gradients(
 
 
 def moving_average(averages: Sequence[Any], values: Sequence[Any], decay: Any) -> None:
+    """Update all averages in two calls."""
     # Not lerp: it would turn `decay` into a number and so wait for a GPU.
     tensors = [average.value for average in averages]
     torch._foreach_mul_(tensors, decay)
@@ -170,6 +162,7 @@ def moving_average(averages: Sequence[Any], values: Sequence[Any], decay: Any) -
 
 
 def conv2d(x: Any, kernel: Any, bias: Any) -> Any:
+    """Convolve on a view in PyTorch's own order of axes."""
     height, width = kernel.shape[:2]
     y = functional.conv2d(
         x.permute(0, 3, 1, 2),
@@ -181,6 +174,7 @@ def conv2d(x: Any, kernel: Any, bias: Any) -> Any:
 
 
 def lay_out(variables: Sequence[Any]) -> None:
+    """Put kernels into PyTorch's order of axes."""
     # [out, height, width, in] in memory is what convolutions read and give gradients in.
     for variable in variables:
         if len(variable.shape) == 4:
@@ -189,14 +183,17 @@ def lay_out(variables: Sequence[Any]) -> None:
 
 
 def average_pool2d(x: Any) -> Any:
+    """Average on a view in PyTorch's own order of axes."""
     return functional.avg_pool2d(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
 
 
 def input_gradient(function: Callable[[Any], Any], x: Any) -> Any:
+    """Differentiate by torch.autograd."""
     return input_gradient_and(lambda x: (function(x), ()), x)[0]
 
 
 def input_gradient_and(function: Callable[[Any], tuple[Any, Any]], x: Any) -> tuple[Any, Any]:
+    """Differentiate by torch.autograd."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         value, auxiliary = function(x)
@@ -209,12 +206,14 @@ def input_gradient_and(function: Callable[[Any], tuple[Any, Any]], x: Any) -> tu
 
 
 def index_batches(order: np.ndarray, size: int) -> Iterator[Any]:
+    """Cut the order into views of one tensor."""
     # One copy to the device an epoch; the batches are views of it. Of nothing, torch.split would
     # make one batch.
     return iter(torch.split(keras.ops.convert_to_tensor(order), size) if len(order) else ())
 
 
 def devices() -> list[str]:
+    """Name GPUs, Apple's too, and the CPU."""
     gpus = [f"gpu:{index}" for index in range(torch.cuda.device_count())]
     apple = ["mps"] if torch.backends.mps.is_available() else []
     return [*gpus, *apple, "cpu"]
@@ -225,4 +224,5 @@ def _on_cuda(tensor: Any) -> bool:
 
 
 def on_cpu(tensor: Any) -> bool:
+    """Ask the tensor's device."""
     return str(tensor.device) == "cpu"

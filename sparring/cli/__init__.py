@@ -23,7 +23,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from sparring import backend_choice
+from sparring.backend import choice as backend_choice
 from sparring.errors import Diverged, SettingsError, SparringError, unknown_name
 
 EXIT_FAILED, EXIT_DIVERGED, EXIT_DISK = 1, 3, 4

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from keras import ops
 
 from sparring import backend, defenses
+from sparring.backend import choice, ops
 from sparring.data import DatasetInfo
 from sparring.defenses.defense import Defense
 from sparring.defenses.knn import EMBEDDING
@@ -202,7 +202,8 @@ def _expect_as_the_course_s(defense: Defense) -> None:
 
 def _tensorflow() -> Any:
     try:
-        import tensorflow
+        with choice.quiet_tensorflow():
+            import tensorflow
     except ImportError as error:
         raise ConversionError(
             "the course's checkpoints need TensorFlow: pip install 'sparring[tensorflow]'"

@@ -12,11 +12,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
-from keras import layers, ops
 from safetensors.numpy import save
 
+from sparring.backend import keras, ops
 from sparring.conversion import selfstudy
 from sparring.defenses.defense import Defense
 from sparring.errors import ConversionError
@@ -159,6 +158,7 @@ def keras_model(net: AllConv, shape: tuple[int, int, int]) -> Any:
     Its weights are those of `net`, copied.
     """
     options = plain_options(net, shape[2])
+    layers = keras.layers
     images = x = keras.Input(shape, name="images")
     match options.get("transform", ""):
         case "":

@@ -97,7 +97,7 @@ class Cifar10(Source):
                 yield path.name, read(path)
 
     def _download(self) -> Path:
-        import keras
+        from sparring.backend import keras
 
         # keras.datasets.cifar10 would fetch the pickled version.
         try:

@@ -85,10 +85,10 @@ class FashionMnist(Source):
         return {key: read_idx(path, shape) for (key, (_, shape)), path in paths}
 
     def _download(self) -> dict[str, np.ndarray]:
-        from keras.datasets import fashion_mnist
+        from sparring.backend import keras
 
         try:
-            (x_train, y_train), (x_test, y_test) = fashion_mnist.load_data()
+            (x_train, y_train), (x_test, y_test) = keras.datasets.fashion_mnist.load_data()
         except Exception as error:  # Keras raises a bare Exception when a download fails
             raise no_download(self.name, "the four IDX .gz files", error) from error
         return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}

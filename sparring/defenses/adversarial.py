@@ -1,14 +1,11 @@
-"""Projected gradient descent as adversarial training uses it inside a step."""
+"""Settings of projected gradient descent as adversarial training uses it inside a step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from keras import ops
-
-from sparring import backend
+from sparring.threat import Linf
 from sparring.training.recipe import Settings
 
 # Grey images on black stand larger perturbations than photographs.
@@ -39,16 +36,7 @@ class PgdSettings(Settings):
         self._expect("step_size", self.step_size > 0, "a number above 0")
         self._expect("steps", self.steps >= 1, "at least 1")
 
-
-def ascend(objective: Callable[[Any], Any], x: Any, start: Any, settings: PgdSettings) -> Any:
-    """Images in the Linf ball around x and in [0, 1] where objective(images), a scalar, is large.
-
-    `steps` signed gradient steps from `start`, each projected back (Madry et al. 2018,
-    https://arxiv.org/abs/1706.06083).
-    """
-    images = start
-    for _ in range(settings.steps):
-        moved = images + settings.step_size * ops.sign(backend.input_gradient(objective, images))
-        near = ops.minimum(ops.maximum(moved, x - settings.eps), x + settings.eps)
-        images = ops.clip(near, 0.0, 1.0)
-    return images
+    @property
+    def threat(self) -> Linf:
+        """The threat model that images are trained under."""
+        return Linf(self.eps)

@@ -17,10 +17,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, final
 
-from keras import ops
+from typing_extensions import override
 
 from sparring import backend
+from sparring.backend import ops
 from sparring.defenses.defense import Defense
+from sparring.tensors import Images, Labels
 from sparring.training.recipe import Recipe, Settings, cross_entropy, hits
 
 
@@ -33,7 +35,7 @@ class AdvTrainSettings(Settings):
 
 
 def unit(gradient: Any) -> Any:
-    """Gradients [B, H, W, C] scaled to L2 norm 1 an image; a zero one stays zero."""
+    """Scale gradients [B, H, W, C] to L2 norm 1 an image; a zero one stays zero."""
     norms = ops.sqrt(ops.sum(ops.square(gradient), axis=(1, 2, 3), keepdims=True))
     return gradient / ops.where(norms > 0, norms, 1.0)
 
@@ -43,11 +45,12 @@ class AdvTrainRecipe(Recipe):
 
     settings: AdvTrainSettings
 
-    def loss(self, net: Any, x: Any, y: Any) -> tuple[Any, Any]:
+    @override
+    def loss(self, net: Any, x: Images, y: Labels) -> tuple[Any, Any]:
         gradient = backend.input_gradient(lambda images: cross_entropy(y, net(images)), x)
         distances = self.settings.radius * self.random.uniform((x.shape[0], 1, 1, 1))
-        moved = ops.clip(x + distances * unit(gradient), 0.0, 1.0)
-        clean = net(x)
+        moved = ops.clip(x + distances * unit(gradient), 0.0, 1.0)  # [B, H, W, C]
+        clean = net(x)  # [B, K]
         return cross_entropy(y, clean) + cross_entropy(y, net(moved)), hits(y, clean)
 
 

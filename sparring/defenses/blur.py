@@ -15,10 +15,12 @@ from __future__ import annotations
 
 from typing import Any, final
 
-from keras import ops
+from typing_extensions import override
 
+from sparring.backend import ops
 from sparring.defenses.defense import Defense
 from sparring.networks.allconv import AllConv
+from sparring.tensors import Images
 from sparring.training.recipe import Recipe
 
 
@@ -32,9 +34,11 @@ def blur(x: Any) -> Any:
 class BlurNet(AllConv):
     """The network behind a blur."""
 
-    def transform(self, x: Any) -> Any:
+    @override
+    def transform(self, x: Images) -> Any:
         return blur(x)
 
+    @override
     def plain(self) -> dict[str, Any]:
         return {"transform": "blur"}
 
@@ -42,6 +46,7 @@ class BlurNet(AllConv):
 class BlurRecipe(Recipe):
     """The shared recipe; the network takes images one pixel larger."""
 
+    @override
     def net(self) -> BlurNet:
         height, width, channels = self.info.shape
         return self.allconv(BlurNet, shape=(height + 1, width + 1, channels))

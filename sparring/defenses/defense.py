@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, final
 
-import keras
 import numpy as np
-from keras import ops
 
 from sparring import backend
+from sparring.backend import ops
 from sparring.data import Dataset, DatasetInfo
 from sparring.errors import DataError
 from sparring.networks.allconv import in_batches
 from sparring.randomness import Chance, Stream, spread
+from sparring.tensors import Images, Logits, Scores
 from sparring.training.recipe import Recipe, Settings
 
 
@@ -66,9 +65,6 @@ class Defense:
         self.results: dict[str, Any] = {}
         self.path: Path | None = None
         self.weights_sha256: str | None = None
-        self._seed = keras.Variable(0, dtype="int32", trainable=False, name="seed")
-        self.averaged = False  # whether draws were chosen since this was last set to False
-        self._draw: Any = 0
         self._compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
     def __repr__(self) -> str:
@@ -94,86 +90,63 @@ class Defense:
         settings = settings.replace(**tuned.get(dataset.name, {}))
         return settings if settings.flip is not None else settings.replace(flip=dataset.mirror)
 
-    def reseed(self, seed: int) -> None:
-        """Choose the draws of a stochastic defense; until then they are those of seed 0.
-
-        The same seed gives the same answer to the same image, in whatever batch it is asked.
-        """
-        self.tell_averaged()
-        self._seed.assign(seed)
-
-    @contextmanager
-    def seeded(self, seed: int) -> Iterator[None]:
-        """Within it, the draws are those of `seed`."""
-        before = int(ops.convert_to_numpy(self._seed))
-        self._seed.assign(seed)
-        try:
-            yield
-        finally:
-            self._seed.assign(before)
-
-    @contextmanager
-    def drawing(self, number: Any) -> Iterator[None]:
-        """Within it, `logits` uses other draws: those of the seed plus `number`, an int or [B]."""
-        self.tell_averaged()
-        before, self._draw = self._draw, number
-        try:
-            yield
-        finally:
-            self._draw = before
-
-    def tell_averaged(self) -> None:
-        """Note that an attack chooses draws itself, which the judge expects of a sound one."""
-        self.averaged = True
-
-    def chance(self, x: Any) -> Chance:
-        """The random numbers that a stochastic defense answers images x with."""
-        return Chance(x, self._seed + self._draw)
-
     # Answering, on tensors
 
-    def logits(self, x: Any) -> Any:
-        """Logits [B, K], a tensor of the running backend, of images float32 [B, H, W, C] in [0, 1].
+    def logits(self, x: Images, chance: Chance | None = None) -> Logits:
+        """Compute logits of a batch, differentiable by the images where the defense is.
 
-        Differentiable by x where the defense is.
+        Args:
+            x: images float32 [B, H, W, C] in [0, 1], a tensor of the running backend.
+            chance: random numbers for this batch, which only a stochastic defense draws; None
+                means those of seed 0.
+
+        Returns:
+            float32 [B, K].
         """
         return self.nets[0](x)
 
-    def probabilities(self, x: Any) -> Any:
-        """Probabilities [B, K] of a batch; what `classify` runs."""
-        return ops.softmax(self.logits(x), axis=-1)
+    def probabilities(self, x: Images, chance: Chance | None = None) -> Any:
+        """Compute the probabilities float32 [B, K] of a batch; arguments are those of `logits`."""
+        return ops.softmax(self.logits(x, chance), axis=-1)
 
-    def scores(self, x: Any) -> Any:
-        """Detection scores [B] of a batch; what `detect` runs."""
+    def scores(self, x: Images, chance: Chance | None = None) -> Scores:
+        """Compute the detection scores [B] of a batch; arguments are those of `logits`."""
         return ops.zeros((x.shape[0],))
 
     # Answering, for people
 
     @final
-    def classify(self, x: Any) -> np.ndarray:
-        """Probabilities, float32 [B, K].
+    def classify(self, x: Any, seed: int = 0) -> np.ndarray:
+        """Answer images with probabilities.
 
         Args:
             x: one image [H, W, C] or a batch [B, H, W, C], as numpy array or tensor; floats in
                 [0, 1] or uint8.
+            seed: of the draws of a stochastic defense. The same seed gives the same answer to the
+                same image, in whatever batch.
 
-        Raises DataError for other shapes, types and ranges, and for NaN.
+        Returns:
+            float32 [B, K].
+
+        Raises:
+            DataError: for other shapes, types and ranges, and for NaN.
         """
-        return self._in_batches("probabilities", self.probabilities, x)
+        return self._in_batches("probabilities", self.probabilities, x, seed)
 
     @final
-    def detect(self, x: Any) -> np.ndarray:
-        """One score an image, float32 [B]; above `threshold` it is rejected.
+    def detect(self, x: Any, seed: int = 0) -> np.ndarray:
+        """Score images, float32 [B]; above `threshold` one is rejected.
 
         Takes and raises what `classify` does.
         """
-        return self._in_batches("scores", self.scores, x)
+        return self._in_batches("scores", self.scores, x, seed)
 
     def test(self, dataset: Dataset) -> dict[str, float]:
-        """How it answers the test images of a data set.
+        """Measure how the test images of a data set are answered, with the draws of seed 0.
 
-        `test_accuracy` is the share answered correctly and not rejected, `rejected` the share
-        rejected.
+        Returns:
+            `test_accuracy`, the share answered correctly and not rejected, and `rejected`, the
+            share rejected.
         """
         rejected = self.detect(dataset.x_test) > self.threshold
         right = self.classify(dataset.x_test).argmax(axis=1) == dataset.y_test
@@ -182,32 +155,68 @@ class Defense:
             "rejected": float(np.mean(rejected)),
         }
 
-    def broken(self, x: Any, y: Any) -> np.ndarray:
-        """Which images [B, H, W, C] get another label than y [B] and are not rejected, bool [B]."""
-        broken = self.classify(x).argmax(axis=1) != ops.convert_to_numpy(y)
+    def broken(self, x: Any, y: Any, seed: int = 0) -> np.ndarray:
+        """Tell which images get another label than theirs and are not rejected.
+
+        Args:
+            x: images [B, H, W, C] as `classify` takes them.
+            y: labels, int [B].
+            seed: of the draws of a stochastic defense.
+
+        Returns:
+            bool [B].
+        """
+        broken = self.classify(x, seed).argmax(axis=1) != ops.convert_to_numpy(y)
         if self.detects and broken.any():
-            broken &= self.detect(x) <= self.threshold
+            broken &= self.detect(x, seed) <= self.threshold
         return np.array(broken)
 
     def broken_share(self, x: Any, y: Any, draws: int = 10) -> np.ndarray:
-        """The share of draws in which each image is broken, [B]; 0 or 1 where nothing is drawn."""
+        """Measure in which share of draws each image is broken; 0 or 1 where nothing is drawn.
+
+        Args:
+            x: images [B, H, W, C] as `classify` takes them.
+            y: labels, int [B].
+            draws: how often a stochastic defense is asked.
+
+        Returns:
+            float64 [B] in [0, 1].
+        """
         if not self.stochastic:
             return self.broken(x, y).astype(float)
         shares = np.zeros(len(x))
         for draw in range(draws):
-            with self.seeded(spread(draw, Stream.DRAWS)):
-                shares += self.broken(x, y)
+            shares += self.broken(x, y, spread(draw, Stream.DRAWS))
         return shares / draws
 
+    @property
+    def variables(self) -> list[Any]:
+        """The variables of the networks, all that a compiled function of this defense reads."""
+        return [variable for net in self.nets for variable in net.variables]
+
     def compiled(self, key: tuple[Any, ...], function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function`, which may use this defense's networks, made fast; the same one for a key."""
+        """Compile a function that uses this defense's networks, once for every key.
+
+        Args:
+            key: hashable values that tell the function from others; another function with a key
+                that was used is not looked at.
+            function: of tensors; it must not change anything.
+
+        Returns:
+            The compiled function.
+        """
         if key not in self._compiled:
-            variables = [self._seed, *(each for net in self.nets for each in net.variables)]
-            self._compiled[key] = backend.compile(function, variables)
+            self._compiled[key] = backend.compile(function, self.variables)
         return self._compiled[key]
 
-    def _in_batches(self, key: str, function: Callable[[Any], Any], x: Any) -> np.ndarray:
-        return in_batches(self.compiled((key,), function), self._checked(x))
+    def _in_batches(
+        self, key: str, answer: Callable[[Images, Chance | None], Any], x: Any, seed: int
+    ) -> np.ndarray:
+        def asked(images: Images, seed: Any) -> Any:
+            return answer(images, Chance(images, seed) if self.stochastic else None)
+
+        compiled, drawn = self.compiled((key,), asked), ops.convert_to_tensor(seed, "int32")
+        return in_batches(lambda images: compiled(images, drawn), self._checked(x))
 
     def _checked(self, x: Any) -> np.ndarray:
         """Images as float32 [B, H, W, C] in [0, 1]."""

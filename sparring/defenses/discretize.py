@@ -16,28 +16,32 @@ from __future__ import annotations
 
 from typing import Any, final
 
-from keras import ops
+from typing_extensions import override
 
+from sparring.backend import ops
 from sparring.defenses.defense import Defense
 from sparring.networks.allconv import AllConv
+from sparring.tensors import Images
 from sparring.training.recipe import Recipe
 
 BITS = 20
 
 
 def discretized(x: Any) -> Any:
-    """The code of images [B, H, W, C]: [B, H, W, 20 C], bit k of channel c at 20 c + k."""
+    """Code images [B, H, W, C] as [B, H, W, 20 C], bit k of channel c at 20 c + k."""
     thresholds = (ops.arange(BITS, dtype="float32") + 1) / BITS
-    bits = ops.cast(ops.expand_dims(x, -1) < thresholds, "float32")
+    bits = ops.cast(ops.expand_dims(x, -1) < thresholds, "float32")  # [B, H, W, C, 20]
     return ops.reshape(bits, (*x.shape[:3], BITS * x.shape[3]))
 
 
 class CodeNet(AllConv):
     """The network on the code, which is made a batch at a time on the device."""
 
-    def transform(self, x: Any) -> Any:
+    @override
+    def transform(self, x: Images) -> Any:
         return discretized(x)
 
+    @override
     def plain(self) -> dict[str, Any]:
         return {"transform": "discretize"}
 
@@ -45,6 +49,7 @@ class CodeNet(AllConv):
 class DiscretizeRecipe(Recipe):
     """The shared recipe; the network takes 20 channels for each of the image's."""
 
+    @override
     def net(self) -> CodeNet:
         height, width, channels = self.info.shape
         return self.allconv(CodeNet, shape=(height, width, BITS * channels))

@@ -20,13 +20,15 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
-from keras import ops
+from typing_extensions import override
 
 from sparring import backend
+from sparring.backend import ops
 from sparring.data import Dataset
 from sparring.defenses.defense import Defense
 from sparring.networks.allconv import AllConv, in_batches, to_float
-from sparring.randomness import Stream
+from sparring.randomness import Chance, Stream
+from sparring.tensors import Images, Labels, Scores
 from sparring.training.recipe import Recipe, Settings, cross_entropy, hits
 
 TOO_LIKE = 0.6  # an input's features to the signature of its answer
@@ -49,7 +51,7 @@ class InjectionSettings(Settings):
 
 
 def strength(served: float, progress: Any) -> Any:
-    """The patterns' strength at progress p in [0, 1]: served (1 + 1.5 max(0, 1 - 1.1 p)).
+    """Compute the patterns' strength at progress p in [0, 1]: served (1 + 1.5 max(0, 1 - 1.1 p)).
 
     With the course's 0.02 that is 0.02 + 0.03 max(0, 1 - 1.1 p).
     """
@@ -57,13 +59,13 @@ def strength(served: float, progress: Any) -> Any:
 
 
 def cosine(a: Any, b: Any) -> Any:
-    """Cosine similarity along the last axis, 0 for a zero vector."""
+    """Compute the cosine similarity along the last axis, 0 for a zero vector."""
     norms = ops.sqrt(ops.sum(ops.square(a), -1)) * ops.sqrt(ops.sum(ops.square(b), -1))
     return ops.sum(a * b, axis=-1) / ops.maximum(norms, 1e-12)
 
 
 def suspicious(likeness: Any, answers: Any, under_patterns: Any, named: Any) -> Any:
-    """Whether each input is to be rejected, float32 [B] of 0 and 1.
+    """Tell whether each input is to be rejected, float32 [B] of 0 and 1.
 
     Args:
         likeness: [B, K], cosine of an input's features to each signature.
@@ -91,7 +93,7 @@ class TrapdoorNet(AllConv):
         self.strength = self.ramp("strength")
 
     def mean_features(self, x: Any) -> tuple[Any, Any]:
-        """Spatial mean [B, F] of what enters the head, and logits [B, K]."""
+        """Compute the spatial mean [B, F] of what enters the head, and logits [B, K]."""
         features = self.features(x)
         means = ops.mean(ops.cast(features, "float32"), axis=(1, 2))
         return means, self.head_logits(features)
@@ -110,18 +112,21 @@ class InjectionRecipe(Recipe):
         self._patterns = ops.convert_to_tensor(self.patterns())
 
     def patterns(self) -> np.ndarray:
-        """The K patterns of zeros and ones, float32 [K, H, W, C], from the seed alone."""
+        """Draw the K patterns of zeros and ones, float32 [K, H, W, C], from the seed alone."""
         random = np.random.default_rng(self.spread(Stream.PATTERNS))
         shape = (self.info.classes, *self.info.shape)
         return random.integers(0, 2, shape).astype(np.float32)
 
+    @override
     def net(self) -> TrapdoorNet:
         return self.allconv(TrapdoorNet)
 
+    @override
     def on_progress(self, net: Any, progress: Any) -> None:
         net.strength.assign(strength(self.settings.strength, progress))
 
-    def loss(self, net: Any, x: Any, y: Any) -> tuple[Any, Any]:
+    @override
+    def loss(self, net: Any, x: Images, y: Labels) -> tuple[Any, Any]:
         draws = self.random.uniform((x.shape[0],))
         drawn = ops.cast(ops.floor(draws * self.info.classes), "int32")
         patterned = x + net.strength * ops.take(self._patterns, drawn, axis=0)
@@ -129,6 +134,7 @@ class InjectionRecipe(Recipe):
         labels = ops.concatenate([ops.cast(y, "int32"), drawn], axis=0)
         return cross_entropy(labels, logits), hits(labels, logits) / 2
 
+    @override
     def finish(self, net: TrapdoorNet, dataset: Dataset) -> dict[str, np.ndarray]:
         signatures = []
         for pattern in self._patterns:
@@ -182,7 +188,8 @@ class Injection(Defense):
         self.patterns = ops.convert_to_tensor(self.arrays["0/patterns"])
         self.signatures = ops.convert_to_tensor(self.arrays["0/signatures"])
 
-    def scores(self, x: Any) -> Any:
+    @override
+    def scores(self, x: Images, chance: Chance | None = None) -> Scores:
         features, logits = self.nets[0].mean_features(x)
         likeness = cosine(features[:, None], self.signatures[None])
         under, named = [], []

@@ -16,15 +16,16 @@ from __future__ import annotations
 
 from typing import Any, final
 
-from keras import ops
+from typing_extensions import override
 
+from sparring.backend import ops
 from sparring.defenses.defense import Defense
 from sparring.networks.allconv import AllConv, leaky_relu
 from sparring.training.recipe import Recipe
 
 
 def height(progress: Any) -> Any:
-    """The jump's height at progress p in [0, 1]: 5 min(1, 2p)."""
+    """Compute the jump's height at progress p in [0, 1]: 5 min(1, 2p)."""
     return 5 * ops.minimum(1.0, 2 * progress)
 
 
@@ -35,9 +36,11 @@ class JumpNet(AllConv):
         super().__init__(*arguments, **options)
         self.height = self.ramp("height")
 
+    @override
     def activation(self, x: Any) -> Any:
         return leaky_relu(x) + ops.cast(self.height, x.dtype) * ops.cast(x > 0, x.dtype)
 
+    @override
     def plain(self) -> dict[str, Any]:
         return {"jump": float(height(1.0))}
 
@@ -45,9 +48,11 @@ class JumpNet(AllConv):
 class JumpRecipe(Recipe):
     """The shared recipe while the jump grows."""
 
+    @override
     def net(self) -> JumpNet:
         return self.allconv(JumpNet)
 
+    @override
     def on_progress(self, net: Any, progress: Any) -> None:
         net.height.assign(height(progress))
 

@@ -19,12 +19,15 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
-from keras import ops
+from typing_extensions import override
 
+from sparring.backend import ops
 from sparring.data import Dataset
 from sparring.defenses.defense import Defense
 from sparring.networks.allconv import AllConv
 from sparring.networks.augment import STRONG_DRAWS, strong
+from sparring.randomness import Chance
+from sparring.tensors import Images, Labels, Logits
 from sparring.training.recipe import Recipe, Settings, cross_entropy, hits
 
 NEIGHBORS = 8
@@ -54,16 +57,18 @@ class EmbeddingNet(AllConv):
             shape=(), name="log_scale", initializer="zeros", constraint=lambda r: ops.clip(r, 0, 5)
         )
 
-    def call(self, x: Any) -> Any:
-        embedding = super().call(x)
+    @override
+    def call(self, x: Images, chance: Chance | None = None) -> Any:
+        embedding = super().call(x, chance)
         return embedding / ops.sqrt(ops.sum(ops.square(embedding), -1, keepdims=True) + 1e-12)
 
+    @override
     def plain(self) -> dict[str, Any]:
         return {"normalize": True}
 
 
 def nt_xent(first: Any, second: Any, scale: Any) -> tuple[Any, Any]:
-    """NT-Xent of embeddings [B, D] of length 1 of two views, and how many pairs are found.
+    """Compute NT-Xent of embeddings [B, D] of two views, and how many pairs are found.
 
     Each image's other view has to be told from the 2 B - 2 views of other images. Mean over the
     batch, summed over both directions as in the course.
@@ -80,13 +85,13 @@ def nt_xent(first: Any, second: Any, scale: Any) -> tuple[Any, Any]:
 
 
 def votes(similarities: Any, labels: Any, classes: int) -> Any:
-    """How many of the nearest training images have each label: [B, K] of similarities [B, N]."""
+    """Count the labels of the nearest training images: [B, K] of similarities [B, N]."""
     indices = nearest(similarities, min(NEIGHBORS, similarities.shape[1]))
     return ops.sum(ops.one_hot(ops.take(labels, indices, axis=0), classes), axis=1)
 
 
 def nearest(similarities: Any, count: int) -> Any:
-    """Indices [B, count] of the largest similarities [B, N]; of equals, whichever.
+    """Find the indices [B, count] of the largest similarities [B, N]; of equals, whichever.
 
     They lie in the chunks with the largest maxima. Finding those is one pass over the numbers,
     which takes less than the matrix product that made them; sorting all would take more.
@@ -97,8 +102,8 @@ def nearest(similarities: Any, count: int) -> Any:
         return ops.top_k(similarities, count)[1]
     whole = chunks * CHUNK
     parts = ops.reshape(similarities[:, :whole], (batch, chunks, CHUNK))
-    best = ops.top_k(ops.max(parts, axis=-1), count)[1]
-    values = ops.take_along_axis(parts, best[:, :, None], axis=1)
+    best = ops.top_k(ops.max(parts, axis=-1), count)[1]  # [B, count]
+    values = ops.take_along_axis(parts, best[:, :, None], axis=1)  # [B, count, CHUNK]
     places = best[:, :, None] * CHUNK + ops.arange(CHUNK, dtype=best.dtype)
     rest = ops.broadcast_to(ops.arange(whole, images, dtype=best.dtype), (batch, images - whole))
     values = ops.concatenate([ops.reshape(values, (batch, -1)), similarities[:, whole:]], axis=1)
@@ -109,21 +114,26 @@ def nearest(similarities: Any, count: int) -> Any:
 class KnnRecipe(Recipe):
     """NT-Xent on two strongly augmented views of each image; labels are not used."""
 
+    @override
     def net(self) -> EmbeddingNet:
         return self.allconv(EmbeddingNet, outputs=EMBEDDING)
 
-    def augment(self, x: Any, y: Any) -> tuple[Any, Any]:
+    @override
+    def augment(self, x: Images, y: Labels) -> tuple[Images, Labels]:
         both = ops.concatenate([x, x], axis=0)
         draws = self.random.uniform((STRONG_DRAWS, both.shape[0], 1))
         return strong(both, draws, bool(self.settings.flip)), y
 
-    def loss(self, net: Any, x: Any, y: Any) -> tuple[Any, Any]:
+    @override
+    def loss(self, net: Any, x: Images, y: Labels) -> tuple[Any, Any]:
         first, second = ops.split(net(x), 2, axis=0)
         return nt_xent(first, second, ops.exp(net.log_scale))
 
+    @override
     def chance(self, net: EmbeddingNet) -> float:
         return 0.0  # pairs that are found
 
+    @override
     def evaluate(self, net: EmbeddingNet, dataset: Dataset) -> float:
         known = net.predict(dataset.x_train[:SAMPLE])
         similarities = net.predict(dataset.x_test) @ known.T
@@ -132,6 +142,7 @@ class KnnRecipe(Recipe):
         answers = ops.convert_to_numpy(counts).argmax(axis=1)
         return float(np.mean(answers == dataset.y_test))
 
+    @override
     def finish(self, net: EmbeddingNet, dataset: Dataset) -> dict[str, np.ndarray]:
         return {"embeddings": net.predict(dataset.x_train), "labels": dataset.y_train}
 
@@ -162,15 +173,17 @@ class Knn(Defense):
         self.labels = ops.convert_to_tensor(self.arrays["0/labels"])
 
     def embed(self, x: Any) -> Any:
-        """Embeddings [B, 128] of length 1, differentiable by x."""
+        """Compute embeddings [B, 128] of length 1, differentiable by x."""
         return self.nets[0](x)
 
-    def logits(self, x: Any) -> Any:
+    @override
+    def logits(self, x: Images, chance: Chance | None = None) -> Logits:
         return self.count(ops.matmul(self.embed(x), self.embeddings))
 
     def count(self, similarities: Any) -> Any:
-        """Votes [B, K] of the stored images at cosine similarities [B, N]."""
+        """Count the votes [B, K] of the stored images at cosine similarities [B, N]."""
         return votes(similarities, self.labels, self.info.classes)
 
-    def probabilities(self, x: Any) -> Any:
+    @override
+    def probabilities(self, x: Images, chance: Chance | None = None) -> Any:
         return ops.one_hot(ops.argmax(self.logits(x), axis=-1), self.info.classes)

@@ -16,21 +16,24 @@ from __future__ import annotations
 
 from typing import Any, final
 
-from keras import ops
+from typing_extensions import override
 
+from sparring.backend import ops
 from sparring.defenses.defense import Defense
+from sparring.tensors import Images, Labels
 from sparring.training.recipe import Recipe, Settings, hits
 
 
 def smoothed(y: Any, classes: int) -> Any:
-    """Targets [B, K] of labels int [B]: (onehot + 1/8) / (1 + K/8)."""
+    """Smooth labels int [B] into targets [B, K]: (onehot + 1/8) / (1 + K/8)."""
     return (ops.one_hot(y, classes) + 1 / 8) / (1 + classes / 8)
 
 
 class LabelSmoothRecipe(Recipe):
     """Cross entropy against the smoothed labels."""
 
-    def loss(self, net: Any, x: Any, y: Any) -> tuple[Any, Any]:
+    @override
+    def loss(self, net: Any, x: Images, y: Labels) -> tuple[Any, Any]:
         logits = net(x)
         targets = smoothed(y, self.info.classes)
         losses = -ops.sum(targets * ops.log_softmax(logits, axis=-1), axis=-1)

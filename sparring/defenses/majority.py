@@ -16,10 +16,13 @@ from __future__ import annotations
 
 from typing import Any, final
 
-from keras import ops
+from typing_extensions import override
 
+from sparring.backend import ops
 from sparring.data import DatasetInfo
 from sparring.defenses.defense import Defense
+from sparring.randomness import Chance
+from sparring.tensors import Images, Labels, Logits, Scores
 from sparring.training.recipe import Recipe, Settings
 
 VOTERS = 3
@@ -28,7 +31,8 @@ VOTERS = 3
 class NoisyRecipe(Recipe):
     """The shared recipe, with Gaussian noise of std i/10 added for network i after augmentation."""
 
-    def augment(self, x: Any, y: Any) -> tuple[Any, Any]:
+    @override
+    def augment(self, x: Images, y: Labels) -> tuple[Images, Labels]:
         x, y = super().augment(x, y)
         if self.network:
             x = x + self.network / 10 * self.random.normal(x.shape)
@@ -49,23 +53,27 @@ class Majority(Defense):
     detects = True
 
     @classmethod
+    @override
     def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
-        each = settings.replace(
+        settings = settings.replace(
             filters=max(1, 2 * (settings.filters // 3)), epochs=max(1, settings.epochs // 2)
         )
-        return [NoisyRecipe(info, each, seed, network) for network in range(VOTERS)]
+        return [NoisyRecipe(info, settings, seed, network) for network in range(VOTERS)]
 
     def votes(self, x: Any) -> Any:
-        """How many networks name each class, [B, K]."""
+        """Count how many networks name each class, [B, K]."""
         answers = [ops.argmax(net(x), axis=-1) for net in self.nets]
         return sum(ops.one_hot(answer, self.info.classes) for answer in answers)
 
-    def logits(self, x: Any) -> Any:
+    @override
+    def logits(self, x: Images, chance: Chance | None = None) -> Logits:
         return sum(net(x) for net in self.nets) / VOTERS
 
-    def probabilities(self, x: Any) -> Any:
+    @override
+    def probabilities(self, x: Images, chance: Chance | None = None) -> Any:
         # Without a majority the first class named once stands there; such inputs are rejected.
         return ops.one_hot(ops.argmax(self.votes(x), axis=-1), self.info.classes)
 
-    def scores(self, x: Any) -> Any:
+    @override
+    def scores(self, x: Images, chance: Chance | None = None) -> Scores:
         return ops.cast(ops.max(self.votes(x), axis=-1) < 2, "float32")

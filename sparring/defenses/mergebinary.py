@@ -17,31 +17,37 @@ from __future__ import annotations
 from typing import Any, final
 
 import numpy as np
-from keras import ops
+from typing_extensions import override
 
+from sparring.backend import ops
 from sparring.data import Dataset, DatasetInfo
 from sparring.defenses.defense import Defense
 from sparring.networks.allconv import AllConv
+from sparring.randomness import Chance
+from sparring.tensors import Images, Labels, Logits, Scores
 from sparring.training.recipe import Recipe, Settings
 
 LEAST_PROBABILITY = 0.7
 
 
 def merged_logits(margins: Any) -> Any:
-    """Logits [B, K] of the margins P(yes) - P(no) [B, K]: 5 sigmoid(5 d)."""
+    """Compute logits [B, K] of the margins P(yes) - P(no) [B, K]: 5 sigmoid(5 d)."""
     return 5 * ops.sigmoid(5 * margins)
 
 
 class BinaryRecipe(Recipe):
     """The shared recipe on the question whether an image is of class `network`; output 1 is yes."""
 
+    @override
     def net(self) -> AllConv:
         return self.allconv(AllConv, outputs=2)
 
-    def augment(self, x: Any, y: Any) -> tuple[Any, Any]:
+    @override
+    def augment(self, x: Images, y: Labels) -> tuple[Images, Labels]:
         x, y = super().augment(x, y)
         return x, ops.cast(ops.equal(y, self.network), "int32")
 
+    @override
     def evaluate(self, net: AllConv, dataset: Dataset) -> float:
         answers = net.predict(dataset.x_test).argmax(axis=1)
         return float(np.mean(answers == (dataset.y_test == self.network)))
@@ -70,13 +76,17 @@ class MergeBinary(Defense):
     detects = True
 
     @classmethod
+    @override
     def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
-        each = settings.replace(filters=max(1, settings.filters // 4))
-        return [BinaryRecipe(info, each, seed, network) for network in range(info.classes)]
+        settings = settings.replace(filters=max(1, settings.filters // 4))
+        return [BinaryRecipe(info, settings, seed, network) for network in range(info.classes)]
 
-    def logits(self, x: Any) -> Any:
-        answers = [ops.softmax(net(x), axis=-1) for net in self.nets]
+    @override
+    def logits(self, x: Images, chance: Chance | None = None) -> Logits:
+        answers = [ops.softmax(net(x), axis=-1) for net in self.nets]  # K of [B, 2]
         return merged_logits(ops.stack([yes[:, 1] - yes[:, 0] for yes in answers], axis=-1))
 
-    def scores(self, x: Any) -> Any:
-        return ops.cast(ops.max(self.probabilities(x), axis=-1) < LEAST_PROBABILITY, "float32")
+    @override
+    def scores(self, x: Images, chance: Chance | None = None) -> Scores:
+        largest = ops.max(self.probabilities(x, chance), axis=-1)  # [B]
+        return ops.cast(largest < LEAST_PROBABILITY, "float32")

@@ -16,10 +16,12 @@ from __future__ import annotations
 
 from typing import Any, final
 
-from keras import ops
+from typing_extensions import override
 
-from sparring.defenses.adversarial import ADAPTED, TUNED, PgdSettings, ascend
+from sparring.defenses.adversarial import ADAPTED, TUNED, PgdSettings
 from sparring.defenses.defense import Defense
+from sparring.tensors import Images, Labels
+from sparring.threat import ascend
 from sparring.training.recipe import Recipe, cross_entropy, hits
 
 
@@ -28,11 +30,16 @@ class PgdTrainRecipe(Recipe):
 
     settings: PgdSettings
 
-    def loss(self, net: Any, x: Any, y: Any) -> tuple[Any, Any]:
-        noise = self.settings.eps * (2 * self.random.uniform(x.shape) - 1)
-        start = ops.clip(x + noise, 0.0, 1.0)
-        images = ascend(lambda x: cross_entropy(y, net(x)), x, start, self.settings)
-        logits = net(images)
+    @override
+    def loss(self, net: Any, x: Images, y: Labels) -> tuple[Any, Any]:
+        settings, threat = self.settings, self.settings.threat
+        start = threat.start(x, self.random.uniform(x.shape))  # [B, H, W, C]
+
+        def objective(images: Images) -> Any:
+            return cross_entropy(y, net(images))
+
+        x_adv = ascend(objective, x, start, threat, settings.steps, settings.step_size)
+        logits = net(x_adv)  # [B, K]
         return cross_entropy(y, logits), hits(y, logits)
 
 

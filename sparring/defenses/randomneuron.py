@@ -17,51 +17,42 @@ from __future__ import annotations
 
 from typing import Any, final
 
-from keras import ops
+from typing_extensions import override
 
+from sparring.backend import ops
 from sparring.defenses.defense import Defense
-from sparring.networks.allconv import AllConv, leaky_relu
+from sparring.networks.allconv import AllConv
 from sparring.randomness import Chance
+from sparring.tensors import Images, Logits
 from sparring.training.recipe import Recipe
 
 DRAWS = 10
 
 
 def keep_probabilities(activations: Any) -> Any:
-    """Probability of keeping each of n units, [B, n]: 1 - exp(-n/3 |a_i| / sum |a|)."""
+    """Compute the probability of keeping each of n units, [B, n]: 1 - exp(-n/3 |a_i| / sum |a|)."""
     sizes = ops.abs(activations)
     shares = sizes / ops.maximum(ops.sum(sizes, axis=1, keepdims=True), 1e-30)
     return 1 - ops.exp(-activations.shape[1] / 3 * shares)
 
 
 class DroppingNet(AllConv):
-    """The network dropping units after every convolution, the head's included.
+    """The network that drops units after every convolution when it is given random numbers."""
 
-    `chance` has the draws; None drops nothing.
-    """
-
-    chance: Chance | None = None
-
-    def activation(self, x: Any) -> Any:
-        return self._dropped(leaky_relu(x))
-
-    def head_activation(self, x: Any) -> Any:
-        return self._dropped(x)
-
-    def _dropped(self, x: Any) -> Any:
-        if self.chance is None:
-            return x
-        units = ops.reshape(x, (x.shape[0], -1))
-        kept = keep_probabilities(units)
-        draws = self.chance.uniform(units.shape[1])
+    @override
+    def drop(self, units: Any, chance: Chance) -> Any:
+        flat = ops.reshape(units, (units.shape[0], -1))  # [B, n]
+        kept = keep_probabilities(flat)  # [B, n]
+        draws = chance.uniform(flat.shape[1])  # [B, n]
         # What has no chance of being kept divides by 1 instead of by 0.
-        scaled = ops.where(draws < kept, units / ops.where(kept > 0, kept, 1.0), 0.0)
-        return ops.reshape(scaled, x.shape)
+        scaled = ops.where(draws < kept, flat / ops.where(kept > 0, kept, 1.0), 0.0)
+        return ops.reshape(scaled, units.shape)
 
 
 class DroppingRecipe(Recipe):
     """The baseline's network, dropping."""
 
+    @override
     def net(self) -> DroppingNet:
         return self.allconv(DroppingNet)
 
@@ -78,8 +69,8 @@ class RandomNeuron(Defense):
     stochastic = True
     borrows = "baseline"
 
-    def logits(self, x: Any) -> Any:
-        net = self.nets[0]
-        net.chance = self.chance(x)
-        draws = [ops.softmax(net(x), axis=-1) for _ in range(DRAWS)]
-        return ops.log(ops.maximum(sum(draws) / DRAWS, 1e-30))
+    @override
+    def logits(self, x: Images, chance: Chance | None = None) -> Logits:
+        chance = chance or Chance(x)  # all draws go on in one sequence
+        draws = [ops.softmax(self.nets[0](x, chance=chance), axis=-1) for _ in range(DRAWS)]
+        return ops.log(ops.maximum(sum(draws) / DRAWS, 1e-30))  # [B, K]

@@ -18,8 +18,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, final
 
+from typing_extensions import override
+
 from sparring.defenses.defense import Defense
 from sparring.networks.allconv import AllConv
+from sparring.tensors import Images, Labels
 from sparring.training.recipe import Recipe, Settings, cross_entropy, hits
 
 
@@ -36,7 +39,7 @@ class TemperatureSettings(Settings):
 
 
 def temperature(base: float, progress: Any) -> Any:
-    """T at progress p in [0, 1]: base^(100 p); 1.15 takes it from 1 to 1.2 million."""
+    """Compute T at progress p in [0, 1]: base^(100 p); 1.15 takes it from 1 to 1.2 million."""
     return base ** (100 * progress)
 
 
@@ -53,13 +56,16 @@ class TemperatureRecipe(Recipe):
 
     settings: TemperatureSettings
 
+    @override
     def net(self) -> TemperatureNet:
         return self.allconv(TemperatureNet)
 
+    @override
     def on_progress(self, net: Any, progress: Any) -> None:
         net.temperature.assign(temperature(self.settings.base, progress))
 
-    def loss(self, net: Any, x: Any, y: Any) -> tuple[Any, Any]:
+    @override
+    def loss(self, net: Any, x: Images, y: Labels) -> tuple[Any, Any]:
         logits = net(x)
         return cross_entropy(y, logits / net.temperature), hits(y, logits)
 

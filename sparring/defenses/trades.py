@@ -17,10 +17,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, final
 
-from keras import ops
+from typing_extensions import override
 
-from sparring.defenses.adversarial import ADAPTED, TUNED, PgdSettings, ascend
+from sparring.backend import ops
+from sparring.defenses.adversarial import ADAPTED, TUNED, PgdSettings
 from sparring.defenses.defense import Defense
+from sparring.tensors import Images, Labels
+from sparring.threat import ascend
 from sparring.training.recipe import Recipe, cross_entropy, hits
 
 
@@ -33,7 +36,7 @@ class TradesSettings(PgdSettings):
 
 
 def divergence(clean: Any, moved: Any) -> Any:
-    """Mean over a batch of KL(softmax(clean) || softmax(moved)), logits [B, K]."""
+    """Average KL(softmax(clean) || softmax(moved)) over a batch of logits [B, K]."""
     log_clean, log_moved = ops.log_softmax(clean, -1), ops.log_softmax(moved, -1)
     return ops.mean(ops.sum(ops.exp(log_clean) * (log_clean - log_moved), axis=-1))
 
@@ -43,13 +46,18 @@ class TradesRecipe(Recipe):
 
     settings: TradesSettings
 
-    def loss(self, net: Any, x: Any, y: Any) -> tuple[Any, Any]:
+    @override
+    def loss(self, net: Any, x: Images, y: Labels) -> tuple[Any, Any]:
         # At x itself the divergence is zero and so is its gradient; noise of 0.001 leaves it.
         start = ops.clip(x + 0.001 * self.random.normal(x.shape), 0.0, 1.0)
-        answers = ops.stop_gradient(net(x))
-        moved = ascend(lambda images: divergence(answers, net(images)), x, start, self.settings)
-        clean = net(x)
-        robust = divergence(clean, net(moved))
+        answers, settings = ops.stop_gradient(net(x)), self.settings  # [B, K]
+
+        def objective(images: Images) -> Any:
+            return divergence(answers, net(images))
+
+        x_adv = ascend(objective, x, start, settings.threat, settings.steps, settings.step_size)
+        clean = net(x)  # [B, K]
+        robust = divergence(clean, net(x_adv))
         return cross_entropy(y, clean) + self.settings.beta * robust, hits(y, clean)
 
 

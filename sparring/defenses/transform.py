@@ -14,19 +14,23 @@ Athalye et al. 2018, https://arxiv.org/abs/1707.07397.
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import final
 
-from keras import ops
+from typing_extensions import override
 
+from sparring.backend import ops
 from sparring.defenses.defense import Defense
 from sparring.networks.augment import STRONG_DRAWS, strong
+from sparring.randomness import Chance
+from sparring.tensors import Images, Labels, Logits
 from sparring.training.recipe import Recipe
 
 
 class TransformRecipe(Recipe):
     """The shared recipe with strong augmentation in place of the weak one."""
 
-    def augment(self, x: Any, y: Any) -> tuple[Any, Any]:
+    @override
+    def augment(self, x: Images, y: Labels) -> tuple[Images, Labels]:
         draws = self.random.uniform((STRONG_DRAWS, x.shape[0], 1))
         return strong(x, draws, bool(self.settings.flip)), y
 
@@ -42,6 +46,7 @@ class Transform(Defense):
     recipe = TransformRecipe
     stochastic = True
 
-    def logits(self, x: Any) -> Any:
-        draws = ops.transpose(self.chance(x).uniform(STRONG_DRAWS))[:, :, None]
+    @override
+    def logits(self, x: Images, chance: Chance | None = None) -> Logits:
+        draws = ops.transpose((chance or Chance(x)).uniform(STRONG_DRAWS))[:, :, None]
         return self.nets[0](strong(x, draws, bool(self.settings.flip)))

@@ -11,13 +11,26 @@ import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
-from keras import ops
+from typing_extensions import override
 
-from sparring.attacks import PGD, Attack, Noise, Square, cross_entropies, gradient
+from sparring import backend
+from sparring.attacks import (
+    PGD,
+    Attack,
+    Noise,
+    Square,
+    Wrapped,
+    cross_entropies,
+    gradient,
+    unwrapped,
+)
+from sparring.backend import ops
 from sparring.networks.allconv import in_batches
+from sparring.randomness import Chance
+from sparring.tensors import Images, Logits
 from sparring.threat import ThreatModel
 
 if TYPE_CHECKING:
@@ -33,6 +46,49 @@ LEAST = 0.05
 SQUARE_QUERIES = 300
 NOISE_DRAWS = 10
 STEPS_FACTOR = 4
+
+
+@final
+class Observed(Wrapped):
+    """A stochastic defense that notes with which draws its logits are asked.
+
+    What is compiled for it is its own, so that every function is traced, and notes its draws, once.
+
+    Attributes:
+        defense: the defense.
+        seeds: those of the draws that were asked for; None stands for seeds that a compiled
+            function is given later, which are taken for several.
+    """
+
+    def __init__(self, defense: Defense) -> None:
+        self.defense, self.seeds = defense, set[int | None]()
+        self._compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
+
+    @override
+    def logits(self, x: Images, chance: Chance | None = None) -> Logits:
+        seed = 0 if chance is None else chance.seed
+        self.seeds |= {None} if ops.is_tensor(seed) else set(np.unique(seed).tolist())
+        return self.defense.logits(x, chance)
+
+    @override
+    def compiled(self, key: tuple[Any, ...], function: Callable[..., Any]) -> Callable[..., Any]:
+        if key not in self._compiled:
+            self._compiled[key] = backend.compile(function, self.defense.variables)
+        return self._compiled[key]
+
+
+def observed(defense: Defense | Wrapped) -> Observed | Wrapped:
+    """Observe a stochastic defense while an attack runs; wrappers stay around it."""
+    if isinstance(defense, Wrapped):
+        return defense.around(Observed(unwrapped(defense)[0]))
+    return Observed(defense)
+
+
+def _asked_one_draw(defense: Any) -> bool:
+    """Whether it was observed to be asked for logits, and only ever with one draw."""
+    while isinstance(defense, Wrapped) and not isinstance(defense, Observed):
+        defense = defense.defense
+    return isinstance(defense, Observed) and len(defense.seeds - {None}) == 1 == len(defense.seeds)
 
 
 @dataclass(frozen=True)
@@ -64,7 +120,7 @@ def few_images(rate: Rate) -> list[Warned]:
 
 
 def look(
-    defense: Defense,
+    defense: Defense | Wrapped,
     attack: Attack,
     threat: ThreatModel,
     x: np.ndarray,
@@ -91,7 +147,7 @@ def look(
 class _Trial:
     """A defense and images to try attacks on."""
 
-    def __init__(self, defense: Defense, x: np.ndarray, y: np.ndarray) -> None:
+    def __init__(self, defense: Any, x: np.ndarray, y: np.ndarray) -> None:
         self.defense, self.x, self.y = defense, x, y
 
     def success(self, attack: Attack, threat: ThreatModel, rows: Any = slice(None)) -> np.ndarray:
@@ -104,12 +160,8 @@ class _Trial:
             threat,
         )
         adversarial = np.array(ops.convert_to_numpy(given), np.float32)
-        finite = np.nan_to_num(adversarial, nan=-1)
-        allowed = threat.eps + threat.rounding(x[0].size)
-        inside = ((finite >= 0) & (finite <= 1)).all(axis=(1, 2, 3))
-        valid = inside & (threat.distance(finite, x) <= allowed)
-        safe = np.where(valid[:, None, None, None], finite, x)
-        return np.where(valid, self.defense.broken_share(safe, y), 0.0)
+        images, valid, _, _ = threat.check(adversarial, x)
+        return np.where(valid, self.defense.broken_share(images, y), 0.0)
 
     def more(self, gained: np.ndarray, before: np.ndarray) -> bool:
         """Whether one success is so much above another that it is worth telling."""
@@ -125,12 +177,12 @@ def _look(
     transfer_from: Defense | None,
 ) -> Iterator[Warned]:
     defense, x = trial.defense, trial.x
-    averaged = defense.averaged
+    alone = _asked_one_draw(defense)
     at = f"{100 * np.mean(success):.0f} %"
     logits = in_batches(defense.compiled(("logits",), defense.logits), x)
     if (logits >= 0).all() and np.allclose(logits.sum(axis=1), 1, atol=1e-4):
         yield Warned("probabilities", "what the defense gives as logits are probabilities")
-    if defense.stochastic and not averaged:
+    if alone:
         yield Warned(
             "not-averaged",
             "the defense answers at random and the attack did not average over draws",
@@ -204,7 +256,7 @@ def _stronger(
             )
 
 
-def _gradients(defense: Defense, x: np.ndarray, y: np.ndarray) -> tuple[int, int]:
+def _gradients(defense: Any, x: np.ndarray, y: np.ndarray) -> tuple[int, int]:
     """How many images have a cross entropy whose gradient is all zero, and not finite."""
     find: Callable[[Any, Any], Any] = defense.compiled(
         ("gradients",),

@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from keras import ops
 
 from sparring import attacks, backend
 from sparring import data as datasets
 from sparring import plots as pictures
-from sparring.attacks import Attack
+from sparring.attacks import Attack, Wrapped
+from sparring.backend import ops
 from sparring.data import Dataset
 from sparring.data.usual import default_threat
 from sparring.defenses.defense import Defense
@@ -169,7 +169,7 @@ class Report:
 
 
 def evaluate(
-    defense: Defense | str | Path,
+    defense: Defense | Wrapped | str | Path,
     attack: Attack | str = "pgd",
     threat: ThreatModel | None = None,
     dataset: Dataset | str | None = None,
@@ -189,7 +189,8 @@ def evaluate(
     """Attack a defense on test images and judge every adversarial image independently.
 
     Args:
-        defense: a Defense, or the path of its run directory.
+        defense: a Defense, or the path of its run directory; or a wrapper around a Defense, such as
+            EOT(defense), which the attack is given while the defense itself is judged.
         attack: any callable (defense, x, y, threat) -> x_adv, see `sparring.attacks`; or the name
             of one of ours.
         threat: Linf(eps) or L2(eps); None takes Linf with the data set's usual eps.
@@ -210,8 +211,10 @@ def evaluate(
     Raises SettingsError and DataError for wrong arguments, RunError when `out` holds something
     else, AttackError when the attack raises or runs past the limit; what was judged is in `out`.
     """
-    if not isinstance(defense, Defense):
-        defense = load(defense)
+    attacked = load(defense) if isinstance(defense, str | Path) else defense
+    defense, wrappers = attacks.unwrapped(attacked)  # the judge asks the defense itself
+    if check and defense.stochastic:
+        attacked = checks.observed(attacked)
     if isinstance(attack, str):
         attack = attacks.get(attack, defense=defense.name)
     if dataset is None:
@@ -234,7 +237,7 @@ def evaluate(
         "defense": defense.name,
         "run": str(defense.path) if defense.path else None,
         "weights_sha256": defense.weights_sha256,
-        "attack": describe(attack),
+        "attack": describe(attack) + (wrappers and f" on {wrappers}"),
         "attack_sha256": _source_hash(attack),
         "threat": {"norm": threat.norm, "eps": threat.eps},
         "dataset": dataset.info.as_json(),
@@ -250,11 +253,10 @@ def evaluate(
     start, before, saved = time.perf_counter(), report.seconds, time.monotonic()
     left = np.flatnonzero(report.attacked & np.array([not reason for reason in report.reasons]))
     done, total = int(report.attacked.sum()) - len(left), int(report.attacked.sum())
-    defense.averaged = False
     try:
         for rows in (left[i : i + batch_size] for i in range(0, len(left), batch_size)):
             x, y = _images(dataset, report.index[rows]), report.label[rows]
-            given, notes = _attack(attack, defense, x, y, threat, time_limit)
+            given, notes = _attack(attack, attacked, x, y, threat, time_limit)
             verdict = judge.verdict(x, y, given)
             report.success[rows], report.answer[rows] = verdict.success, verdict.answer
             report.distance[rows], report.adversarial[rows] = verdict.distance, verdict.adversarial
@@ -279,7 +281,7 @@ def evaluate(
         rows = np.flatnonzero(report.attacked)[: checks.IMAGES]
         x, y = _images(dataset, report.index[rows]), report.label[rows]
         report.warnings += checks.look(
-            defense, attack, threat, x, y, report.success[rows], transfer_from
+            attacked, attack, threat, x, y, report.success[rows], transfer_from
         )
         report.warnings += checks.few_images(report.success_rate)
     report.seconds = before + time.perf_counter() - start
@@ -310,10 +312,8 @@ class _Judge:
     def ask(self, x: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Labels [B] and whether rejected [B], once for each draw."""
         for seed in self._seeds if self._defense.stochastic else [0]:
-            with self._defense.seeded(seed):
-                labels = self._defense.classify(x).argmax(axis=1)
-                rejected = self._defense.detect(x) > self._defense.threshold
-            yield labels, rejected
+            labels = self._defense.classify(x, seed).argmax(axis=1)
+            yield labels, self._defense.detect(x, seed) > self._defense.threshold
 
     def clean(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Shares of draws [B] in which images are answered correctly, and are rejected."""
@@ -328,23 +328,7 @@ class _Judge:
         adversarial, wrong = _as_images(given, x)
         if adversarial is None:
             return _Verdict(success, answer, distance, x.copy(), [wrong] * len(x))
-        reasons = [""] * len(x)
-        flat = adversarial.reshape(len(x), -1)
-        finite = np.isfinite(flat).all(axis=1)
-        inside = finite & (flat.min(axis=1) >= 0) & (flat.max(axis=1) <= 1)
-        adversarial = np.where(inside[:, None, None, None], adversarial, x)
-        measured = self._threat.distance(adversarial, x)
-        allowed = self._threat.eps + self._threat.rounding(flat.shape[1])
-        within = measured <= allowed
-        valid = inside & within
-        for i in np.flatnonzero(~valid):
-            if not finite[i]:
-                reasons[i] = "not finite: NaN or infinite values"
-            elif not inside[i]:
-                reasons[i] = "outside [0, 1]"
-            else:
-                reasons[i] = f"too far: {self._threat.norm} distance above eps"
-        distance[inside] = measured[inside]
+        adversarial, valid, distance, reasons = self._threat.check(adversarial, x)
         if valid.any():
             changed = np.zeros((2, int(valid.sum())))  # another label; and not rejected either
             answers = list(self.ask(adversarial[valid]))
@@ -383,7 +367,7 @@ def _as_images(given: Any, x: np.ndarray) -> tuple[np.ndarray | None, str]:
 
 def _attack(
     attack: Attack,
-    defense: Defense,
+    defense: Defense | Wrapped,
     x: np.ndarray,
     y: np.ndarray,
     threat: ThreatModel,

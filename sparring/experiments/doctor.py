@@ -29,8 +29,8 @@ from typing import Any, Literal
 import numpy as np
 from packaging.requirements import Requirement
 
-from sparring import backend_choice
 from sparring import data as datasets
+from sparring.backend import choice as backend_choice
 from sparring.errors import DataError, unknown_name
 from sparring.experiments import machine
 from sparring.version import __version__
@@ -241,7 +241,7 @@ def examine(
         gpus=gpus,
         gpu_error=gpu_error,
         keras=_version("keras"),
-        default_backend=os.environ.get("KERAS_BACKEND"),
+        default_backend=os.environ.get("KERAS_BACKEND", backend_choice.default()),
         backends=tuple(backends),
         datasets=tuple(found),
         runs=_folder(Path(out).expanduser()),

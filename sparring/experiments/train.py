@@ -15,11 +15,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from sparring import backend, defenses
 from sparring import data as datasets
+from sparring.backend import keras
 from sparring.data import Dataset, DatasetInfo
 from sparring.defenses.defense import Defense
 from sparring.errors import Diverged, RunError, SettingsError, unknown_name

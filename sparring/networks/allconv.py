@@ -7,12 +7,12 @@ from functools import cached_property
 from math import log2
 from typing import Any
 
-import keras
 import numpy as np
-from keras import ops
 
 from sparring import backend
-from sparring.randomness import Stream, spread
+from sparring.backend import keras, ops
+from sparring.randomness import Chance, Stream, spread
+from sparring.tensors import Images, Logits
 
 PREDICTION_BATCH = 128
 """Images that go through a network at a time when nothing is trained; bounds the memory."""
@@ -24,18 +24,18 @@ _INITIALIZERS = {
 }
 
 
-def to_float(images: Any) -> Any:
-    """uint8 images on the device as float32 in [0, 1]."""
+def to_float(images: Any) -> Images:
+    """Bring uint8 images on the device to float32 in [0, 1]."""
     return ops.cast(images, "float32") / 255
 
 
 def leaky_relu(x: Any) -> Any:
-    """X where positive, 0.2 x elsewhere."""
+    """Give x where it is positive, 0.2 x elsewhere."""
     return ops.leaky_relu(x, negative_slope=0.2)
 
 
 def number_of_scales(height: int, width: int) -> int:
-    """How often the network halves an image: round(log2 R) - 2, R the shorter side, at least 8."""
+    """Count how often an image is halved: round(log2 R) - 2, R the shorter side, at least 8."""
     return round(log2(min(height, width))) - 2
 
 
@@ -46,10 +46,10 @@ class AllConv(keras.layers.Layer):
     activation, then 2x2 average pooling; there are round(log2 R) - 2 scales. The head is one
     convolution to the outputs, averaged over space.
 
-    A defense changes it by overriding `transform`, `activation` and `head_activation`. One layer
-    holds all of it, because a call of a Keras layer costs about as much Python time on PyTorch as a
-    small convolution. It is built when made: kernels [height, width, in, out] drawn from Glorot's
-    or He's uniform distribution, biases zero.
+    A defense changes it by overriding `transform`, `activation`, `head_activation` and `drop`. One
+    layer holds all of it, because a call of a Keras layer costs about as much Python time on
+    PyTorch as a small convolution. It is built when made: kernels [height, width, in, out] drawn
+    from Glorot's or He's uniform distribution, biases zero.
 
     Args:
         shape: (height, width, channels) of what `transform` gives, sides of 8 and more.
@@ -59,8 +59,11 @@ class AllConv(keras.layers.Layer):
         initializer: of the kernels, glorot or he (https://arxiv.org/abs/1502.01852).
         seed: of the initial kernels.
 
-    Attributes: `precision`, the dtype of convolutions and activations; weights, what follows the
-    average over space, and with it losses and gradients by weights stay float32.
+    Attributes:
+        scales: kernel and bias of the convolutions of each scale.
+        head: kernel and bias of the last one.
+        precision: the dtype of convolutions and activations; weights, what follows the average over
+            space, and with it losses and gradients by weights stay float32.
     """
 
     precision = "float32"
@@ -98,7 +101,7 @@ class AllConv(keras.layers.Layer):
         return kernel, self.add_weight(shape=(outputs,), name=f"{name}_bias", initializer="zeros")
 
     def ramp(self, name: str) -> Any:
-        """A new scalar variable that is not trained, for Recipe.on_progress to assign."""
+        """Add a scalar variable that is not trained, for Recipe.on_progress to assign."""
         return self.add_weight(shape=(), name=name, initializer="zeros", trainable=False)
 
     @property
@@ -112,45 +115,62 @@ class AllConv(keras.layers.Layer):
         return [kernel for kernel, _ in self.convs]
 
     def plain(self) -> dict[str, Any]:
-        """What of this network is not said by its weights: arguments of `torch_model.Network`."""
+        """Give keyword arguments for torch_model.Network that rebuild what weights do not say."""
         return {}
 
     # What a defense may change
 
-    def transform(self, x: Any) -> Any:
-        """What happens to images before the first convolution."""
+    def transform(self, x: Images) -> Any:
+        """Transform images before the first convolution."""
         return x
 
     def activation(self, x: Any) -> Any:
-        """What follows every convolution but the head."""
+        """Apply what follows every convolution but the head."""
         return leaky_relu(x)
 
     def head_activation(self, x: Any) -> Any:
-        """What follows the head's convolution, before the average over space."""
+        """Apply what follows the head's convolution, before the average over space."""
         return x
+
+    def drop(self, units: Any, chance: Chance) -> Any:
+        """Drop units [B, H, W, C] at random after each activation, the head's included.
+
+        Asked only where the network is given random numbers; `chance` are those of the batch.
+        """
+        return units
 
     # What it computes
 
-    def features(self, x: Any) -> Any:
-        """What enters the head: [B, H / 2^scales, W / 2^scales, filters * 2^scales]."""
+    def features(self, x: Images, chance: Chance | None = None) -> Any:
+        """Compute what enters the head.
+
+        Args:
+            x: images float32 [B, H, W, C].
+            chance: random numbers for `drop`; None drops nothing.
+
+        Returns:
+            [B, H / 2^scales, W / 2^scales, filters * 2^scales] of dtype `precision`.
+        """
         x = ops.cast(self.transform(x), self.precision)
         for convs in self.scales:
             for kernel, bias in convs:
-                x = self.activation(backend.conv2d(x, kernel, bias))
-            x = backend.average_pool2d(x)
+                x = self.activation(backend.conv2d(x, kernel, bias))  # [B, h, w, filters * 2^s]
+                x = x if chance is None else self.drop(x, chance)
+            x = backend.average_pool2d(x)  # [B, h / 2, w / 2, filters * 2^s]
         return x
 
-    def head_logits(self, features: Any) -> Any:
-        """Logits [B, outputs] of what `features` gave."""
-        outputs = self.head_activation(backend.conv2d(features, *self.head))
+    def head_logits(self, features: Any, chance: Chance | None = None) -> Logits:
+        """Compute the logits float32 [B, outputs] of what `features` gave."""
+        outputs = self.head_activation(backend.conv2d(features, *self.head))  # [B, h, w, outputs]
+        outputs = outputs if chance is None else self.drop(outputs, chance)
         return ops.mean(ops.cast(outputs, "float32"), axis=(1, 2))
 
-    def call(self, x: Any) -> Any:
-        """Logits [B, outputs] of images [B, height, width, channels], float32."""
-        return self.head_logits(self.features(x))
+    def call(self, x: Images, chance: Chance | None = None) -> Logits:
+        """Compute the logits float32 [B, outputs]; arguments are those of `features`."""
+        return self.head_logits(self.features(x, chance), chance)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Logits float32 [N, outputs] of uint8 images [N, height, width, channels], in batches."""
+        """Compute logits float32 [N, outputs] of uint8 images [N, H, W, C], in batches."""
         return in_batches(self._predict, images)
 
     @cached_property
@@ -159,7 +179,15 @@ class AllConv(keras.layers.Layer):
 
 
 def in_batches(function: Callable[[Any], Any], images: np.ndarray) -> np.ndarray:
-    """What a compiled function gives for images, a batch at a time, as one numpy array."""
+    """Apply a compiled function to images, a batch at a time.
+
+    Args:
+        function: of a tensor [B, ...] that gives one [B, ...].
+        images: [N, ...], one at least.
+
+    Returns:
+        What it gives for all of them, a numpy array [N, ...].
+    """
     starts = range(0, len(images), PREDICTION_BATCH)
     batches = [images[start : start + PREDICTION_BATCH] for start in starts]
     count = len(batches[-1])
@@ -169,7 +197,7 @@ def in_batches(function: Callable[[Any], Any], images: np.ndarray) -> np.ndarray
 
 
 def padded_size(count: int) -> int:
-    """How many images to give a compiled function in place of `count`.
+    """Tell how many images to give a compiled function in place of `count`.
 
     Where every size is compiled anew, few sizes are to be used: powers of two, up to
     PREDICTION_BATCH.

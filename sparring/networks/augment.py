@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from keras import ops
+from sparring.backend import ops
+from sparring.tensors import Images
 
 SHIFT_FLIP_DRAWS = 3
 """Random numbers in [0, 1) that shift_flip takes for an image."""
@@ -17,7 +18,7 @@ STRONG_DRAWS = JITTER_DRAWS + SHIFT_FLIP_DRAWS
 """Random numbers in [0, 1) that strong takes for an image."""
 
 
-def shift_flip(x: Any, draws: Any, flip: bool) -> Any:
+def shift_flip(x: Images, draws: Any, flip: bool) -> Images:
     """Shift every image by up to an eighth of its size and mirror half of them.
 
     The same as padding by reflection, R/8 rounded on each side, and cropping at random, without
@@ -28,19 +29,20 @@ def shift_flip(x: Any, draws: Any, flip: bool) -> Any:
         draws: uniform random numbers in [0, 1), [SHIFT_FLIP_DRAWS, B, 1].
         flip: whether half of the images are mirrored left to right.
 
-    Returns: images of the same shape and dtype.
+    Returns:
+        Images of the same shape and dtype.
     """
     batch, height, width, channels = x.shape
-    rows = _shifted(height, draws[0])
-    columns = _shifted(width, draws[1])
+    rows = _shifted(height, draws[0])  # [B, H]
+    columns = _shifted(width, draws[1])  # [B, W]
     if flip:
         columns = ops.where(draws[2] < 0.5, width - 1 - columns, columns)
-    first = ops.arange(batch, dtype="int32")[:, None, None] * (height * width)
-    pixels = first + rows[:, :, None] * width + columns[:, None, :]
+    first = ops.arange(batch, dtype="int32")[:, None, None] * (height * width)  # [B, 1, 1]
+    pixels = first + rows[:, :, None] * width + columns[:, None, :]  # [B, H, W]
     return ops.take(ops.reshape(x, (-1, channels)), pixels, axis=0)
 
 
-def color_jitter(x: Any, draws: Any) -> Any:
+def color_jitter(x: Images, draws: Any) -> Images:
     """Change brightness, contrast, saturation and hue of every image, in an order of its own.
 
     SimCLR's jitter at strength 1/2 (Chen et al. 2020, https://arxiv.org/abs/2002.05709):
@@ -51,7 +53,8 @@ def color_jitter(x: Any, draws: Any) -> Any:
         x: images float32 [B, H, W, C] in [0, 1].
         draws: uniform random numbers in [0, 1), [JITTER_DRAWS, B, 1].
 
-    Returns: images of the same shape, in [0, 1].
+    Returns:
+        Images of the same shape, in [0, 1].
     """
     centered = 2 * ops.reshape(draws, (JITTER_DRAWS, -1, 1, 1, 1)) - 1
     changes: list[Callable[[Any], Any]] = [
@@ -71,8 +74,8 @@ def color_jitter(x: Any, draws: Any) -> Any:
     return x
 
 
-def strong(x: Any, draws: Any, flip: bool) -> Any:
-    """color_jitter, then shift_flip; draws [STRONG_DRAWS, B, 1]."""
+def strong(x: Images, draws: Any, flip: bool) -> Images:
+    """Apply color_jitter, then shift_flip; draws [STRONG_DRAWS, B, 1]."""
     return shift_flip(color_jitter(x, draws[:JITTER_DRAWS]), draws[JITTER_DRAWS:], flip)
 
 
@@ -120,5 +123,5 @@ def _shifted(size: int, draws: Any) -> Any:
 
 
 def round_half_up(value: float) -> int:
-    """The nearest integer, halves up (Python's own round takes 2.5 to 2)."""
+    """Round to the nearest integer, halves up (Python's own round takes 2.5 to 2)."""
     return int(value + 0.5)

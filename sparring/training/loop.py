@@ -8,11 +8,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, final
 
-import keras
 import numpy as np
-from keras import ops
 
 from sparring import backend
+from sparring.backend import keras, ops
 from sparring.data import Dataset
 from sparring.errors import Diverged, RunError
 from sparring.networks.allconv import to_float
@@ -97,7 +96,7 @@ class TrainLoop:
 
         variables, kernels = self.net.trainable_variables, self.net.kernels
         loss, hits, gradients = backend.value_and_gradients(
-            lambda: self.recipe.loss(self.net, x, y), variables
+            lambda: self.recipe.loss(self.net, x, y), variables, self._variables()
         )
         # Weight decay is a term of the loss; its gradient is known and need not be derived.
         penalty, penalized = self.settings.weight_decay, {id(kernel) for kernel in kernels}

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, final
 
-import keras
-from keras import ops
+from sparring.backend import keras, ops
 
 _ITERATIONS = 5
 _A, _B, _C = 3.4445, -4.7750, 2.0315

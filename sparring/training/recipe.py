@@ -6,11 +6,10 @@ import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
-import keras
 import numpy as np
-from keras import ops
 
 from sparring import backend
+from sparring.backend import keras, ops
 from sparring.data import Dataset, DatasetInfo
 from sparring.errors import SettingsError, unknown_name
 from sparring.networks.allconv import AllConv

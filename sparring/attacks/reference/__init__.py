@@ -13,7 +13,7 @@ from sparring.errors import SettingsError
 
 
 def get(defense: str) -> Any:
-    """The reference attack on the defense of that name. Raises SettingsError if there is none."""
+    """Find the reference attack on a defense by its name; raises SettingsError if it has none."""
     try:
         module = import_module(f"sparring.attacks.reference.{defense}")
     except ModuleNotFoundError as error:

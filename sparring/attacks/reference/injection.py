@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, final
 
-from keras import ops
+from typing_extensions import override
 
 from sparring.attacks import PGD, margins
+from sparring.backend import ops
 from sparring.defenses.injection import TOO_LIKE, TOO_UNLIKE, cosine, suspicious
+from sparring.tensors import Images, Labels
 
 
 @final
@@ -23,7 +25,8 @@ class Ordinary(PGD):
     lead: float = 2.0  # by how much the other class has to be ahead
     weight: float = 5.0  # of cosines against logits
 
-    def objective(self, defense: Any, x: Any, y: Any) -> tuple[Any, Any]:
+    @override
+    def objective(self, defense: Any, x: Images, y: Labels) -> tuple[Any, Any]:
         net, signatures = defense.nets[0], defense.signatures
         images, (classes, *_) = x.shape[0], defense.patterns.shape
         patterned = x[:, None] + defense.settings.strength * defense.patterns[None]

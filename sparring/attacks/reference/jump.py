@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
-from keras import ops
+from typing_extensions import override
 
 from sparring.attacks import BPDA, PGD
+from sparring.backend import ops
 from sparring.networks.allconv import leaky_relu
+from sparring.tensors import Images, Labels
 from sparring.threat import ThreatModel
 
 HEIGHT, STEEPNESS = 5, 2
@@ -25,7 +27,8 @@ def smooth(x: Any) -> Any:
 class SmoothJump(PGD):
     """PGD through the smooth activation."""
 
-    def __call__(self, defense: Any, x: Any, y: Any, threat: ThreatModel) -> np.ndarray:
+    @override
+    def __call__(self, defense: Any, x: Images, y: Labels, threat: ThreatModel) -> np.ndarray:
         return super().__call__(BPDA(defense, activation=smooth), x, y, threat)
 
 

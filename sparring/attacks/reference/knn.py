@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, final
 
-from keras import ops
+from typing_extensions import override
 
 from sparring.attacks import PGD
+from sparring.backend import ops
+from sparring.tensors import Images, Labels
 
 
 @final
@@ -21,7 +23,8 @@ class SoftNeighbors(PGD):
 
     sharpness: float = 50.0  # of the weights, by cosine similarity
 
-    def objective(self, defense: Any, x: Any, y: Any) -> tuple[Any, Any]:
+    @override
+    def objective(self, defense: Any, x: Images, y: Labels) -> tuple[Any, Any]:
         similarities = ops.matmul(defense.embed(x), defense.embeddings)
         same = ops.cast(defense.labels, "int32")[None, :] == ops.cast(y, "int32")[:, None]
         weights = self.sharpness * similarities

@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, final
 
-from keras import ops
+from typing_extensions import override
 
 from sparring.attacks import PGD
+from sparring.backend import ops
+from sparring.tensors import Images, Labels
 
 ENOUGH = 1.0  # a margin at which a network counts as fooled
 
@@ -21,7 +23,8 @@ ENOUGH = 1.0  # a margin at which a network counts as fooled
 class TwoOfThree(PGD):
     """PGD on the two networks that are nearest to naming one other class."""
 
-    def objective(self, defense: Any, x: Any, y: Any) -> tuple[Any, Any]:
+    @override
+    def objective(self, defense: Any, x: Images, y: Labels) -> tuple[Any, Any]:
         answers = [net(x) for net in defense.nets]
         leads = ops.stack([ops.minimum(_leads(each), ENOUGH) for each in answers])
         both = ops.sum(leads, axis=0) - ops.min(leads, axis=0)

@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, final
 
-from keras import ops
+from typing_extensions import override
 
 from sparring.attacks import PGD, InTurn
+from sparring.backend import ops
 from sparring.defenses.mergebinary import LEAST_PROBABILITY, merged_logits
+from sparring.tensors import Images, Labels
 
 ENOUGH = 4.0  # a logit gap at which P(yes) - P(no) is 0.96
 
@@ -22,7 +24,8 @@ ENOUGH = 4.0  # a logit gap at which P(yes) - P(no) is 0.96
 class LargestMargin(PGD):
     """PGD on the largest margin over the other networks and the least over the label's own."""
 
-    def objective(self, defense: Any, x: Any, y: Any) -> tuple[Any, Any]:
+    @override
+    def objective(self, defense: Any, x: Images, y: Labels) -> tuple[Any, Any]:
         answers = [net(x) for net in defense.nets]
         gaps = ops.stack([each[:, 1] - each[:, 0] for each in answers], axis=-1)
         own = ops.one_hot(y, gaps.shape[1])

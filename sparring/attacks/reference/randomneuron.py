@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, final
 
-import numpy as np
+from typing_extensions import override
 
 from sparring.attacks import PGD, margins
-from sparring.threat import ThreatModel
+from sparring.tensors import Images, Labels
 
 
 @final
@@ -21,14 +21,10 @@ from sparring.threat import ThreatModel
 class Underneath(PGD):
     """PGD on the margin of the network that drops nothing."""
 
-    def __call__(self, defense: Any, x: Any, y: Any, threat: ThreatModel) -> np.ndarray:
-        defense.tell_averaged()  # its mean is what is followed
-        return super().__call__(defense, x, y, threat)
-
-    def objective(self, defense: Any, x: Any, y: Any) -> tuple[Any, Any]:
+    @override
+    def objective(self, defense: Any, x: Images, y: Labels) -> tuple[Any, Any]:
         (net,) = defense.nets
-        net.chance = None
-        margin = margins(y, net(x))
+        margin = margins(y, net(x))  # [B]; without random numbers nothing is dropped
         return margin, margin > 0
 
 

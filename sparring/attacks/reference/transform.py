@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, final
 
-import numpy as np
-from keras import ops
+from typing_extensions import override
 
-from sparring.attacks import PGD, margins
-from sparring.threat import ThreatModel
+from sparring.attacks import PGD, drawn, margins
+from sparring.backend import ops
+from sparring.tensors import Images, Labels
 
 ENOUGH = 1.0  # a margin at which a draw counts as fooled
 
@@ -25,16 +25,11 @@ class OverDraws(PGD):
 
     draws: int = 10
 
-    def __call__(self, defense: Any, x: Any, y: Any, threat: ThreatModel) -> np.ndarray:
-        defense.tell_averaged()
-        return super().__call__(defense, x, y, threat)
-
-    def objective(self, defense: Any, x: Any, y: Any) -> tuple[Any, Any]:
-        numbers = ops.repeat(ops.arange(self.draws, dtype="int32"), x.shape[0])
-        with defense.drawing(numbers):
-            logits = defense.logits(ops.tile(x, (self.draws, 1, 1, 1)))
-        each = ops.reshape(margins(ops.tile(y, (self.draws,)), logits), (self.draws, -1))
-        return ops.mean(ops.minimum(each, ENOUGH), axis=0), ops.mean(each, axis=0) > 0
+    @override
+    def objective(self, defense: Any, x: Images, y: Labels) -> tuple[Any, Any]:
+        logits = defense.logits(*drawn(x, self.draws))  # [draws * B, K]
+        leads = ops.reshape(margins(ops.tile(y, (self.draws,)), logits), (self.draws, -1))
+        return ops.mean(ops.minimum(leads, ENOUGH), axis=0), ops.mean(leads, axis=0) > 0
 
 
 attack = OverDraws(steps=100, momentum=0.9, draws=5)

@@ -1,0 +1,113 @@
+"""Searches: the loop that asks the defense and lets broken images leave, and best of several."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from sparring.backend import ops
+from sparring.tensors import Images, Labels
+
+Attempt = Callable[[np.ndarray, np.ndarray], Any]
+"""Gives adversarial images [B, H, W, C] of images [B, H, W, C] and their labels [B]."""
+
+
+class Search(ABC):
+    """A search for adversarial images of a batch, one step at a time, for `run` to drive.
+
+    Its rows are the images that are still attacked. What it gives may have more rows than that at
+    the end, which fill up a batch and are not looked at.
+    """
+
+    points: Images
+    """The points [rows, H, W, C] that it has come to, numpy array or tensor."""
+
+    @abstractmethod
+    def step(self) -> tuple[Images, Any]:
+        """Take one step.
+
+        Returns:
+            Points [rows, H, W, C] that may be adversarial, and which of them look so, bool [rows];
+            a search that cannot tell says all. None of them has been given before.
+        """
+
+    @abstractmethod
+    def keep(self, rows: np.ndarray) -> None:
+        """Go on with these rows alone, int [rows], counted among the present ones."""
+
+
+def run(
+    search: Search,
+    defense: Any,
+    images: np.ndarray,
+    labels: np.ndarray,
+    steps: int,
+    every: int = 1,
+) -> np.ndarray:
+    """Run a search over a batch; images leave it once the defense is asked and they are broken.
+
+    Args:
+        search: at its start.
+        defense: to ask which points are broken; only those that look so are shown to it.
+        images: the originals, float32 [B, H, W, C].
+        labels: int [B].
+        steps: how many to take at most.
+        every: at which steps the defense is asked, the first one included; 0 asks it never.
+
+    Returns:
+        For every image the point at which it was broken, else the one that the search ended at.
+    """
+    best, active = images.copy(), np.arange(len(images))
+    for number in range(steps):
+        points, suspects = search.step()
+        if every == 0 or number % every:
+            continue
+        suspicious = ops.convert_to_numpy(suspects)[: len(active)]
+        looks = np.flatnonzero(suspicious)  # rows to ask about
+        if not len(looks):
+            continue
+        shown = ops.convert_to_numpy(points)[looks]
+        broken = defense.broken(shown, labels[active[looks]])
+        if not broken.any():
+            continue
+        best[active[looks[broken]]] = shown[broken]
+        left = np.delete(np.arange(len(active)), looks[broken])
+        if not len(left):
+            return best
+        active = active[left]
+        search.keep(left)
+    best[active] = ops.convert_to_numpy(search.points)[: len(active)]
+    return best
+
+
+def best_of(attempts: Iterable[Attempt], defense: Any, x: Images, y: Labels) -> np.ndarray:
+    """Attempt one after the other and keep each image's best, broken in the largest share of draws.
+
+    Args:
+        attempts: each gets the images that are not broken in all draws yet.
+        defense: to ask for the shares.
+        x: images float32 [B, H, W, C], tensor or numpy array.
+        y: labels int [B], likewise.
+
+    Returns:
+        float32 [B, H, W, C]; of equally good points the first.
+    """
+    images, labels = arrays(x, y)
+    best, share = images.copy(), np.full(len(images), -1.0)
+    for attempt in attempts:
+        left = np.flatnonzero(share < 1)
+        if not len(left):
+            break
+        points = ops.convert_to_numpy(attempt(images[left], labels[left]))
+        shares = defense.broken_share(points, labels[left])
+        better = shares > share[left]
+        best[left[better]], share[left[better]] = points[better], shares[better]
+    return best
+
+
+def arrays(x: Images, y: Labels) -> tuple[np.ndarray, np.ndarray]:
+    """Copy images and labels into numpy arrays."""
+    return np.array(ops.convert_to_numpy(x)), np.array(ops.convert_to_numpy(y))

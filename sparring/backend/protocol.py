@@ -1,0 +1,123 @@
+"""What a backend has to offer: one protocol, which torch.py, tensorflow.py and jax.py implement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from sparring.tensors import Images, Scalar
+
+
+class RandomNumbers(Protocol):
+    """Random numbers drawn on the device."""
+
+    variables: list[Any]
+    """What a draw changes; belongs among the variables of a compiled function that draws."""
+
+    def seed(self, seed: int) -> None:
+        """Restart the sequence from a seed, 0 or more."""
+
+    def uniform(self, shape: Sequence[int]) -> Any:
+        """Draw float32 from [0, 1)."""
+
+    def normal(self, shape: Sequence[int]) -> Any:
+        """Draw float32 from the standard normal distribution."""
+
+
+class Backend(Protocol):
+    """The functions whose mechanism the frameworks do not share, or that are faster in their own.
+
+    Tensors are the framework's own, variables are Keras's.
+    """
+
+    @property
+    def whole_batches(self) -> bool:
+        """Whether compiled functions are compiled anew for every batch size: use few sizes."""
+
+    @property
+    def Random(self) -> Callable[[], RandomNumbers]:  # noqa: N802 # a class
+        """The class of random numbers; at first those of seed 0."""
+
+    def compile(self, function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
+        """Make a function fast.
+
+        Args:
+            function: of tensors. It may assign `variables` and change nothing else.
+            variables: every variable that it reads or changes.
+
+        Returns:
+            The function made fast, which records no gradients.
+        """
+
+    def compile_many(
+        self, function: Callable[..., Any], variables: Sequence[Any]
+    ) -> Callable[..., Any]:
+        """Make many calls of a function one, which costs the host little.
+
+        Args:
+            function: of images, labels and indices, that gives two scalars.
+            variables: as for `compile`.
+
+        Returns:
+            many(images, labels, indices), indices being an int32 numpy array [S, B]: calls it for
+            each row in turn and gives the scalars as tensors [S], [S]. Two lengths S and one B are
+            all that it should be called with, since each may be compiled anew.
+        """
+
+    def value_and_gradients(
+        self,
+        objective: Callable[[], tuple[Scalar, Any]],
+        variables: Sequence[Any],
+        others: Sequence[Any],
+    ) -> tuple[Scalar, Any, list[Any]]:
+        """Differentiate an objective by variables; for use inside a compiled function.
+
+        Args:
+            objective: gives a scalar and auxiliary tensors.
+            variables: to differentiate by.
+            others: what else the objective may read or change, `variables` among them or not. On
+                JAX anything that is missing is a constant to it.
+
+        Returns:
+            The scalar, the auxiliary tensors, and one gradient a variable, zero where the objective
+            does not depend on it.
+        """
+
+    def input_gradient(self, function: Callable[[Images], Scalar], x: Images) -> Images:
+        """Differentiate a scalar function at x; a constant for what is differentiated around it."""
+
+    def input_gradient_and(
+        self, function: Callable[[Images], tuple[Scalar, Any]], x: Images
+    ) -> tuple[Images, Any]:
+        """Differentiate a function at x that gives auxiliary tensors besides its scalar.
+
+        Returns:
+            The gradient and the auxiliary tensors, all of them constants for what is differentiated
+            around them.
+        """
+
+    def moving_average(self, averages: Sequence[Any], values: Sequence[Any], decay: Any) -> None:
+        """Assign decay * average + (1 - decay) * value to each average, a variable."""
+
+    def conv2d(self, x: Any, kernel: Any, bias: Any) -> Any:
+        """Convolve x [B, H, W, C] with a kernel [h, w, C, D] and add a bias [D]: [B, H, W, D]."""
+
+    def average_pool2d(self, x: Any) -> Any:
+        """Average x [B, H, W, C] over windows of 2x2: [B, H // 2, W // 2, C]."""
+
+    def lay_out(self, variables: Sequence[Any]) -> None:
+        """Order kernels, and what is kept for each, in memory as convolutions are fastest in.
+
+        Values and shapes stay.
+        """
+
+    def index_batches(self, order: np.ndarray, size: int) -> Iterator[Any]:
+        """Cut an epoch's order, int32 [N], into index tensors of `size` on the device."""
+
+    def devices(self) -> list[str]:
+        """Name the devices that this backend can use, the default first."""
+
+    def on_cpu(self, tensor: Any) -> bool:
+        """Tell whether a tensor lies in the host's memory, so that looking at it is free."""
