@@ -765,7 +765,7 @@ def test_attacks_by_name_and_option() -> None:
     assert attacks.get("fgsm") == FGSM()
     assert attacks.get("pgd", {"steps": 3, "loss": "margin"}) == PGD(steps=3, loss="margin")
     assert attacks.get("square", {"queries": 9}) == Square(queries=9)
-    assert list(attacks.ATTACKS) == ["noise", "fgsm", "pgd", "square"]
+    assert {"noise", "fgsm", "pgd", "square"} <= set(attacks.ATTACKS)
     options = {"steps": 3}
     attacks.get("pgd", options)
     assert options == {"steps": 3}
