@@ -16,19 +16,20 @@ from typing import Any
 
 from benchmarks.results_table import folder, percent
 from sparring.defenses import DEFENSES
+from sparring.runs.records import VerdictRecord
 
 
 def rates(run: Path, values: dict[str, Any]) -> list[str]:
     """Success of plain PGD and of the reference attack on a run, with 95 % intervals."""
     cells = []
     for attack in ("pgd", "reference"):
-        file = folder(run, attack, values["dataset"]["name"]) / "report.json"
-        if not file.is_file():
+        file = VerdictRecord.find(folder(run, attack, values["dataset"]["name"]))
+        if file is None:
             cells.append("-")
             continue
-        rate = json.loads(file.read_text())["results"]["success_rate"]
-        low, high = (f"{100 * rate[bound]:.0f}" for bound in ("low", "high"))
-        cells.append(f"{percent(rate['value'])} ({low} to {high})")
+        rate = VerdictRecord.read(file).results.success_rate
+        interval = f"{100 * rate.low:.0f} to {100 * rate.high:.0f}"
+        cells.append(f"{percent(rate.value)} ({interval})")
     return cells
 
 

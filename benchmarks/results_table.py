@@ -1,4 +1,4 @@
-"""docs/results.md, from the run.json and report.json files of a folder of runs.
+"""docs/results.md, from the run.json and verdict.json files of a folder of runs.
 
     python -m benchmarks.results_table runs/fashion-mnist --data-dir DIR > docs/results.md
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from sparring.attacks.exercise import PUBLISHED
 from sparring.data.usual import default_threat
 from sparring.defenses import DEFENSES
 from sparring.evaluation.rates import duration
+from sparring.runs.records import VerdictRecord, verdict_folder
 
 ATTACKS = ["noise", "fgsm", "pgd", "reference"]
 
@@ -28,7 +30,7 @@ ATTACKS = ["noise", "fgsm", "pgd", "reference"]
 def folder(run: Path, attack: str, dataset: str) -> Path:
     """Where the verdict on an attack lies."""
     threat = default_threat("Linf", dataset)
-    return run / "attacks" / f"{attack}-{threat.norm}-{threat.eps:.4g}"
+    return run / "attacks" / verdict_folder(attack, threat.norm, threat.eps)
 
 
 def missing(runs: Path, data_dir: Path | None, chosen: list[str], images: int) -> None:
@@ -42,8 +44,8 @@ def missing(runs: Path, data_dir: Path | None, chosen: list[str], images: int) -
         defense = sparring.load(runs / name)
         for attack in chosen:
             out = folder(runs / name, attack, defense.info.name)
-            report = out / "report.json"
-            if report.is_file() and json.loads(report.read_text())["finished"]:
+            file = VerdictRecord.find(out)
+            if file is not None and VerdictRecord.read(file).finished:
                 continue
             print(f"{name} {attack}", file=sys.stderr, flush=True)
             made = attacks.get(attack, {"draws": 10} if attack == "noise" else {}, name)
@@ -59,7 +61,7 @@ def missing(runs: Path, data_dir: Path | None, chosen: list[str], images: int) -
 
 def percent(value: float | None) -> str:
     """A share for the table."""
-    return "-" if value is None else f"{100 * value:.1f} %"
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
 
 
 def training(runs: dict[str, dict[str, Any]]) -> Iterator[str]:
@@ -88,17 +90,17 @@ def attacking(runs: dict[str, dict[str, Any]], paths: dict[str, Path]) -> Iterat
     for name, run in runs.items():
         cells, images, clean = [], "-", "-"
         for attack in ATTACKS:
-            file = folder(paths[name].parent, attack, run["dataset"]["name"]) / "report.json"
-            if not file.is_file():
+            where = folder(paths[name].parent, attack, run["dataset"]["name"])
+            if (file := VerdictRecord.find(where)) is None:
                 cells.append("-")
                 continue
-            found = json.loads(file.read_text())["results"]
-            rate = found["success_rate"]
-            text = percent(rate["value"])
+            results = VerdictRecord.read(file).results
+            rate = results.success_rate
+            text = percent(rate.value)
             if attack == "reference":
-                text += f" ({100 * rate['low']:.0f} to {100 * rate['high']:.0f})"
+                text += f" ({100 * rate.low:.0f} to {100 * rate.high:.0f})"
             cells.append(text)
-            images, clean = f"{rate['n']}", percent(found["clean_accuracy"]["value"])
+            images, clean = f"{rate.n}", percent(results.clean_accuracy.value)
         published = f"{PUBLISHED[name]} %" if name in PUBLISHED else "-"
         yield f"| {' | '.join([name, clean, *cells, images, published])} |"
 

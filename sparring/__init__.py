@@ -32,7 +32,9 @@ if TYPE_CHECKING:
         SettingsError,
         SparringError,
     )
-    from sparring.evaluation.evaluate import Report, evaluate
+    from sparring.evaluation.evaluate import evaluate
+    from sparring.evaluation.request import EvaluationRequest
+    from sparring.evaluation.verdict import Verdict
     from sparring.experiments.train import load, train, train_network
     from sparring.threat import L2, Linf
 
@@ -41,7 +43,8 @@ _HOMES = {
     "train_network": "experiments.train",
     "load": "experiments.train",
     "evaluate": "evaluation.evaluate",
-    "Report": "evaluation.evaluate",
+    "EvaluationRequest": "evaluation.request",
+    "Verdict": "evaluation.verdict",
     "Linf": "threat",
     "L2": "threat",
     "gradient": "attacks",
@@ -74,13 +77,14 @@ __all__ = [
     "Dataset",
     "Defense",
     "Diverged",
+    "EvaluationRequest",
     "Linf",
     "Noise",
-    "Report",
     "RunError",
     "SettingsError",
     "SparringError",
     "Square",
+    "Verdict",
     "as_torch_module",
     "evaluate",
     "gradient",

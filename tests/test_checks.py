@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,9 +18,11 @@ from sparring.attacks import BPDA, EOT, FGSM, PGD, Noise
 from sparring.data import Dataset, load
 from sparring.defenses.defense import Defense
 from sparring.evaluation import checks
+from sparring.evaluation.checks import Attempt
 from sparring.evaluation.evaluate import evaluate
 from sparring.evaluation.rates import Rate
 from sparring.randomness import Chance
+from sparring.runs.records import EvaluationWarning
 from sparring.threat import L2, Linf, ThreatModel
 from tests.conftest import Linear, patterns
 
@@ -50,7 +52,7 @@ def names(
     defense = checks.observed(defense) if defense.stochastic else defense
     given = attack(defense, ops.convert_to_tensor(x), ops.convert_to_tensor(y), threat)
     success = defense.broken_share(given, y)
-    found = checks.look(defense, attack, threat, x, y, success, transfer)
+    found = checks.look(Attempt(defense, attack, threat, x, y, success), transfer)
     for each in found:
         assert f"\n## {each.name}\n" in PAGE
         assert each.text
@@ -179,9 +181,9 @@ def test_few_images_are_told() -> None:
 
 
 def test_the_judge_reports_them(digits_baseline: Defense) -> None:
-    report = evaluate(digits_baseline, FGSM(), Linf(0.15), n=50)
-    assert "unlimited" in [each.name for each in report.warnings]
-    assert "docs/warnings.md#unlimited" in str(report)
+    verdict = evaluate(digits_baseline, FGSM(), Linf(0.15), n=50)
+    assert "unlimited" in [each.name for each in verdict.warnings]
+    assert "docs/warnings.md#unlimited" in str(verdict)
     quiet = evaluate(digits_baseline, FGSM(), Linf(0.15), n=50, check=False)
     assert quiet.warnings == []
 
@@ -273,25 +275,32 @@ def look(
 ) -> dict[str, str]:
     """Names and texts of the warnings about images of class 1."""
     y = np.ones(len(x), np.int64)
-    found = checks.look(defense, attack, threat, x, y, np.array(success, float), transfer)
+    attempt = Attempt(defense, attack, threat, x, y, np.array(success, float))
+    found = checks.look(attempt, transfer)
     texts = {each.name: each.text for each in found}
     assert len(texts) == len(found)
     return texts
+
+
+def trial(defense: Defense, x: np.ndarray, y: np.ndarray | None = None) -> Attempt:
+    """Images of class 1, by default, to try attacks on."""
+    y = np.ones(len(x), np.int32) if y is None else y
+    return Attempt(defense, Noise(), BASE, x, y, np.zeros(len(x)))
 
 
 @pytest.mark.parametrize(("n", "least"), [(5, 2), (40, 2), (41, 2.05), (60, 3), (100, 5)])
 def test_differences_are_told_from_5_percent_and_two_images_on(
     corner: Corner, n: int, least: float
 ) -> None:
-    trial = checks._Trial(corner, corners(n), np.ones(n, np.int32))
+    attempt = trial(corner, corners(n))
     before = np.full(n, 0.5)
     enough, less = before + (least + 1e-6) / n, before + (least - 1e-6) / n
-    assert trial.more(enough, before) is True
-    assert trial.more(less, before) is False
-    assert trial.more(before, enough) is False
+    assert attempt.more(enough, before) is True
+    assert attempt.more(less, before) is False
+    assert attempt.more(before, enough) is False
     # What counts is the number of images looked at, be it fewer that are compared.
-    assert trial.more(np.array([least + 1e-6]), np.array([0.0]))
-    assert not trial.more(np.array([least - 0.01]), np.array([0.0]))
+    assert attempt.more(np.array([least + 1e-6]), np.array([0.0]))
+    assert not attempt.more(np.array([least - 0.01]), np.array([0.0]))
 
 
 # Of 40 images the attack breaks 20. How many come to light otherwise without a word: one more by
@@ -516,16 +525,16 @@ def test_not_averaged_is_told_where_logits_are_those_of_one_draw(
     expected = [text] if kind is Dice and told else []
     defense = kind()
     for _ in range(2):  # what the first evaluation compiled does not keep the second from knowing
-        report = evaluate(defense, attack, BASE, dataset, 2, draws=2)
-        assert [each.text for each in report.warnings if each.name == "not-averaged"] == expected
+        verdict = evaluate(defense, attack, BASE, dataset, 2, draws=2)
+        assert [each.text for each in verdict.warnings if each.name == "not-averaged"] == expected
 
 
 @pytest.mark.parametrize("draws", [1, 2])
 def test_a_wrapper_around_the_defense_averages_for_the_attack(draws: int) -> None:
     x, y = (255 * corners(2)).astype(np.uint8), np.ones(2, np.int32)
     dataset = Dataset("linear", x, y, x, y, ("a", "b"))
-    report = evaluate(EOT(Dice(), draws), asks(None), BASE, dataset, 2, draws=2)
-    names = [each.name for each in report.warnings]
+    verdict = evaluate(EOT(Dice(), draws), asks(None), BASE, dataset, 2, draws=2)
+    names = [each.name for each in verdict.warnings]
     assert names.count("not-averaged") == (1 if draws == 1 else 0)
 
 
@@ -548,18 +557,16 @@ def test_what_breaks_a_rule_has_no_success_under_other_conditions(corner: Corner
     images = broken(x, len(given))
     for image, (place, value, _) in zip(images, given, strict=True):
         image[place] = value
-    trial = checks._Trial(corner, x, np.ones(len(given), np.int32))
-    found = trial.success(lambda d, x, y, t: images, ALL)
+    found = trial(corner, x).again(lambda d, x, y, t: images, ALL)
     assert found.tolist() == [float(counts) for _, _, counts in given]
     # Labels that were wrong from the beginning are no success of an image that breaks a rule.
-    trial = checks._Trial(corner, x, np.zeros(len(given), np.int32))
-    assert trial.success(lambda d, x, y, t: x - 2, ALL).tolist() == [0.0] * len(given)
+    wrong = trial(corner, x, np.zeros(len(given), np.int32))
+    assert wrong.again(lambda d, x, y, t: x - 2, ALL).tolist() == [0.0] * len(given)
     # Nor is what is too far, which 3/16 is within 1/8 and is not within 1/4.
     far = corners(2)
     far[0, 0, 0, 0] = SOFT - 0.1875
-    trial = checks._Trial(corner, corners(2), np.ones(2, np.int32))
-    assert trial.success(lambda d, x, y, t: far, BASE).tolist() == [0, 0]
-    assert trial.success(lambda d, x, y, t: far, TWICE).tolist() == [1, 0]
+    assert trial(corner, corners(2)).again(lambda d, x, y, t: far).tolist() == [0, 0]
+    assert trial(corner, corners(2)).again(lambda d, x, y, t: far, TWICE).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(("units", "counts"), [(11, 1.0), (13, 0.0)])
@@ -570,8 +577,7 @@ def test_rounding_is_allowed_for_one_image_s_values(
     x = np.repeat(corners(1), 4, axis=0)
     given = x.copy()
     given[:, 0, 0, 0] = SOFT - 0.25 - units * 2.0**-25
-    trial = checks._Trial(corner, x, np.ones(4, np.int32))
-    assert trial.success(lambda d, x, y, t: given, L2(0.25)).tolist() == [counts] * 4
+    assert trial(corner, x).again(lambda d, x, y, t: given, L2(0.25)).tolist() == [counts] * 4
 
 
 def test_success_is_the_share_of_draws() -> None:
@@ -579,8 +585,7 @@ def test_success_is_the_share_of_draws() -> None:
         def broken_share(self, x: Any, y: Any, draws: int = 10) -> np.ndarray:
             return np.array([0.3, 0.7])
 
-    trial = checks._Trial(Third(), corners(2), np.ones(2, np.int32))
-    assert trial.success(lambda d, x, y, t: x, BASE).tolist() == [0.3, 0.7]
+    assert trial(Third(), corners(2)).again(lambda d, x, y, t: x).tolist() == [0.3, 0.7]
 
 
 # More steps
@@ -612,6 +617,18 @@ class Stepless:
         return Stepping()(defense, x, y, threat)
 
 
+@dataclass
+class Counting:
+    """An attack with a field that is no argument."""
+
+    steps: int = 3
+    calls: int = field(default=0, init=False)
+
+    def __call__(self, defense: Any, x: Any, y: Any, threat: ThreatModel) -> Any:
+        self.calls += 1
+        return Stepping(self.steps)(defense, x, y, threat)
+
+
 class Undeclared:
     """An attack with steps that are no field."""
 
@@ -641,6 +658,7 @@ def stepping_at_last(
         (stepping, (12, "no")),
         (partial(stepping, steps=7, word="yes"), (28, "yes")),
         (partial(stepping, word="yes"), (12, "yes")),
+        (Counting(), (12, "no")),
         (Stepless(), None),
         (Undeclared(), None),
         (stepping_at_last, None),
@@ -683,14 +701,15 @@ def test_an_error_under_other_conditions_ends_the_checks_and_keeps_what_they_fou
         return x
 
     x = corners(5, (0, MASKED))
-    found = checks.look(corner, attack, BASE, x, np.ones(5, np.int32), np.ones(5))
+    found = checks.look(Attempt(corner, attack, BASE, x, np.ones(5, np.int32), np.ones(5)))
     assert [each.name for each in found] == ["zero-gradients", "not-rising", "check-failed"]
     assert found[2].text == "under other conditions the attack raised ValueError: too much"
     assert ours["Square"].calls == []
 
 
 def test_of_no_images_nothing_is_said(corner: Corner) -> None:
-    assert checks.look(corner, stepping, BASE, corners(0), np.ones(0), np.ones(0)) == []
+    attempt = Attempt(corner, stepping, BASE, corners(0), np.ones(0), np.ones(0))
+    assert checks.look(attempt) == []
 
 
 @pytest.mark.parametrize(
@@ -702,10 +721,13 @@ def test_intervals_wider_than_ten_points_to_a_side_are_told(
 ) -> None:
     found = checks.few_images(Rate(0.1, 33, low, high))
     text = f"33 attacked images leave an interval of {width} points; take more"
-    assert found == ([] if width is None else [checks.Warned("few-images", text)])
+    assert found == ([] if width is None else [EvaluationWarning(name="few-images", text=text)])
 
 
 def test_how_a_warning_reads() -> None:
-    assert str(checks.Warned("some-name", "a text")) == "a text [docs/warnings.md#some-name]"
+    assert (
+        str(EvaluationWarning(name="some-name", text="a text"))
+        == "a text [docs/warnings.md#some-name]"
+    )
     assert checks.CHANGED_INPUT.name == "changed-input"
     assert checks.IMAGES == 40

@@ -44,7 +44,7 @@ def test_an_attack_by_name(call: Callable[..., Result], runs: Path) -> None:
     assert "attack success" in answer.output
     assert "PGD(steps=10" in answer.output
     verdict = runs / "digits" / "baseline" / "attacks" / "pgd-Linf-0.1"
-    written = json.loads((verdict / "report.json").read_text())
+    written = json.loads((verdict / "verdict.json").read_text())
     assert written["finished"]
     assert len(written["images"]) == 20
     # What it prints for the failed images is a command that works.
@@ -53,7 +53,7 @@ def test_an_attack_by_name(call: Callable[..., Result], runs: Path) -> None:
     again = call("attack", "baseline", "noise", "--images", failed, "--eps", "0.1", "--no-check")
     assert again.exit_code == 0, again.output
     assert f"n = {len(failed.split(','))})" in again.output
-    assert written == json.loads((verdict / "report.json").read_text())
+    assert written == json.loads((verdict / "verdict.json").read_text())
 
 
 def test_a_run_of_data_of_ones_own_needs_an_eps_whatever_its_name(
@@ -132,7 +132,7 @@ def test_interrupted_it_goes_on(runs: Path, tmp_path: Path) -> None:
     )
     command = [sys.executable, "-m", "sparring", "attack", "baseline", "slow.py"]
     command += ["--batch-size", "5", "--no-check", "--n", "40"]
-    report = runs / "digits" / "baseline" / "attacks" / "slow-Linf-0.15" / "report.json"
+    file = runs / "digits" / "baseline" / "attacks" / "slow-Linf-0.15" / "verdict.json"
     environment = {**os.environ, "KERAS_BACKEND": "torch"}
     process = subprocess.Popen(
         command,
@@ -151,11 +151,11 @@ def test_interrupted_it_goes_on(runs: Path, tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"The same command goes on with the images that are left" in errors
-    written = json.loads(report.read_text())
+    written = json.loads(file.read_text())
     assert not written["finished"]
     left = sum(image["attacked"] and not image["reason"] for image in written["images"])
     assert 0 < left < 40
     asked.write_text("")
     subprocess.run(command, cwd=tmp_path, env=environment, check=True)
     assert len(asked.read_text()) == -(-left // 5)
-    assert json.loads(report.read_text())["finished"]
+    assert json.loads(file.read_text())["finished"]

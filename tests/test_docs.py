@@ -99,14 +99,14 @@ def test_the_page_on_attacks(
     names: dict[str, Any] = {}
     for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         exec(compile(code, "attacks.md", "exec"), names)
-    assert names["report"].success_rate.value > 0.9
+    assert names["verdict"].success_rate.value > 0.9
     images = ops.convert_to_tensor(np.zeros((3, 8, 8, 1), np.float32))
     mean = ops.convert_to_numpy(names["mean_logits"](digits_baseline, images))
     once = ops.convert_to_numpy(digits_baseline.logits(images))
     np.testing.assert_allclose(mean, once, rtol=1e-4, atol=1e-5)  # it draws nothing
     for name in ("averaging", "theirs"):
-        report = sparring.evaluate(digits_baseline, names[name], sparring.Linf(0.15), n=20)
-        assert report.success_rate.value > 0.8
+        verdict = sparring.evaluate(digits_baseline, names[name], sparring.Linf(0.15), n=20)
+        assert verdict.success_rate.value > 0.8
 
 
 @pytest.mark.parametrize("target", ["torch", "keras", "onnx"])
@@ -190,8 +190,8 @@ def test_the_attack_on_the_page_for_people_from_the_course(digits_baseline: Defe
     [code] = re.findall(r"```python\n(.*?)```", COURSE, re.DOTALL)
     names: dict[str, Any] = {}
     exec(compile(code, "from-the-course.md", "exec"), names)
-    report = sparring.evaluate(digits_baseline, names["attack"], sparring.Linf(0.15), n=20)
-    reasons = {report.reasons[row] for row in np.flatnonzero(report.attacked)}
+    verdict = sparring.evaluate(digits_baseline, names["attack"], sparring.Linf(0.15), n=20)
+    reasons = {verdict.reasons[row] for row in np.flatnonzero(verdict.attacked)}
     assert reasons <= {"broken", "label unchanged"}
 
 

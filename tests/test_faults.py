@@ -25,7 +25,7 @@ from sparring.conversion import selfstudy
 from sparring.data import Dataset, load
 from sparring.defenses import DEFENSES, get
 from sparring.errors import ConversionError, DataError, RunError
-from sparring.evaluation import evaluate as judge
+from sparring.evaluation.evaluate import evaluate as judge
 from sparring.runs.checkpoint import Checkpoints, Run, read_tensors, write_tensors
 from sparring.training.callbacks import EpochMetrics, Silent
 from sparring.training.recipe import Recipe
@@ -451,15 +451,13 @@ def test_a_pickle_in_a_verdict(whole: Path, tmp_path: Path, bomb: bytes) -> None
     out = tmp_path / "verdict"
 
     def evaluate() -> Any:
-        return judge.evaluate(
-            *(defense, Noise(draws=1), sparring.Linf(0.1)), dataset=dataset, n=20, out=out
-        )
+        return judge(defense, Noise(draws=1), sparring.Linf(0.1), dataset, 20, out=out)
 
     evaluate()
-    report = out / "report.json"
-    unfinished = json.dumps({**json.loads(report.read_text()), "finished": False}).encode()
-    for file, contents in (("adversarial.safetensors", unfinished), ("report.json", bomb)):
-        report.write_bytes(contents)
+    verdict = out / "verdict.json"
+    unfinished = json.dumps({**json.loads(verdict.read_text()), "finished": False}).encode()
+    for file, contents in (("adversarial.safetensors", unfinished), ("verdict.json", bomb)):
+        verdict.write_bytes(contents)
         (out / "adversarial.safetensors").write_bytes(bomb)
         with pytest.raises(RunError, match=rf"{re.escape(file)}: damaged"):
             evaluate()

@@ -29,12 +29,16 @@ from sparring.data import Dataset, DatasetInfo
 from sparring.defenses.defense import Defense
 from sparring.errors import AttackError, RunError, SettingsError
 from sparring.evaluation import checks
-from sparring.evaluation import evaluate as judge
-from sparring.evaluation.checks import CHANGED_INPUT, Warned
-from sparring.evaluation.evaluate import Report, evaluate
+from sparring.evaluation import evaluate as driver
+from sparring.evaluation import verdict as verdicts
+from sparring.evaluation.checks import CHANGED_INPUT
+from sparring.evaluation.evaluate import evaluate
 from sparring.evaluation.rates import Mean, Rate, duration
+from sparring.evaluation.verdict import ROW, Verdict
 from sparring.randomness import Chance, Stream, spread
+from sparring.runs import records
 from sparring.runs.checkpoint import read_tensors
+from sparring.runs.records import Evaluated, EvaluationWarning, ThreatRecord
 from sparring.threat import L2, Linf
 from sparring.training.recipe import Settings
 from tests.conftest import Linear
@@ -58,7 +62,11 @@ def broken_by(linear: Linear, x: Any, eps: float = 0.1) -> np.ndarray:
     return np.array(ops.convert_to_numpy(x)) - np.float32(eps) * linear.direction
 
 
-def judged(linear: Linear, grays: Dataset, attack: Any, **options: Any) -> Report:
+def warning(name: str, text: str) -> EvaluationWarning:
+    return EvaluationWarning(name=name, text=text)
+
+
+def judged(linear: Linear, grays: Dataset, attack: Any, **options: Any) -> Verdict:
     options = {"threat": THREAT, "n": 10, "check": False, **options}
     return evaluate(linear, attack, options.pop("threat"), grays, options.pop("n"), **options)
 
@@ -82,16 +90,16 @@ def test_only_images_answered_correctly_are_attacked(linear: Linear, grays: Data
         assert (ops.convert_to_numpy(y) == 1).all()
         return broken_by(linear, x)
 
-    report = judged(linear, grays, attack)
+    verdict = judged(linear, grays, attack)
     assert seen == [8]
-    assert report.clean_accuracy.value == 0.8
-    assert report.success_rate == Rate.of(np.ones(8))
-    assert report.robust_accuracy.value == 0
-    assert report.attacked.tolist() == [i not in (3, 7) for i in range(10)]
-    assert report.reasons[3] == "clean image misclassified"
-    assert report.distance[0] == pytest.approx(0.1, abs=1e-7)
-    assert np.isnan(report.distance[3])
-    assert report.failed == []
+    assert verdict.clean_accuracy.value == 0.8
+    assert verdict.success_rate == Rate.of(np.ones(8))
+    assert verdict.robust_accuracy.value == 0
+    assert verdict.attacked.tolist() == [i not in (3, 7) for i in range(10)]
+    assert verdict.reasons[3] == "clean image misclassified"
+    assert verdict.distance[0] == pytest.approx(0.1, abs=1e-7)
+    assert np.isnan(verdict.distance[3])
+    assert verdict.failed == []
 
 
 def _set(x: Any, value: Any) -> np.ndarray:
@@ -119,13 +127,13 @@ def test_an_image_that_breaks_a_rule_fails_alone(
         images[0] = np.array(ops.convert_to_numpy(wrong(x)))[0]
         return images
 
-    report = judged(linear, grays, attack)
-    assert report.reasons[0].startswith(reason)
-    assert report.success[0] == 0
-    assert report.reasons[1] == "broken"
-    assert report.success_rate.value == 7 / 8
-    assert report.failed == [0]
-    assert np.isfinite(report.adversarial).all()
+    verdict = judged(linear, grays, attack)
+    assert verdict.reasons[0].startswith(reason)
+    assert verdict.success[0] == 0
+    assert verdict.reasons[1] == "broken"
+    assert verdict.success_rate.value == 7 / 8
+    assert verdict.failed == [0]
+    assert np.isfinite(verdict.adversarial).all()
 
 
 class OtherTensor:
@@ -146,23 +154,23 @@ class OtherTensor:
 def test_garbage_fails_with_its_reason(
     linear: Linear, grays: Dataset, garbage: Any, reason: str
 ) -> None:
-    report = judged(linear, grays, lambda defense, x, y, threat: garbage(x))
-    assert report.success_rate.value == 0
-    assert all(report.reasons[i].startswith(reason) for i in range(10) if i not in (3, 7))
-    assert reason in str(report)
+    verdict = judged(linear, grays, lambda defense, x, y, threat: garbage(x))
+    assert verdict.success_rate.value == 0
+    assert all(verdict.reasons[i].startswith(reason) for i in range(10) if i not in (3, 7))
+    assert reason in str(verdict)
 
 
 def test_another_framework_s_tensor_is_not_taken(linear: Linear, grays: Dataset) -> None:
     if sparring.backend.name == "torch":
         pytest.skip("torch is the framework")
     torch = pytest.importorskip("torch")
-    report = judged(linear, grays, lambda d, x, y, t: torch.zeros(8, 8, 8, 1))
-    assert report.reasons[0].startswith("returned torch.Tensor: expected a tensor of")
+    verdict = judged(linear, grays, lambda d, x, y, t: torch.zeros(8, 8, 8, 1))
+    assert verdict.reasons[0].startswith("returned torch.Tensor: expected a tensor of")
 
 
 def test_float64_is_judged_as_float32(linear: Linear, grays: Dataset) -> None:
-    report = judged(linear, grays, lambda d, x, y, t: broken_by(linear, x).astype(np.float64))
-    assert report.success_rate.value == 1
+    verdict = judged(linear, grays, lambda d, x, y, t: broken_by(linear, x).astype(np.float64))
+    assert verdict.success_rate.value == 1
 
 
 def test_eps_is_kept_to_rounding_and_no_further(linear: Linear, grays: Dataset) -> None:
@@ -183,10 +191,10 @@ def test_changing_the_input_in_place_gains_nothing(linear: Linear, grays: Datase
         x -= 0.4 * ops.convert_to_tensor(linear.direction)
         return x
 
-    report = judged(linear, grays, attack)
-    assert report.success_rate.value == 0
-    assert report.reasons[0].startswith("too far")
-    assert [warned.name for warned in report.warnings] == ["changed-input"]
+    verdict = judged(linear, grays, attack)
+    assert verdict.success_rate.value == 0
+    assert verdict.reasons[0].startswith("too far")
+    assert [each.name for each in verdict.warnings] == ["changed-input"]
 
 
 class Coin(Linear):
@@ -202,16 +210,16 @@ class Coin(Linear):
 
 def test_stochastic_defenses_are_judged_by_the_mean(linear: Linear, grays: Dataset) -> None:
     coin = Coin(linear.direction, linear.bias)
-    report = evaluate(coin, Noise(), THREAT, grays, 10, draws=200, check=False)
+    verdict = evaluate(coin, Noise(), THREAT, grays, 10, draws=200, check=False)
     # The answer is right when the draw is above a quarter; wrong labels need one below.
-    assert report.clean[0] == pytest.approx(0.75, abs=0.1)
-    assert report.success[0] == pytest.approx(0.25, abs=0.1)
-    assert report.reasons[0] == f"broken in {round(200 * report.success[0])} of 200 draws"
-    assert 0 in report.failed
+    assert verdict.clean[0] == pytest.approx(0.75, abs=0.1)
+    assert verdict.success[0] == pytest.approx(0.25, abs=0.1)
+    assert verdict.reasons[0] == f"broken in {round(200 * verdict.success[0])} of 200 draws"
+    assert 0 in verdict.failed
     again = evaluate(coin, Noise(), THREAT, grays, 10, draws=200, check=False)
-    np.testing.assert_array_equal(report.success, again.success)
+    np.testing.assert_array_equal(verdict.success, again.success)
     other = evaluate(coin, Noise(), THREAT, grays, 10, draws=200, check=False, seed=1)
-    assert (report.success != other.success).any()
+    assert (verdict.success != other.success).any()
 
 
 def test_a_wrapped_defense_is_judged_itself_while_the_attack_sees_the_wrapper(
@@ -230,8 +238,8 @@ def test_a_wrapped_defense_is_judged_itself_while_the_attack_sees_the_wrapper(
         for defense in (EOT(coin, 3), coin)
     )
     assert seen == [EOT(coin, 3), coin]  # the second did not go on with the first
-    assert (wrapped.about["attack"], plain.about["attack"]) == ("attack on EOT(draws=3)", "attack")
-    assert wrapped.about["defense"] == plain.about["defense"] == "linear"
+    assert (wrapped.about.attack, plain.about.attack) == ("attack on EOT(draws=3)", "attack")
+    assert wrapped.about.defense == plain.about.defense == "linear"
     np.testing.assert_array_equal(wrapped.success, plain.success)
     np.testing.assert_array_equal(wrapped.clean, plain.clean)
     # The attack is observed while it runs; its wrapper stays outside.
@@ -252,10 +260,10 @@ class Suspicious(Linear):
 
 def test_rejected_images_are_not_broken(linear: Linear, grays: Dataset) -> None:
     suspicious = Suspicious(linear.direction, linear.bias)
-    report = judged(suspicious, grays, lambda d, x, y, t: broken_by(linear, x))
-    assert report.success_rate.value == 0
-    assert report.reasons[0] == "rejected"
-    assert report.clean_rejected.value == 0
+    verdict = judged(suspicious, grays, lambda d, x, y, t: broken_by(linear, x))
+    assert verdict.success_rate.value == 0
+    assert verdict.reasons[0] == "rejected"
+    assert verdict.clean_rejected.value == 0
 
 
 def test_two_evaluations_are_identical_whatever_the_batch(digits_baseline: Defense) -> None:
@@ -269,14 +277,14 @@ def test_two_evaluations_are_identical_whatever_the_batch(digits_baseline: Defen
 
 
 def test_what_is_written(linear: Linear, grays: Dataset, tmp_path: Path) -> None:
-    report = judged(linear, grays, lambda d, x, y, t: broken_by(linear, x), out=tmp_path / "v")
-    written = json.loads((tmp_path / "v" / "report.json").read_text())
+    verdict = judged(linear, grays, lambda d, x, y, t: broken_by(linear, x), out=tmp_path / "v")
+    written = json.loads((tmp_path / "v" / "verdict.json").read_text())
     assert written["finished"] is True
     assert written["threat"] == {"norm": "Linf", "eps": 0.1}
     assert written["results"]["success_rate"]["n"] == 8
     assert written["images"][0]["reason"] == "broken"
     images = load_file(tmp_path / "v" / "adversarial.safetensors")
-    np.testing.assert_array_equal(images["adversarial"], report.adversarial)
+    np.testing.assert_array_equal(images["adversarial"], verdict.adversarial)
 
 
 class Fragile:
@@ -314,17 +322,17 @@ def test_what_came_before_a_failure_is_kept(
     options: dict[str, Any] = {"batch_size": 2, "out": tmp_path / "v", "time_limit": 0.5}
     with pytest.raises(error, match=message):
         judged(linear, grays, attack, **options)
-    written = json.loads((tmp_path / "v" / "report.json").read_text())
+    written = json.loads((tmp_path / "v" / "verdict.json").read_text())
     assert written["finished"] is False
     assert [image["reason"] for image in written["images"]].count("broken") == 4
     attack.calls = 3  # it fails no more
     told: list[str] = []
-    report = judged(
+    verdict = judged(
         linear, grays, attack, progress=lambda done, total, text: told.append(text), **options
     )
     assert attack.calls == 5  # two of the four batches were done
     assert told[0].startswith("Going on with the evaluation")
-    assert report.success_rate == Rate.of(np.ones(8))
+    assert verdict.success_rate == Rate.of(np.ones(8))
 
 
 def test_another_evaluation_does_not_go_on(linear: Linear, grays: Dataset, tmp_path: Path) -> None:
@@ -351,13 +359,13 @@ def test_an_evaluation_of_other_weights_does_not_go_on(
     attack = Fragile(linear, lambda: None)
     judged(linear, grays, attack, batch_size=2, out=out)
     assert attack.calls == 4
-    assert json.loads((out / "report.json").read_text())["weights_sha256"] == "after"
+    assert json.loads((out / "verdict.json").read_text())["weights_sha256"] == "after"
 
 
 def test_chosen_images(linear: Linear, grays: Dataset) -> None:
-    report = judged(linear, grays, lambda d, x, y, t: x, images=[8, 2, 3])
-    assert report.index.tolist() == [2, 3, 8]
-    assert report.failed == [2, 8]
+    verdict = judged(linear, grays, lambda d, x, y, t: x, images=[8, 2, 3])
+    assert verdict.index.tolist() == [2, 3, 8]
+    assert verdict.failed == [2, 8]
 
 
 @pytest.mark.parametrize(
@@ -416,78 +424,81 @@ def test_means_over_seeds_and_durations() -> None:
     assert duration(2 * 3600 + 5 * 60 + 9) == "2:05:09"
 
 
-# The report
+# The verdict
 
 
 @pytest.fixture
-def report() -> Report:
+def verdict() -> Verdict:
     """Four images: broken, broken in half of the draws, not broken, and not attacked."""
-    about = {
-        "defense": "coin",
-        "attack": "PGD()",
-        "threat": {"norm": "L2", "eps": 1 / 3},
-        "dataset": {"name": "digits"},
-    }
-    return Report(
+    about = Evaluated(
+        defense="coin",
+        attack="PGD()",
+        threat=ThreatRecord(norm="L2", eps=1 / 3),
+        dataset={"name": "digits"},
+        seed=0,
+        draws=4,
+        backend="torch",
+        sparring="0.1.0",
+    )
+    reasons = ["broken", "broken in 1 of 2 draws", "outside [0, 1]", "clean image rejected"]
+    rows = [
+        (2, 0, 1.0, 0.0, True, 1.0, 1, 0.1, reasons[0]),
+        (3, 1, 0.75, 0.0, True, 0.5, 1, 1 / 3, reasons[1]),
+        (5, 2, 1.0, 0.0, True, 0.0, -1, np.nan, reasons[2]),
+        (8, 3, 0.25, 0.75, False, 0.0, -1, np.nan, reasons[3]),
+    ]
+    return Verdict(
         about,
-        index=np.array([2, 3, 5, 8]),
-        label=np.array([0, 1, 2, 3], np.int32),
-        clean=np.array([1.0, 0.75, 1.0, 0.25]),
-        rejected=np.array([0.0, 0.0, 0.0, 0.75]),
-        attacked=np.array([True, True, True, False]),
-        success=np.array([1.0, 0.5, 0.0, 0.0]),
-        answer=np.array([1, 1, -1, -1]),
-        distance=np.array([0.1, 1 / 3, np.nan, np.nan]),
-        reasons=["broken", "broken in 1 of 2 draws", "outside [0, 1]", "clean image rejected"],
+        np.array(rows, ROW),
         adversarial=np.zeros((4, 8, 8, 1), np.float32),
-        warnings=[Warned("odd", "something is odd")],
+        warnings=[warning("odd", "something is odd")],
         seconds=1.23456,
     )
 
 
-def test_what_a_report_counts(report: Report) -> None:
-    report.clean[3] = 0.125
-    assert report.clean_accuracy == Rate.of(np.array([1, 0.75, 1, 0.125]))
-    assert report.clean_rejected == Rate.of(np.array([0, 0, 0, 0.75]))
-    assert report.success_rate == Rate.of(np.array([1, 0.5, 0]))
+def test_what_a_verdict_counts(verdict: Verdict) -> None:
+    verdict.clean[3] = 0.125
+    assert verdict.clean_accuracy == Rate.of(np.array([1, 0.75, 1, 0.125]))
+    assert verdict.clean_rejected == Rate.of(np.array([0, 0, 0, 0.75]))
+    assert verdict.success_rate == Rate.of(np.array([1, 0.5, 0]))
     # What is not attacked is not robust either.
-    assert report.robust_accuracy == Rate.of(np.array([0, 0.5, 1, 0]))
-    assert report.failed == [3, 5]  # indices of test images
-    report.success[1] = 0.75
-    assert report.failed == [5]
-    assert report.robust_accuracy == Rate.of(np.array([0, 0.25, 1, 0]))
+    assert verdict.robust_accuracy == Rate.of(np.array([0, 0.5, 1, 0]))
+    assert verdict.failed == [3, 5]  # indices of test images
+    verdict.success[1] = 0.75
+    assert verdict.failed == [5]
+    assert verdict.robust_accuracy == Rate.of(np.array([0, 0.25, 1, 0]))
 
 
-def test_what_a_report_says(report: Report) -> None:
-    lines = str(report).splitlines()
+def test_what_a_verdict_says(verdict: Verdict) -> None:
+    lines = str(verdict).splitlines()
     assert lines[:1] == ["coin on digits, PGD(), L2 eps 0.333333"]
-    assert lines[1] == f"clean accuracy   {report.clean_accuracy}"
-    assert lines[2] == f"rejected         {report.clean_rejected}"
-    assert lines[3] == f"attack success   {report.success_rate}"
-    assert lines[4] == f"robust accuracy  {report.robust_accuracy}"
+    assert lines[1] == f"clean accuracy   {verdict.clean_accuracy}"
+    assert lines[2] == f"rejected         {verdict.clean_rejected}"
+    assert lines[3] == f"attack success   {verdict.success_rate}"
+    assert lines[4] == f"robust accuracy  {verdict.robust_accuracy}"
     # Of the attacked images alone, and not the broken ones.
     assert sorted(lines[5:7]) == ["     1  broken in 1 of 2 draws", "     1  outside [0, 1]"]
     assert lines[7:] == ["warning: something is odd [docs/warnings.md#odd]"]
     # The most frequent reasons come first, eight of them.
     rows = [0] * 3 + [1] * 2 + list(range(2, 12))
-    many = {name: getattr(report, name)[[1] * len(rows)] for name in ("attacked", "success")}
-    report.attacked, report.success = many["attacked"], many["success"]
-    report.reasons = [f"reason {row}" for row in rows]
-    assert str(report).splitlines()[5:-1] == [
+    verdict.rows = verdict.rows[[1] * len(rows)]
+    verdict.rows["reason"] = [f"reason {row}" for row in rows]
+    assert str(verdict).splitlines()[5:-1] == [
         *("     3  reason 0", "     2  reason 1"),
         *(f"     1  reason {row}" for row in range(2, 8)),
     ]
 
 
-def test_a_report_as_json(report: Report) -> None:
-    report.clean[1] = 2 / 3
-    values = report.as_json()
+def test_a_verdict_as_json(verdict: Verdict) -> None:
+    verdict.clean[1] = 2 / 3
+    values = verdict.as_json()
     assert json.loads(json.dumps(values, allow_nan=False)) == values
-    assert values["format"] == 1
-    assert {key: values[key] for key in report.about} == report.about
-    assert set(values) == {"format", "results", "warnings", "seconds", "images", *report.about}
+    assert values["format"] == 2
+    about = verdict.about.model_dump()
+    assert {key: values[key] for key in about} == about
+    assert set(values) == {"format", "results", "warnings", "seconds", "images", *about}
     names = ("clean_accuracy", "clean_rejected", "success_rate", "robust_accuracy")
-    assert values["results"] == {name: getattr(report, name)._asdict() for name in names}
+    assert values["results"] == {name: getattr(verdict, name)._asdict() for name in names}
     assert values["warnings"] == [{"name": "odd", "text": "something is odd"}]
     assert values["seconds"] == 1.235
     order = ("index", "label", "clean", "rejected", "attacked", "success", "answer", "distance")
@@ -499,9 +510,9 @@ def test_a_report_as_json(report: Report) -> None:
     ]
     assert values["images"] == [dict(zip((*order, "reason"), row, strict=True)) for row in rows]
     # Of nothing there is no rate, and JSON has no NaN.
-    report.attacked[:] = False
+    verdict.attacked[:] = False
     empty = {"value": None, "n": 0, "low": 0.0, "high": 1.0}
-    assert report.as_json()["results"]["success_rate"] == empty
+    assert verdict.as_json()["results"]["success_rate"] == empty
 
 
 # Answers by draws
@@ -561,23 +572,25 @@ def test_attacked_is_what_is_right_and_passed_in_more_than_half_of_the_draws() -
         ((1, 2, 2, 0, 0), 0.5, 0, "clean image misclassified"),
         ((2, 0, 0, 0, 0), 0, 0, "clean image misclassified"),
         ((1, 0, 0, 1, 2), 0.75, 0.25, ""),
-        ((1, 0, 0, 0, 2), 0.5, 0.5, "clean image misclassified"),
+        ((1, 0, 0, 0, 2), 0.5, 0.5, "clean image rejected"),
+        ((1, 1, 2, 0, 1), 0.75, 0.25, ""),
+        ((1, 2, 2, 2, 3), 0.25, 0.25, "clean image misclassified"),
         ((1, 0, 0, 0, 3), 0.25, 0.75, "clean image rejected"),
         ((2, 0, 0, 0, 3), 0, 0.75, "clean image rejected"),
         ((2, 1, 1, 1, 4), 0.25, 0.75, "clean image rejected"),
     ]
     ballot = Ballot(FOUR)
     data = balloted(*(said for said, *_ in cases))
-    report = evaluate(
+    verdict = evaluate(
         *(ballot, lambda d, x, y, t: x, Linf(1.0), data, len(cases)), draws=4, seed=3, check=False
     )
-    assert report.clean.tolist() == [clean for _, clean, _, _ in cases]
-    assert report.rejected.tolist() == [rejected for _, _, rejected, _ in cases]
-    assert report.attacked.tolist() == [reason == "" for *_, reason in cases]
-    for found, (_, _, _, reason) in zip(report.reasons, cases, strict=True):
+    assert verdict.clean.tolist() == [clean for _, clean, _, _ in cases]
+    assert verdict.rejected.tolist() == [rejected for _, _, rejected, _ in cases]
+    assert verdict.attacked.tolist() == [reason == "" for *_, reason in cases]
+    for found, (_, _, _, reason) in zip(verdict.reasons, cases, strict=True):
         assert found == reason or (reason == "" and found != "")
-    assert report.about["draws"] == 4
-    assert report.about["seed"] == 3
+    assert verdict.about.draws == 4
+    assert verdict.about.seed == 3
     # Every draw is asked for labels and for scores, once for the clean images and once for the
     # batch.
     assert ballot.seeds == [seed for seed in FOUR + FOUR for _ in range(2)]
@@ -600,14 +613,14 @@ def test_success_is_the_share_of_draws_and_the_answer_the_most_frequent() -> Non
     ballot = Ballot(FOUR)
     data = balloted(*[(1, 0, 0, 0, 0)] * len(cases))
     given = bytes_of(*(said for said, *_ in cases)).astype(np.float32) / 255
-    report = evaluate(
+    verdict = evaluate(
         *(ballot, lambda d, x, y, t: given, Linf(1.0), data, len(cases)),
         **{"draws": 4, "seed": 3, "check": False},  # type: ignore[arg-type]
     )
-    assert report.success.tolist() == [success for _, success, _, _ in cases]
-    assert report.answer.tolist() == [answer for _, _, answer, _ in cases]
-    assert report.reasons == [reason for *_, reason in cases]
-    assert report.failed == [i for i, (_, success, _, _) in enumerate(cases) if success <= 0.5]
+    assert verdict.success.tolist() == [success for _, success, _, _ in cases]
+    assert verdict.answer.tolist() == [answer for _, _, answer, _ in cases]
+    assert verdict.reasons == [reason for *_, reason in cases]
+    assert verdict.failed == [i for i, (_, success, _, _) in enumerate(cases) if success <= 0.5]
 
 
 class Seeds(Linear):
@@ -624,12 +637,12 @@ class Seeds(Linear):
 
 def test_what_draws_nothing_is_asked_once(linear: Linear, grays: Dataset) -> None:
     defense = Seeds(linear)
-    report = judged(
+    verdict = judged(
         *(defense, grays, lambda d, x, y, t: broken_by(linear, x)), seed=5, draws=9, batch_size=3
     )
     assert defense.seeds == [0] * 8  # clean, and three batches; labels and scores
-    assert report.about["draws"] == 1
-    assert report.success_rate == Rate.of(np.ones(8))
+    assert verdict.about.draws == 1
+    assert verdict.success_rate == Rate.of(np.ones(8))
 
 
 # What an attack gives
@@ -659,28 +672,28 @@ def test_the_borders_of_the_range_are_within_it_and_reasons_have_an_order(
         images[-1] = broken_by(linear, x[-1:])[0]
         return images
 
-    report = judged(linear, grays, attack, threat=threat)
-    rows = np.flatnonzero(report.attacked)[:-1]
-    assert [report.reasons[row] for row in rows] == [reason for *_, reason in cases[:-1]]
-    np.testing.assert_allclose(report.distance[rows], [d for _, d, _ in cases[:-1]], rtol=1e-6)
-    assert report.answer[rows].tolist() == [1, 1, -1, -1, -1, -1, -1]
+    verdict = judged(linear, grays, attack, threat=threat)
+    rows = np.flatnonzero(verdict.attacked)[:-1]
+    assert [verdict.reasons[row] for row in rows] == [reason for *_, reason in cases[:-1]]
+    np.testing.assert_allclose(verdict.distance[rows], [d for _, d, _ in cases[:-1]], rtol=1e-6)
+    assert verdict.answer[rows].tolist() == [1, 1, -1, -1, -1, -1, -1]
     # What cannot be shown is not kept: the image itself stands there.
-    kept = report.adversarial[rows]
+    kept = verdict.adversarial[rows]
     assert kept[0, 0, 0, 0] == 0
     assert kept[1, 0, 0, 0] == 1
     np.testing.assert_array_equal(kept[2:], np.full((5, 8, 8, 1), gray))
-    assert report.reasons[9] == "broken"
+    assert verdict.reasons[9] == "broken"
 
 
 def test_what_is_too_far_is_kept_with_its_distance(linear: Linear, grays: Dataset) -> None:
-    report = judged(linear, grays, lambda d, x, y, t: broken_by(linear, x, 0.25), threat=L2(1.5))
+    verdict = judged(linear, grays, lambda d, x, y, t: broken_by(linear, x, 0.25), threat=L2(1.5))
     # 64 values moved by 1/4 are 2 away.
-    assert report.reasons[0] == "too far: L2 distance above eps"
-    np.testing.assert_allclose(report.distance[report.attacked], 2, rtol=1e-6)
-    assert np.isnan(report.distance[~report.attacked]).all()
-    assert report.answer.tolist() == [-1] * 10
-    assert report.success.tolist() == [0] * 10
-    moved = np.abs(report.adversarial[0] - np.float32(128 / 255))
+    assert verdict.reasons[0] == "too far: L2 distance above eps"
+    np.testing.assert_allclose(verdict.distance[verdict.attacked], 2, rtol=1e-6)
+    assert np.isnan(verdict.distance[~verdict.attacked]).all()
+    assert verdict.answer.tolist() == [-1] * 10
+    assert verdict.success.tolist() == [0] * 10
+    moved = np.abs(verdict.adversarial[0] - np.float32(128 / 255))
     np.testing.assert_allclose(moved, 0.25, rtol=1e-6)
 
 
@@ -696,8 +709,8 @@ def test_l2_is_kept_to_the_rounding_of_one_image_s_values(
         images[:, 0, 0, 0] = gray - 0.25 - units * 2.0**-25
         return images
 
-    report = judged(linear, grays, attack, threat=L2(0.25))
-    assert {each.split(":")[0] for each in report.reasons} == {reason, "clean image misclassified"}
+    verdict = judged(linear, grays, attack, threat=L2(0.25))
+    assert {each.split(":")[0] for each in verdict.reasons} == {reason, "clean image misclassified"}
 
 
 @pytest.mark.parametrize(
@@ -717,11 +730,11 @@ def test_shapes_come_before_types_and_floats_are_taken(
     def attack(d: Any, x: Any, y: Any, t: Any) -> Any:
         return garbage(np.array(ops.convert_to_numpy(x)))
 
-    report = judged(linear, grays, attack)
-    assert {report.reasons[row] for row in np.flatnonzero(report.attacked)} == {reason}
+    verdict = judged(linear, grays, attack)
+    assert {verdict.reasons[row] for row in np.flatnonzero(verdict.attacked)} == {reason}
     whole = reason == "label unchanged"
-    assert set(report.answer[report.attacked].tolist()) == {1 if whole else -1}
-    np.testing.assert_allclose(report.adversarial, 0.5, atol=0.002)  # 128 / 255, or a half
+    assert set(verdict.answer[verdict.attacked].tolist()) == {1 if whole else -1}
+    np.testing.assert_allclose(verdict.adversarial, 0.5, atol=0.002)  # 128 / 255, or a half
 
 
 def test_an_attack_gets_copies_and_what_they_are(linear: Linear, grays: Dataset) -> None:
@@ -737,11 +750,11 @@ def test_an_attack_gets_copies_and_what_they_are(linear: Linear, grays: Dataset)
             y -= 1
         return x
 
-    report = judged(linear, grays, attack, batch_size=3)
+    verdict = judged(linear, grays, attack, batch_size=3)
     assert seen == [("float32", "int32")] * 3
-    assert report.success.tolist() == [0] * 10  # by the labels it was given they would be broken
-    assert report.label[report.attacked].tolist() == [1] * 8
-    assert report.warnings == []
+    assert verdict.success.tolist() == [0] * 10  # by the labels it was given they would be broken
+    assert verdict.label[verdict.attacked].tolist() == [1] * 8
+    assert verdict.warnings == []
 
 
 def test_a_change_of_the_input_is_told_once(linear: Linear, grays: Dataset) -> None:
@@ -753,9 +766,9 @@ def test_a_change_of_the_input_is_told_once(linear: Linear, grays: Dataset) -> N
         x[0] = 0
         return given
 
-    report = judged(linear, grays, attack, batch_size=3)
-    assert report.warnings == [CHANGED_INPUT]
-    assert report.success_rate.value == 1
+    verdict = judged(linear, grays, attack, batch_size=3)
+    assert verdict.warnings == [CHANGED_INPUT]
+    assert verdict.success_rate.value == 1
 
 
 # Batches, progress, and what is kept
@@ -773,7 +786,7 @@ def test_images_go_to_the_attack_in_batches_and_progress_is_told(
         return images
 
     told: list[tuple[int, int, str]] = []
-    report = judged(
+    verdict = judged(
         *(linear, grays, attack), batch_size=3, progress=lambda *each: told.append(each), check=True
     )
     # Three batches, and then the larger eps and no limit, on all eight.
@@ -784,7 +797,7 @@ def test_images_go_to_the_attack_in_batches_and_progress_is_told(
         (8, 8, "success 62.5 %"),
         (8, 8, "looking for signs to distrust the result"),
     ]
-    assert report.success.tolist() == [0, 1, 1, 0, 0, 1, 1, 0, 0, 1]
+    assert verdict.success.tolist() == [0, 1, 1, 0, 0, 1, 1, 0, 0, 1]
 
 
 class Clock:
@@ -805,7 +818,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Clock]:
     def start(*steps: float) -> Clock:
         made = Clock(*steps)
         monkeypatch.setattr(
-            judge, "time", SimpleNamespace(perf_counter=made.time, monotonic=made.time)
+            driver, "time", SimpleNamespace(perf_counter=made.time, monotonic=made.time)
         )
         return made
 
@@ -816,14 +829,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Clock]:
 def saves(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, float, int]]:
     """What is saved: whether finished, seconds so far, and how many images are judged."""
     noted: list[tuple[bool, float, int]] = []
-    save = judge._save
+    save = Verdict.save
 
-    def noting(report: Report, out: Path, finished: bool) -> None:
-        judged = int(np.sum([bool(reason) for reason in report.reasons]))
-        noted.append((finished, report.seconds, judged - int((~report.attacked).sum())))
-        save(report, out, finished)
+    def noting(verdict: Verdict, finished: bool) -> None:
+        judged = int(np.sum([bool(reason) for reason in verdict.reasons]))
+        if verdict.folder is not None:
+            noted.append((finished, verdict.seconds, judged - int((~verdict.attacked).sum())))
+        save(verdict, finished)
 
-    monkeypatch.setattr(judge, "_save", noting)
+    monkeypatch.setattr(Verdict, "save", noting)
     return noted
 
 
@@ -837,9 +851,9 @@ def test_what_there_is_is_saved_every_ten_seconds(
         running.tick()
         return broken_by(linear, x)
 
-    report = judged(linear, grays, attack, batch_size=1, out=tmp_path / "v")
+    verdict = judged(linear, grays, attack, batch_size=1, out=tmp_path / "v")
     assert saves == [(False, 10.5, 2), (False, 21, 4), (True, 30.25, 8)]
-    assert report.seconds == 30.25
+    assert verdict.seconds == 30.25
 
 
 def test_a_first_batch_that_fails_leaves_nothing(
@@ -915,7 +929,7 @@ def test_only_the_same_unfinished_evaluation_is_gone_on_with(
     with pytest.raises(AttackError):
         judged(linear, grays, Varied(linear, clock(*[1] * 4), 2), batch_size=2, out=out)
     files = {file.name: file.read_bytes() for file in out.iterdir()}
-    written = json.loads(files["report.json"])
+    written = json.loads(files["verdict.json"])
     about = {
         *("defense", "run", "weights_sha256", "attack", "attack_sha256", "threat", "dataset"),
         *("seed", "draws", "backend", "sparring"),
@@ -925,13 +939,15 @@ def test_only_the_same_unfinished_evaluation_is_gone_on_with(
     def calls(change: dict[str, Any], **options: Any) -> int:
         for name, data in files.items():
             (out / name).write_bytes(data)
-        (out / "report.json").write_text(json.dumps({**written, **change}))
+        (out / "verdict.json").write_text(json.dumps({**written, **change}))
         attack = Varied(linear, clock(*[1] * 4))
         judged(linear, grays, attack, batch_size=2, out=out, **options)
         return attack.calls
 
+    other = dict.fromkeys(about, "other") | {"seed": 7, "draws": 2, "dataset": {"name": "other"}}
+    other["threat"] = {"norm": "L2", "eps": 0.1}
     assert calls({}) == 2
-    assert {key: calls({key: "other"}) for key in about} == dict.fromkeys(about, 4)
+    assert {key: calls({key: other[key]}) for key in about} == dict.fromkeys(about, 4)
     assert calls({"finished": True}) == 4
     assert calls({}, n=9) == 4  # the images 0 to 8, of which seven are attacked
     assert calls({}, images=[0, 1, 2, 4]) == 2
@@ -941,27 +957,98 @@ def test_only_the_same_unfinished_evaluation_is_gone_on_with(
     assert calls({"seconds": 0}) == 2  # that was fast
 
 
-def test_a_report_that_lacks_a_field_is_of_another_evaluation(
+def test_a_verdict_that_lacks_a_field_is_of_another_evaluation(
     linear: Linear, grays: Dataset, tmp_path: Path, clock: Any
 ) -> None:
     with pytest.raises(AttackError):
         judged(linear, grays, Varied(linear, clock(*[1] * 4), 2), batch_size=2, out=tmp_path)
-    written = json.loads((tmp_path / "report.json").read_text())
+    written = json.loads((tmp_path / "verdict.json").read_text())
     del written["attack_sha256"]
-    (tmp_path / "report.json").write_text(json.dumps(written))
+    (tmp_path / "verdict.json").write_text(json.dumps(written))
     attack = Varied(linear, clock(*[1] * 4))
     judged(linear, grays, attack, batch_size=2, out=tmp_path)
     assert attack.calls == 4
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"format": 1}'])
-def test_a_damaged_report_is_not_gone_on_with(
+def test_a_damaged_verdict_is_not_gone_on_with(
     linear: Linear, grays: Dataset, tmp_path: Path, text: str
 ) -> None:
-    (tmp_path / "report.json").write_text(text)
-    with pytest.raises(RunError, match=r"report\.json: damaged: "):
+    (tmp_path / "verdict.json").write_text(text)
+    with pytest.raises(RunError, match=r"verdict\.json: damaged: "):
         judged(linear, grays, lambda d, x, y, t: x, out=tmp_path)
-    assert [file.name for file in tmp_path.iterdir()] == ["report.json"]
+    assert [file.name for file in tmp_path.iterdir()] == ["verdict.json"]
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("finished", "expected finished to be true or false, found None"),
+        ("index", "expected index to be an integer, found None"),
+        ("reason", "expected reason to be text, found None"),
+    ],
+)
+def test_a_verdict_of_the_same_evaluation_that_lacks_a_field_is_damaged(
+    linear: Linear, grays: Dataset, tmp_path: Path, field: str, message: str
+) -> None:
+    with pytest.raises(AttackError):
+        judged(linear, grays, Fragile(linear, _raise(ValueError())), batch_size=2, out=tmp_path)
+    file = tmp_path / "verdict.json"
+    written = json.loads(file.read_text())
+    del (written if field in written else written["images"][4])[field]
+    file.write_text(json.dumps(written))
+    with pytest.raises(RunError) as caught:
+        judged(linear, grays, Fragile(linear, None), batch_size=2, out=tmp_path)
+    assert str(caught.value) == f"{file}: damaged: {message}"
+
+
+def test_an_unfinished_verdict_of_format_1_is_gone_on_with(
+    linear: Linear, grays: Dataset, tmp_path: Path
+) -> None:
+    attack = Fragile(linear, _raise(ValueError()))
+    with pytest.raises(AttackError):
+        judged(linear, grays, attack, batch_size=2, out=tmp_path)
+    written = json.loads((tmp_path / "verdict.json").read_text())
+    (tmp_path / "verdict.json").unlink()
+    (tmp_path / "report.json").write_text(json.dumps({**written, "format": 1}))
+    judged(linear, grays, attack, batch_size=2, out=tmp_path)
+    assert attack.calls == 5  # two of the four batches were done
+    assert {file.name for file in tmp_path.iterdir()} == {
+        *("adversarial.safetensors", "examples.svg", "verdict.json")
+    }
+
+
+def test_warnings_from_before_an_interruption_are_kept(
+    linear: Linear, grays: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, changed = driver._attack, iter([True, False, False, False])
+    monkeypatch.setattr(driver, "_attack", lambda *rest: (real(*rest)[0], next(changed)))
+    attack = Fragile(linear, _raise(ValueError()))
+    with pytest.raises(AttackError):
+        judged(linear, grays, attack, batch_size=2, out=tmp_path)
+    verdict = judged(linear, grays, attack, batch_size=2, out=tmp_path)
+    assert verdict.warnings == [CHANGED_INPUT]
+    written = json.loads((tmp_path / "verdict.json").read_text())
+    assert written["warnings"] == [CHANGED_INPUT.model_dump()]
+
+
+def test_an_interruption_of_the_checks_keeps_the_images(
+    linear: Linear, grays: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def attack(defense: Any, x: Any, y: Any, threat: Any) -> Any:
+        asked.append(x.shape[0])
+        return broken_by(linear, x)
+
+    monkeypatch.setattr(checks, "look", lambda *_: _raise(KeyboardInterrupt())())
+    with pytest.raises(KeyboardInterrupt):
+        judged(linear, grays, attack, check=True, out=tmp_path)
+    assert json.loads((tmp_path / "verdict.json").read_text())["finished"] is False
+    monkeypatch.setattr(checks, "look", lambda *_: [])
+    verdict = judged(linear, grays, attack, check=True, out=tmp_path)
+    assert asked == [8]
+    assert verdict.success_rate.value == 1
 
 
 def test_an_empty_folder_is_taken(linear: Linear, grays: Dataset, tmp_path: Path) -> None:
@@ -970,34 +1057,37 @@ def test_an_empty_folder_is_taken(linear: Linear, grays: Dataset, tmp_path: Path
     judged(linear, grays, lambda d, x, y, t: x, **options)
     assert told == ["success 0.0 %"]
     assert {file.name for file in tmp_path.iterdir()} == {
-        *("adversarial.safetensors", "examples.svg", "report.json")
+        *("adversarial.safetensors", "examples.svg", "verdict.json")
     }
 
 
-def test_images_are_saved_before_the_report_that_tells_their_hash(
+def test_images_are_saved_before_the_verdict_that_tells_their_hash(
     linear: Linear, grays: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     linear.weights_sha256, linear.path = "weights", tmp_path / "run"
     order: list[str] = []
-    for name in ("write_tensors", "write_atomically"):
-        real = getattr(judge, name)
+    for module, name in (
+        *((verdicts, "write_tensors"), (verdicts, "write_atomically")),
+        (records, "write_atomically"),
+    ):
+        real = getattr(module, name)
 
         def noting(path: Path, *rest: Any, real: Any = real) -> Any:
             order.append(path.name)
             return real(path, *rest)
 
-        monkeypatch.setattr(judge, name, noting)
+        monkeypatch.setattr(module, name, noting)
     out = tmp_path / "v"
-    report = judged(linear, grays, by_hand, out=out, seed=4, n=9)
-    assert order == ["adversarial.safetensors", "report.json", "examples.svg"]
+    verdict = judged(linear, grays, by_hand, out=out, seed=4, n=9)
+    assert order == ["adversarial.safetensors", "verdict.json", "examples.svg"]
     arrays, about, sha256 = read_tensors(out / "adversarial.safetensors")
-    text = (out / "report.json").read_text(encoding="utf-8")
+    text = (out / "verdict.json").read_text(encoding="utf-8")
     written = json.loads(text)
-    values = json.loads(json.dumps(report.as_json()))
+    values = json.loads(json.dumps(verdict.as_json()))
     assert written == {**values, "finished": True, "adversarial_sha256": sha256}
     assert text.endswith("}\n")
     assert set(arrays) == {"adversarial", "index", "label"}
-    np.testing.assert_array_equal(arrays["adversarial"], report.adversarial)
+    np.testing.assert_array_equal(arrays["adversarial"], verdict.adversarial)
     assert arrays["index"].tolist() == list(range(9))
     assert arrays["label"].tolist() == [1, 1, 1, 0, 1, 1, 1, 0, 1]
     info = json.loads(json.dumps(grays.info.as_json()))
@@ -1015,7 +1105,7 @@ def test_images_are_saved_before_the_report_that_tells_their_hash(
         "sparring": sparring.__version__,
     }
     assert about["about"] == expected
-    assert json.loads(json.dumps(report.about)) == expected
+    assert verdict.about.model_dump(mode="json") == expected
 
 
 def by_hand(defense: Any, x: Any, y: Any, threat: Any, steps: int = 1) -> Any:
@@ -1025,7 +1115,9 @@ def by_hand(defense: Any, x: Any, y: Any, threat: Any, steps: int = 1) -> Any:
 # Pictures
 
 
-def test_what_is_pictured(report: Report, grays: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_pictured(
+    verdict: Verdict, grays: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drawn: list[tuple[Any, ...]] = []
 
     def examples(*arguments: Any) -> str:
@@ -1036,23 +1128,23 @@ def test_what_is_pictured(report: Report, grays: Dataset, monkeypatch: pytest.Mo
     x = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 1), np.uint8)
     y = np.zeros(10, np.int32)
     data = Dataset("d", x, y, x, y, ("a", "b", "c", "d"))
-    report.adversarial = np.arange(4, dtype=np.float32).reshape(4, 1, 1, 1)
+    verdict.adversarial = np.arange(4, dtype=np.float32).reshape(4, 1, 1, 1)
 
     def pictured(**options: Any) -> tuple[list[float], list[float], list[str], list[str], str]:
-        assert judge.picture(report, data, **options) == "<svg/>"
+        assert verdict.picture(data, **options) == "<svg/>"
         images, adversarial, labels, answers, title = drawn[-1]
         shown = [round(float(value), 3) for value in images[:, 0, 0, 0] * 255]
         return shown, adversarial.ravel().tolist(), labels, answers, title
 
-    report.answer[0] = 0
+    verdict.answer[0] = 0
     title = "coin under L2 eps 0.3333: 50 % broken"
     # Broken in more than half of the draws is the first one alone, test image 2.
     assert pictured() == ([2], [0], ["a"], ["a"], title)
-    report.success[2] = 0.75
+    verdict.success[2] = 0.75
     assert pictured() == ([2, 5], [0, 2], ["a", "c"], ["a", "invalid"], title.replace("50", "75"))
     assert pictured(columns=1)[0] == [2]
     # Where nothing is broken, the attacked ones.
-    report.success[:] = 0.5
+    verdict.success[:] = 0.5
     assert pictured() == (*([2, 3, 5], [0, 1, 2], ["a", "b", "c"], ["a", "b", "invalid"]), title)
     assert pictured(columns=2)[0] == [2, 3]
 
@@ -1067,7 +1159,7 @@ def test_eight_examples_at_most_and_none_of_nothing(
     assert (tmp_path / "v" / "examples.svg").read_text().count("<image") == 3 * 8
     evaluate(linear, by_hand, THREAT, grays, images=[3, 7], check=False, out=tmp_path / "none")
     assert {file.name for file in (tmp_path / "none").iterdir()} == {
-        *("adversarial.safetensors", "report.json")
+        *("adversarial.safetensors", "verdict.json")
     }
 
 
@@ -1086,10 +1178,10 @@ def test_checks_get_forty_attacked_images_and_the_defense_to_transfer_from(
     other = Linear(linear.direction, linear.bias)
     running = clock(1, 2, 4)
 
-    def look(*arguments: Any) -> list[Warned]:
+    def look(*arguments: Any) -> list[EvaluationWarning]:
         looked.extend(arguments)
         running.tick()
-        return [Warned("seen", "it is seen")]
+        return [warning("seen", "it is seen")]
 
     def attack(defense: Any, images: Any, labels: Any, threat: Any) -> Any:
         running.tick()
@@ -1099,26 +1191,27 @@ def test_checks_get_forty_attacked_images_and_the_defense_to_transfer_from(
 
     monkeypatch.setattr(checks, "look", look)
     options: dict[str, Any] = {"n": 50, "threat": Linf(0.2), "transfer_from": other}
-    report = judged(linear, data, attack, check=True, **options)
-    defense, given, threat, images, labels, success, transfer_from = looked
-    assert (defense, given, threat, transfer_from) == (linear, attack, Linf(0.2), other)
-    np.testing.assert_array_equal(images, x[1:41].astype(np.float32) / 255)
-    assert labels.tolist() == [1] * 40
-    assert success.tolist() == [1] * 5 + [0] * 35
+    verdict = judged(linear, data, attack, check=True, **options)
+    attempt, transfer_from = looked
+    assert (attempt.defense, attempt.attack) == (linear, attack)
+    assert (attempt.threat, transfer_from) == (Linf(0.2), other)
+    np.testing.assert_array_equal(attempt.x, x[1:41].astype(np.float32) / 255)
+    assert attempt.y.tolist() == [1] * 40
+    assert attempt.success.tolist() == [1] * 5 + [0] * 35
     # Of 48 images 10 % are broken: the interval is about 2 x 8.6 points wide.
-    assert [each.name for each in report.warnings] == ["seen"]
-    assert report.seconds == 3
+    assert [each.name for each in verdict.warnings] == ["seen"]
+    assert verdict.seconds == 3
     assert judged(linear, data, attack, **{**options, "check": False}).warnings == []
 
 
 def test_few_images_are_told_of_the_success_rate(
     linear: Linear, grays: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "look", lambda *_: [Warned("seen", "it is seen")])
-    report = judged(linear, grays, by_hand, check=True)
+    monkeypatch.setattr(checks, "look", lambda *_: [warning("seen", "it is seen")])
+    verdict = judged(linear, grays, by_hand, check=True)
     # Of 8 images none: from 0 to 3.8415 / (8 + 3.8415).
     text = "8 attacked images leave an interval of 32 points; take more"
-    assert report.warnings == [Warned("seen", "it is seen"), Warned("few-images", text)]
+    assert verdict.warnings == [warning("seen", "it is seen"), warning("few-images", text)]
 
 
 # Errors and limits
@@ -1165,7 +1258,7 @@ def test_a_time_limit_leaves_the_alarm_as_it_was(linear: Linear, grays: Dataset)
         assert signal.getsignal(signal.SIGALRM) is mine
         assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
         # Outside the main thread nothing can be limited; it runs all the same.
-        reports: list[Report] = []
+        reports: list[Verdict] = []
         thread = threading.Thread(
             target=lambda: reports.append(judged(linear, grays, attack, time_limit=60))
         )
@@ -1194,21 +1287,21 @@ class Twofold:
 
 
 def test_attacks_in_words_and_their_files(linear: Linear) -> None:
-    assert judge.describe(by_hand) == "by_hand"
-    assert judge.describe(partial(by_hand, steps=3)) == "by_hand(steps=3)"
+    assert driver.describe(by_hand) == "by_hand"
+    assert driver.describe(partial(by_hand, steps=3)) == "by_hand(steps=3)"
     again = partial(partial(cast(Any, Twofold(word="b")), more=1), other="c")
-    assert judge.describe(again) == "Twofold(steps=3, word='b')(more=1, other='c')"
-    assert judge.describe(Fragile(linear, None)) == "Fragile"
+    assert driver.describe(again) == "Twofold(steps=3, word='b')(more=1, other='c')"
+    assert driver.describe(Fragile(linear, None)) == "Fragile"
     here = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     for attack in (by_hand, partial(by_hand, steps=3), Twofold(), Fragile(linear, None)):
-        assert judge._source_hash(attack) == here
+        assert driver._source_hash(attack) == here
     pgd = hashlib.sha256((Path(attacks.__file__).parent / "pgd.py").read_bytes())
-    assert judge._source_hash(PGD()) == pgd.hexdigest()
+    assert driver._source_hash(PGD()) == pgd.hexdigest()
     # No file: written nowhere, or built in.
     namespace: dict[str, Any] = {}
     exec(compile("def attack(d, x, y, t): return x", "nowhere.py", "exec"), namespace)
-    assert judge._source_hash(namespace["attack"]) is None
-    assert judge._source_hash(cast(Any, 3)) is None
+    assert driver._source_hash(namespace["attack"]) is None
+    assert driver._source_hash(cast(Any, 3)) is None
 
 
 def test_names_are_looked_up(
@@ -1223,17 +1316,17 @@ def test_names_are_looked_up(
 
         return note
 
-    monkeypatch.setattr(judge, "load", noting(linear))
+    monkeypatch.setattr(driver, "load", noting(linear))
     monkeypatch.setattr(attacks, "get", noting(by_hand))
     monkeypatch.setattr(datasets, "load", noting(grays))
     options: dict[str, Any] = {"threat": THREAT, "check": False, "n": 10}
-    report = evaluate("runs/linear", dataset="this", data_dir="there", **options)
+    verdict = evaluate("runs/linear", dataset="this", data_dir="there", **options)
     assert asked == [
-        (("runs/linear",), {}),
-        (("pgd",), {"defense": "linear"}),
-        (("this", "there"), {}),
+        ((Path("runs/linear"),), {}),
+        (("pgd", {}), {"defense": "linear"}),
+        (("this", Path("there")), {}),
     ]
-    assert report.about["attack"] == "by_hand"
+    assert verdict.about.attack == "by_hand"
     asked.clear()
     evaluate(linear, by_hand, **options)  # the defense's own data
     assert asked == [(("linear", None), {})]
@@ -1244,9 +1337,9 @@ def test_the_usual_eps_is_the_data_set_s(linear: Linear, grays: Dataset) -> None
     with pytest.raises(SettingsError, match="digits has no usual eps for Linf; give one"):
         evaluate(linear, by_hand, dataset=mine, n=1, check=False)
     data = replace(mine, key="digits")
-    report = evaluate(linear, by_hand, dataset=data, n=1, check=False)
-    assert report.about["threat"] == {"norm": "Linf", "eps": 0.15}  # of the digits
-    assert report.index.tolist() == [0]
+    verdict = evaluate(linear, by_hand, dataset=data, n=1, check=False)
+    assert verdict.about.threat == ThreatRecord(norm="Linf", eps=0.15)  # of the digits
+    assert verdict.index.tolist() == [0]
     assert evaluate(linear, by_hand, THREAT, data, images=[9], check=False).index.tolist() == [9]
 
 
@@ -1284,11 +1377,11 @@ def test_what_is_asked_for_by_default(
     coin = Coin(linear.direction, linear.bias)
     x = np.tile(grays.x_test, (11, 1, 1, 1))
     data = Dataset("linear", x, np.ones(110, np.int32), x, np.ones(110, np.int32), ("a", "b"))
-    monkeypatch.setattr(checks, "look", lambda *_: [Warned("seen", "it is seen")])
-    report = evaluate(coin, by_hand, THREAT, data)
-    assert len(report.index) == 100
-    assert (report.about["draws"], report.about["seed"]) == (20, 0)
-    assert report.warnings[0].name == "seen"
+    monkeypatch.setattr(checks, "look", lambda *_: [warning("seen", "it is seen")])
+    verdict = evaluate(coin, by_hand, THREAT, data)
+    assert len(verdict.index) == 100
+    assert (verdict.about.draws, verdict.about.seed) == (20, 0)
+    assert verdict.warnings[0].name == "seen"
 
 
 class Lenient(Suspicious):
@@ -1301,8 +1394,8 @@ def test_rejected_is_what_is_above_the_defense_s_own_threshold(
     linear: Linear, grays: Dataset
 ) -> None:
     lenient = Lenient(linear.direction, linear.bias)
-    report = judged(lenient, grays, lambda d, x, y, t: broken_by(linear, x))
-    assert report.success_rate.value == 1
+    verdict = judged(lenient, grays, lambda d, x, y, t: broken_by(linear, x))
+    assert verdict.success_rate.value == 1
     black = np.zeros_like(grays.x_test)  # its score is 50
     known = Dataset(
         "linear", black, np.ones(10, np.int32), black, np.ones(10, np.int32), ("a", "b")
@@ -1321,4 +1414,4 @@ def test_a_small_change_of_the_input_is_told_too(linear: Linear, grays: Dataset)
         return given
 
     warnings = judged(linear, grays, attack).warnings
-    assert [warned.name for warned in warnings] == ["changed-input"]
+    assert [each.name for each in warnings] == ["changed-input"]

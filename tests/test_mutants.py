@@ -26,6 +26,9 @@ def test_there_are_a_hundred_and_more_in_every_part_that_defends_attacks_or_judg
     assert {
         "sparring/evaluation/evaluate.py",
         "sparring/evaluation/checks.py",
+        "sparring/evaluation/judge.py",
+        "sparring/evaluation/verdict.py",
+        "sparring/runs/records.py",
         "sparring/threat.py",
     } <= files
     assert len({(mutant.file, mutant.old, mutant.new) for mutant in MUTANTS}) == len(MUTANTS)

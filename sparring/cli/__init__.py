@@ -315,7 +315,7 @@ def train(
 
     Every adversarial image is checked independently: shape, type, range, distance, and whether the
     defense answers with another label and does not reject it. The verdict goes to a folder of the
-    run: report.json and adversarial.safetensors; an interrupted evaluation goes on from there.
+    run: verdict.json and adversarial.safetensors; an interrupted evaluation goes on from there.
     """
 )
 def attack(
@@ -323,8 +323,8 @@ def attack(
     attack: Annotated[
         str,
         typer.Argument(
-            help="noise, fgsm, pgd, square, reference (a spoiler), or a file.py with a function "
-            "attack(defense, x, y, threat)."
+            help="noise, fgsm, pgd, square, reference (the defense's reference attack), or a "
+            "file.py with a function attack(defense, x, y, threat)."
         ),
     ] = "pgd",
     data: Annotated[
@@ -381,61 +381,35 @@ def attack(
     with _errors("The same command goes on with the images that are left."):
         backend_choice.choose(backend)
 
-        import sparring
-        from sparring import attacks
-        from sparring import threat as threats
         from sparring.cli import display
-        from sparring.data.usual import default_threat
+        from sparring.evaluation.evaluate import evaluate
+        from sparring.evaluation.request import EvaluationRequest
 
-        trained = sparring.load(_run(defense, data or "digits", runs))
-        chosen = attacks.get(attack, _options(option or []), trained.name)
-        dataset = data or trained.info.name
-        threat = (
-            default_threat(norm, trained.info.key, trained.info.name)
-            if eps is None
-            else threats.threat_model(norm, eps)
+        request = EvaluationRequest(
+            defense,
+            attack,
+            _options(option or []),
+            data=data,
+            data_dir=data_dir,
+            norm=norm,
+            eps=eps,
+            n=n,
+            images=_indices(images),
+            draws=draws,
+            batch_size=batch_size,
+            seed=seed,
+            check=check,
+            time_limit=time_limit,
+            runs=runs,
+            out=out,
         )
-        assert trained.path is not None
-        where = f"{Path(attack).stem}-{threat.norm}-{threat.eps:.4g}{'-some' if images else ''}"
-        folder = out or trained.path / "attacks" / where
-        baseline = trained.path.parent / "baseline"
         with display.counted(quiet) as progress:
-            report = sparring.evaluate(
-                trained,
-                chosen,
-                threat,
-                dataset,
-                n,
-                data_dir=data_dir,
-                images=_indices(images),
-                draws=draws,
-                batch_size=batch_size,
-                seed=seed,
-                check=check,
-                transfer_from=(
-                    sparring.load(baseline)
-                    if check and trained.name != "baseline" and (baseline / "run.json").is_file()
-                    else None
-                ),
-                time_limit=time_limit,
-                out=folder,
-                progress=progress,
-            )
-        print(report)
-        print(f"Verdict   {folder / 'report.json'}, adversarial.safetensors and examples.svg")
-        if report.failed:
+            verdict = evaluate(request, progress=progress)
+        print(verdict)
+        print(f"Verdict   {verdict.file}, adversarial.safetensors and examples.svg")
+        if verdict.failed:
             again = shlex.join(["sparring", *sys.argv[1:]])
-            print(f"Failed    {again} --images {','.join(map(str, report.failed))}")
-
-
-def _run(defense: str, data: str, runs: Path) -> Path:
-    """The run directory that a defense's name stands for."""
-    from sparring import defenses
-
-    if Path(defense).is_dir():
-        return Path(defense)
-    name = defenses.get(defense).name
-    return runs / Path(data).stem / name
+            print(f"Failed    {again} --images {','.join(map(str, verdict.failed))}")
 
 
 def _options(given: list[str]) -> dict[str, Any]:

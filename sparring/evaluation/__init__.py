@@ -2,7 +2,10 @@
 
 Which question it answers: how many images did an attack break, and can that be believed?
 
-    evaluate.py  evaluate, and the verdict it gives
-    checks.py    signs that a result should be distrusted
+    request.py   EvaluationRequest, everything that one evaluation needs
+    evaluate.py  from the clean answers over the attack to the verdict, resumed where it was left
+    judge.py     checks adversarial images and asks the defense about them
+    verdict.py   Verdict, what came of it, and its files
+    checks.py    warnings: signs that a result should be distrusted
     rates.py     rates with intervals, means over seeds
 """

@@ -1,15 +1,15 @@
 """Signs that the result of an attack should be distrusted.
 
-Each is named, told with figures, and explained with its cause and remedy in docs/warnings.md. They
-follow what the literature found to go wrong: Carlini et al. 2019, https://arxiv.org/abs/1902.06705,
-and the flags of Croce and Hein 2020, https://arxiv.org/abs/2003.01690.
+Each has a name, its figures, and its cause and remedy in docs/warnings.md. They follow
+what the literature found to go wrong: Carlini et al. 2019, https://arxiv.org/abs/1902.06705, and
+the flags of Croce and Hein 2020, https://arxiv.org/abs/2003.01690.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
@@ -30,7 +30,8 @@ from sparring.attacks import (
 from sparring.backend import ops
 from sparring.networks.allconv import in_batches
 from sparring.randomness import Chance
-from sparring.tensors import Images, Logits
+from sparring.runs.records import EvaluationWarning
+from sparring.tensors import Images, Labels, Logits
 from sparring.threat import ThreatModel
 
 if TYPE_CHECKING:
@@ -41,11 +42,16 @@ IMAGES = 40
 """How many of the attacked images are looked at, at most."""
 
 LEAST = 0.05
-"""Differences in success that are told are at least this large, and two images."""
+"""Differences in success are told from this share of the images on, and from two images on."""
 
 SQUARE_QUERIES = 300
+"""How many queries of the Square attack are tried."""
+
 NOISE_DRAWS = 10
+"""How many random points of the ball are tried."""
+
 STEPS_FACTOR = 4
+"""How many times the attack's own steps are tried."""
 
 
 @final
@@ -78,7 +84,14 @@ class Observed(Wrapped):
 
 
 def observed(defense: Defense | Wrapped) -> Observed | Wrapped:
-    """Observe a stochastic defense while an attack runs; wrappers stay around it."""
+    """Observe a stochastic defense while an attack runs.
+
+    Args:
+        defense: the defense, or a wrapper around it.
+
+    Returns:
+        What the attack is given in its place; wrappers stay around what observes.
+    """
     if isinstance(defense, Wrapped):
         return defense.around(Observed(unwrapped(defense)[0]))
     return Observed(defense)
@@ -91,189 +104,177 @@ def _asked_one_draw(defense: Any) -> bool:
     return isinstance(defense, Observed) and len(defense.seeds - {None}) == 1 == len(defense.seeds)
 
 
-@dataclass(frozen=True)
-class Warned:
-    """A warning: its name in docs/warnings.md, and what was found."""
-
-    name: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.text} [docs/warnings.md#{self.name}]"
-
-
-CHANGED_INPUT = Warned(
-    "changed-input", "the attack changed its input in place; it was judged against the original"
+CHANGED_INPUT = EvaluationWarning(
+    name="changed-input",
+    text="the attack changed its input in place; it was judged against the original",
 )
 
 
-def few_images(rate: Rate) -> list[Warned]:
-    """Whether the interval around a rate is wider than ten points to a side."""
-    if (half := (rate.high - rate.low) / 2) <= 0.1:
-        return []
-    return [
-        Warned(
-            "few-images",
-            f"{rate.n} attacked images leave an interval of {200 * half:.0f} points; take more",
-        )
-    ]
+@dataclass(frozen=True)
+class Attempt:
+    """An attack on some images and what it came to, to be run again under other conditions.
 
-
-def look(
-    defense: Defense | Wrapped,
-    attack: Attack,
-    threat: ThreatModel,
-    x: np.ndarray,
-    y: np.ndarray,
-    success: np.ndarray,
-    transfer_from: Defense | None = None,
-) -> list[Warned]:
-    """All warnings about an attack on images float32 [B, H, W, C] with labels y [B].
-
-    `success` [B] is what the attack came to on them; it is run again under other conditions.
+    Attributes:
+        defense: who is attacked, as the attack is given it: in wrappers, and observed.
+        attack: the attack.
+        threat: the threat model.
+        x: images float32 [B, H, W, C] in [0, 1].
+        y: their labels, int [B].
+        success: what the attack came to, the share of draws [B] in which each image is broken.
     """
-    if not len(x):
-        return []
-    found = []
-    try:
-        for warned in _look(_Trial(defense, x, y), attack, threat, success, transfer_from):
-            found.append(warned)
-    except Exception as error:  # whatever a user's attack raises under other conditions
-        text = f"under other conditions the attack raised {type(error).__name__}: {error}"
-        found.append(Warned("check-failed", text))
-    return found
 
+    defense: Defense | Wrapped
+    attack: Attack
+    threat: ThreatModel
+    x: np.ndarray
+    y: np.ndarray
+    success: np.ndarray
 
-class _Trial:
-    """A defense and images to try attacks on."""
+    def again(
+        self,
+        attack: Attack | None = None,
+        threat: ThreatModel | None = None,
+        rows: Any = slice(None),
+    ) -> np.ndarray:
+        """Run an attack under other conditions.
 
-    def __init__(self, defense: Any, x: np.ndarray, y: np.ndarray) -> None:
-        self.defense, self.x, self.y = defense, x, y
+        Args:
+            attack: another one, if not the same.
+            threat: another one, if not the same.
+            rows: an index of the images it is run on.
 
-    def success(self, attack: Attack, threat: ThreatModel, rows: Any = slice(None)) -> np.ndarray:
-        """Success [B] of an attack on the images of those rows; what breaks a rule has none."""
+        Returns:
+            Its success on them; what is no valid adversarial image has none.
+        """
+        attack, threat = attack or self.attack, threat or self.threat
         x, y = self.x[rows], self.y[rows]
-        given = attack(
-            self.defense,
-            ops.convert_to_tensor(x),
-            ops.convert_to_tensor(y.astype(np.int32)),
-            threat,
-        )
+        labels = ops.convert_to_tensor(y.astype(np.int32))
+        given = attack(self.defense, ops.convert_to_tensor(x), labels, threat)
         adversarial = np.array(ops.convert_to_numpy(given), np.float32)
         images, valid, _, _ = threat.check(adversarial, x)
         return np.where(valid, self.defense.broken_share(images, y), 0.0)
 
     def more(self, gained: np.ndarray, before: np.ndarray) -> bool:
-        """Whether one success is so much above another that it is worth telling."""
+        """Say whether one success is so much above another that it is worth telling."""
         difference = float(np.sum(gained) - np.sum(before))
         return difference >= max(2, LEAST * len(self.x))
 
 
-def _look(
-    trial: _Trial,
-    attack: Attack,
-    threat: ThreatModel,
-    success: np.ndarray,
-    transfer_from: Defense | None,
-) -> Iterator[Warned]:
-    defense, x = trial.defense, trial.x
-    alone = _asked_one_draw(defense)
-    at = f"{100 * np.mean(success):.0f} %"
+def few_images(rate: Rate) -> list[EvaluationWarning]:
+    """Warn when the interval around a rate is wider than ten points to a side."""
+    if (half := (rate.high - rate.low) / 2) <= 0.1:
+        return []
+    text = f"{rate.n} attacked images leave an interval of {200 * half:.0f} points; take more"
+    return [EvaluationWarning(name="few-images", text=text)]
+
+
+def look(attempt: Attempt, transfer_from: Defense | None = None) -> list[EvaluationWarning]:
+    """Look for signs that what an attack came to should be distrusted.
+
+    Args:
+        attempt: the attack and what it came to.
+        transfer_from: another defense, whose adversarial images are tried too.
+
+    Returns:
+        The warnings, but the one about few images.
+    """
+    warnings: list[EvaluationWarning] = []
+    if not len(attempt.x):
+        return warnings
+    try:
+        for name, text in _signs(attempt, transfer_from):
+            warnings.append(EvaluationWarning(name=name, text=text))
+    except Exception as error:  # whatever a user's attack raises under other conditions
+        text = f"under other conditions the attack raised {type(error).__name__}: {error}"
+        warnings.append(EvaluationWarning(name="check-failed", text=text))
+    return warnings
+
+
+Sign = tuple[str, str]
+"""Name and text of a warning."""
+
+
+def _signs(attempt: Attempt, transfer_from: Defense | None) -> Iterator[Sign]:
+    """What to warn of, in the order of the checks; each is run when the one before has been."""
+    defense, x, success = attempt.defense, attempt.x, attempt.success
+    one_draw = _asked_one_draw(defense)  # before the checks ask
+    at = _percent(success)
     logits = in_batches(defense.compiled(("logits",), defense.logits), x)
     if (logits >= 0).all() and np.allclose(logits.sum(axis=1), 1, atol=1e-4):
-        yield Warned("probabilities", "what the defense gives as logits are probabilities")
-    if alone:
-        yield Warned(
-            "not-averaged",
-            "the defense answers at random and the attack did not average over draws",
-        )
-    zero, bad = _gradients(defense, x, trial.y)
+        yield "probabilities", "what the defense gives as logits are probabilities"
+    if one_draw:
+        text = "the defense answers at random and the attack did not average over draws"
+        yield "not-averaged", text
+    zero, bad = _gradients(defense, x, attempt.y)
     if bad:
-        yield Warned("bad-gradients", f"gradients of {bad} of {len(x)} images are NaN or infinite")
+        yield "bad-gradients", f"gradients of {bad} of {len(x)} images are NaN or infinite"
     if zero >= max(1, 0.1 * len(x)):
-        yield Warned("zero-gradients", f"gradients of {zero} of {len(x)} images are zero")
-    if isinstance(attack, Noise):
+        yield "zero-gradients", f"gradients of {zero} of {len(x)} images are zero"
+    if isinstance(attempt.attack, Noise):
         return
-    noise = trial.success(Noise(draws=NOISE_DRAWS), threat)
-    if trial.more(noise, success):
-        yield Warned(
-            "noise-wins", f"random noise succeeds for {100 * np.mean(noise):.0f} %, the attack {at}"
-        )
-    twice = threat.scaled(2)
-    doubled = trial.success(attack, twice)
-    if trial.more(success, doubled):
-        yield Warned(
-            "not-rising", f"success falls from {at} to {100 * np.mean(doubled):.0f} % at {twice}"
-        )
-    largest = threat.unlimited(x.shape[1:])
-    everything = trial.success(attack, largest)
-    if trial.more(np.ones(len(x)), everything):
-        yield Warned(
-            "unlimited", f"with {largest} success is {100 * np.mean(everything):.0f} %, not 100 %"
-        )
-    if (longer := _with_more_steps(attack)) is not None:
-        improved = trial.success(longer, threat)
-        if trial.more(improved, success):
-            yield Warned(
-                "more-steps",
-                f"{STEPS_FACTOR} times the steps raise success from {at} to "
-                f"{100 * np.mean(improved):.0f} %",
-            )
-    left = np.flatnonzero(success <= 0.5)
-    if len(left):
-        yield from _stronger(trial, attack, threat, success, left, transfer_from)
+    noise = attempt.again(Noise(draws=NOISE_DRAWS))
+    if attempt.more(noise, success):
+        yield "noise-wins", f"random noise succeeds for {_percent(noise)}, the attack {at}"
+    twice = attempt.threat.scaled(2)
+    doubled = attempt.again(threat=twice)
+    if attempt.more(success, doubled):
+        yield "not-rising", f"success falls from {at} to {_percent(doubled)} at {twice}"
+    largest = attempt.threat.unlimited(x.shape[1:])
+    everything = attempt.again(threat=largest)
+    if attempt.more(np.ones(len(x)), everything):
+        yield "unlimited", f"with {largest} success is {_percent(everything)}, not 100 %"
+    if (longer := _with_more_steps(attempt.attack)) is not None:
+        improved = attempt.again(longer)
+        if attempt.more(improved, success):
+            text = f"{STEPS_FACTOR} times the steps raise success from {at} to "
+            yield "more-steps", text + _percent(improved)
+    if len(left := np.flatnonzero(success <= 0.5)):
+        yield from _stronger(attempt, left, transfer_from)
 
 
-def _stronger(
-    trial: _Trial,
-    attack: Attack,
-    threat: ThreatModel,
-    success: np.ndarray,
-    left: np.ndarray,
-    transfer_from: Defense | None,
-) -> Iterator[Warned]:
-    """Attacks that know less and should not find more, on the images that are left."""
-    if not isinstance(attack, Square):
-        found = trial.success(Square(queries=SQUARE_QUERIES), threat, left)
-        if trial.more(found, success[left]):
-            yield Warned(
-                "black-box-wins",
-                f"{SQUARE_QUERIES} queries of the Square attack break {np.sum(found):.0f} of the "
-                f"{len(left)} images that the attack did not",
-            )
+def _stronger(attempt: Attempt, left: np.ndarray, transfer_from: Defense | None) -> Iterator[Sign]:
+    """Attacks that know less and should not break more, on the images that are left."""
+    rest = f"of the {len(left)} images that the attack did not"
+    if not isinstance(attempt.attack, Square):
+        broken = attempt.again(Square(queries=SQUARE_QUERIES), rows=left)
+        if attempt.more(broken, attempt.success[left]):
+            text = f"{SQUARE_QUERIES} queries of the Square attack break {np.sum(broken):.0f} "
+            yield "black-box-wins", text + rest
     if transfer_from is not None:
         source = PGD(loss="margin", early_stopping=False)
 
-        def transferred(_: Any, x: Any, y: Any, threat: ThreatModel) -> Any:
+        def transferred(_: Any, x: Images, y: Labels, threat: ThreatModel) -> Images:
             return source(transfer_from, x, y, threat)
 
-        found = trial.success(transferred, threat, left)
-        if trial.more(found, success[left]):
-            yield Warned(
-                "transfer-wins",
-                f"adversarial images of {transfer_from.name} break {np.sum(found):.0f} of the "
-                f"{len(left)} images that the attack did not",
-            )
+        broken = attempt.again(transferred, rows=left)
+        if attempt.more(broken, attempt.success[left]):
+            text = f"adversarial images of {transfer_from.name} break {np.sum(broken):.0f} "
+            yield "transfer-wins", text + rest
 
 
-def _gradients(defense: Any, x: np.ndarray, y: np.ndarray) -> tuple[int, int]:
+def _percent(success: np.ndarray) -> str:
+    return f"{100 * np.mean(success):.0f} %"
+
+
+def _gradients(defense: Defense | Wrapped, x: np.ndarray, y: np.ndarray) -> tuple[int, int]:
     """How many images have a cross entropy whose gradient is all zero, and not finite."""
-    find: Callable[[Any, Any], Any] = defense.compiled(
+    compiled: Callable[[Images, Labels], Images] = defense.compiled(
         ("gradients",),
         lambda x, y: gradient(lambda images: cross_entropies(y, defense.logits(images)), x),
     )
-    found = find(ops.convert_to_tensor(x), ops.convert_to_tensor(y.astype(np.int32)))
-    sizes = np.abs(np.array(ops.convert_to_numpy(found))).reshape(len(x), -1)
+    gradients = compiled(ops.convert_to_tensor(x), ops.convert_to_tensor(y.astype(np.int32)))
+    sizes = np.abs(np.array(ops.convert_to_numpy(gradients))).reshape(len(x), -1)
     finite = np.isfinite(sizes).all(axis=1)
     return int(np.sum(finite & (sizes == 0).all(axis=1))), int(np.sum(~finite))
 
 
 def _with_more_steps(attack: Any) -> Attack | None:
     """The attack with more steps, if it says that it has `steps`."""
-    if is_dataclass(attack) and "steps" in {each.name for each in fields(attack)}:
-        values = {each.name: getattr(attack, each.name) for each in fields(attack)}
-        kind: Any = type(attack)
-        return kind(**{**values, "steps": STEPS_FACTOR * values["steps"]})
+    given = attack  # an Any, which is_dataclass does not narrow
+    if is_dataclass(attack) and "steps" in {
+        option.name for option in fields(attack) if option.init
+    }:
+        return replace(given, steps=STEPS_FACTOR * given.steps)
     if inspect.isfunction(attack) or isinstance(attack, partial):
         steps = inspect.signature(attack).parameters.get("steps")
         if steps is not None and isinstance(steps.default, int):

@@ -11,7 +11,17 @@ import numpy as np
 
 
 class Rate(NamedTuple):
-    """A share of n images with its 95 % interval (Wilson's)."""
+    """A share of images with its 95 % interval.
+
+    The interval is Wilson's: E. B. Wilson, Probable inference, the law of succession, and
+    statistical inference, JASA 22, 1927.
+
+    Attributes:
+        value: in [0, 1]; NaN of no images.
+        n: how many images.
+        low: the interval's lower end, in [0, 1].
+        high: its upper end.
+    """
 
     value: float
     n: int
@@ -20,9 +30,12 @@ class Rate(NamedTuple):
 
     @classmethod
     def of(cls, shares: np.ndarray) -> Rate:
-        """The mean of shares [n] in [0, 1], each one image's.
+        """Take the mean over images.
 
         For shares between 0 and 1, of stochastic defenses, the interval is wider than it need be.
+
+        Args:
+            shares: of draws, one an image, [n] in [0, 1].
         """
         n = len(shares)
         if n == 0:
@@ -40,7 +53,13 @@ class Rate(NamedTuple):
 
 
 class Mean(NamedTuple):
-    """A mean over n seeds; `std` is the sample standard deviation, None for one seed."""
+    """A mean over seeds.
+
+    Attributes:
+        value: the mean.
+        std: the sample standard deviation; None for one seed.
+        n: how many seeds.
+    """
 
     value: float
     std: float | None
@@ -48,20 +67,20 @@ class Mean(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Mean | None:
-        """The mean of values, one a seed; None when there are none."""
+        """Take the mean of values, one a seed; None when there are none."""
         if not values:
             return None
         std = statistics.stdev(values) if len(values) > 1 else None
         return cls(statistics.fmean(values), std, len(values))
 
     def percent(self, digits: int) -> str:
-        """A mean of shares as 98.06 ± 0.31 %."""
+        """Write a mean of shares as 98.06 ± 0.31 %, with so many digits after the point."""
         spread = "" if self.std is None else f" ± {100 * self.std:.{digits}f}"
         return f"{100 * self.value:.{digits}f}{spread} %"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as 0:07, 1:05:00."""
+    """Write seconds as 0:07 or 1:05:00."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -39,9 +39,6 @@ from sparring.errors import RunError
 FORMAT = 1
 """Version of the run directory; a newer one is refused."""
 
-VERDICT_FORMAT = 1
-"""Version of an attack's report.json in it."""
-
 _KEPT_EPOCHS = 2
 _METADATA = "sparring"
 

@@ -1,0 +1,137 @@
+"""The judge: checks each adversarial image, asks the defense about it, and says what came of it.
+
+An attack is believed nothing. Each adversarial image is checked for shape, type, finite values, the
+range [0, 1] and the threat model, then shown to the defense anew: it counts when the label changed
+and it is not rejected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sparring import backend
+from sparring.backend import ops
+from sparring.defenses.defense import Defense
+from sparring.evaluation.verdict import BROKEN, ROW
+from sparring.randomness import Stream, spread
+from sparring.threat import ThreatModel
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Asks a defense about images, as often as its randomness demands.
+
+    Attributes:
+        defense: the defense.
+        threat: the threat model that adversarial images have to keep to.
+        seeds: of the draws in which it is asked about each image.
+    """
+
+    defense: Defense
+    threat: ThreatModel
+    seeds: Sequence[int]
+
+    @classmethod
+    def of(cls, defense: Defense, threat: ThreatModel, draws: int, seed: int) -> Judge:
+        """Make the judge of a defense.
+
+        Args:
+            defense: the defense.
+            threat: the threat model.
+            draws: how often it is asked about each image, if it is stochastic; else once.
+            seed: what the draws follow from.
+        """
+        seeds = [spread(seed, Stream.JUDGE, draw) for draw in range(draws)]
+        return cls(defense, threat, seeds if defense.stochastic else [0])
+
+    @property
+    def draws(self) -> int:
+        """How often the defense is asked about each image."""
+        return len(self.seeds)
+
+    def clean_rows(self, index: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Ask about the images themselves.
+
+        Args:
+            index: which test images they are, int [B].
+            x: images float32 [B, H, W, C] in [0, 1].
+            y: their labels, int [B].
+
+        Returns:
+            Rows of a verdict [B] in which nothing is attacked yet.
+        """
+        labels, rejected = self._ask(x)  # [D, B]
+        rows = np.zeros(len(x), ROW)
+        rows["index"], rows["label"], rows["answer"], rows["distance"] = index, y, -1, np.nan
+        rows["clean"] = np.mean((labels == y) & ~rejected, axis=0)
+        rows["rejected"] = np.mean(rejected, axis=0)
+        rows["attacked"] = rows["clean"] > 0.5
+        # Of what is not attacked, which is more frequent: rejected, or another label and passed.
+        mostly_rejected = rows["rejected"] >= 1 - rows["clean"] - rows["rejected"]
+        rows["reason"] = np.select(
+            [rows["attacked"], mostly_rejected],
+            ["", "clean image rejected"],
+            "clean image misclassified",
+        )
+        return rows
+
+    def judge(self, rows: np.ndarray, x: np.ndarray, given: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Judge what an attack returned for some images.
+
+        Args:
+            rows: their rows in the verdict [B].
+            x: the images, float32 [B, H, W, C] in [0, 1].
+            given: what the attack returned.
+
+        Returns:
+            The rows with what came of the attack, and the adversarial images float32
+            [B, H, W, C]; the image itself where none of finite values in [0, 1] came.
+        """
+        rows = rows.copy()
+        images, wrong = _as_images(given, x)
+        if images is None:
+            rows["reason"] = wrong
+            return rows, x.copy()
+        images, valid, rows["distance"], rows["reason"] = self.threat.check(images, x)
+        if valid.any():
+            labels, rejected = self._ask(images[valid])  # [D, V]
+            changed = labels != rows["label"][valid]
+            broken = (changed & ~rejected).sum(axis=0)  # [V], in how many draws
+            some = [f"broken in {count} of {self.draws} draws" for count in range(self.draws)]
+            unbroken = np.where(changed.any(axis=0), "rejected", "label unchanged")
+            rows["reason"][valid] = np.where(
+                broken > 0, np.array([*some, BROKEN], object)[broken], unbroken
+            )
+            rows["success"][valid] = broken / self.draws
+            votes = labels[..., None] == np.arange(self.defense.info.classes)  # [D, V, K]
+            rows["answer"][valid] = votes.sum(axis=0).argmax(axis=1)
+        return rows, images
+
+    def _ask(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Labels and whether rejected, both [D, B], of images [B, H, W, C] in each of D draws."""
+        labels, rejected = [], []
+        for seed in self.seeds:
+            labels.append(self.defense.classify(x, seed).argmax(axis=1))
+            rejected.append(self.defense.detect(x, seed) > self.defense.threshold)
+        return np.stack(labels), np.stack(rejected)
+
+
+def _as_images(given: Any, x: np.ndarray) -> tuple[np.ndarray | None, str]:
+    """What an attack returned as float32 images of the shape of x, or None and what is wrong."""
+    if isinstance(given, np.ndarray):
+        array = given
+    elif ops.is_tensor(given):
+        array = ops.convert_to_numpy(given)
+    else:
+        kind = f"{type(given).__module__}.{type(given).__qualname__}".removeprefix("builtins.")
+        return None, f"returned {kind}: expected a tensor of {backend.name} or a numpy array"
+    if array.shape != x.shape:
+        return None, f"shape {list(array.shape)}: expected {list(x.shape)}"
+    if array.dtype.kind != "f":
+        return None, f"dtype {array.dtype}: expected float32"
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32), ""
