@@ -66,18 +66,27 @@ def line(epoch: int, network: int = 0) -> dict[str, Any]:
 def verdict(run: Path, folder: str = "pgd-Linf-0.15", broken: int = 3, **changes: Any) -> Path:
     """A verdict on 10 images, of which 8 are attacked."""
     values = {
-        "format": 1, "defense": "baseline", "attack": "PGD(steps=40)", "attack_sha256": "cd",
+        "format": 2, "defense": "baseline", "attack": "PGD(steps=40)", "attack_sha256": "cd",
         "threat": {"norm": "Linf", "eps": 0.15}, "dataset": DIGITS, "draws": 1, "seed": 0,
+        "backend": "torch", "sparring": "0.1.0", "seconds": 1.5,
         "results": {
             "clean_accuracy": rate(8, 10), "clean_rejected": rate(0, 10),
             "success_rate": rate(broken, 8), "robust_accuracy": rate(8 - broken, 10),
         },
-        "warnings": [], "finished": True, "images": [{"index": i} for i in range(10)], **changes,
+        "warnings": [], "finished": True, "images": [image(i) for i in range(10)], **changes,
     }  # fmt: skip
     path = run / "attacks" / folder
     path.mkdir(parents=True)
-    (path / "report.json").write_text(json.dumps(values), encoding="utf-8")
+    name = "report.json" if values["format"] == 1 else "verdict.json"
+    (path / name).write_text(json.dumps(values), encoding="utf-8")
     return path
+
+
+def image(index: int) -> dict[str, Any]:
+    return {
+        "index": index, "label": 3, "clean": 1.0, "rejected": 0.0, "attacked": True,
+        "success": 0.0, "answer": -1, "distance": None, "reason": "outside [0, 1]",
+    }  # fmt: skip
 
 
 def rate(hits: int, n: int) -> dict[str, Any]:
@@ -306,10 +315,12 @@ def test_damaged_metrics_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "note"),
     [
-        ({"format": 2}, "expected format 1, found 2"),
+        ({"format": 3}, "expected format 2, found 3"),
         ({"threat": 3}, "expected threat to be an object, found 3"),
         ({"threat": {"norm": "Linf"}}, "expected eps to be a number, found None"),
-        ({"images": [3]}, "expected index to be an integer, found None"),
+        ({"images": [{}]}, "expected index to be an integer, found None"),
+        ({"images": [3]}, "expected images[0] to be an object, found 3"),
+        ({"images": [{**image(0), "reason": 3}]}, "expected reason to be text, found 3"),
         ({"format": "1"}, "expected format to be an integer, found '1'"),
         ({"seed": json.loads("[" * 60 + "]" * 60)}, "expected values nested at most 50 deep"),
         ({"results": {}}, "expected clean_accuracy to be an object, found None"),
@@ -326,6 +337,19 @@ def test_a_damaged_verdict_is_told(tmp_path: Path, changes: dict[str, Any], note
     assert note in told
     assert only(found).attacks == []
     assert note in texts(found).replace("\\", "")
+
+
+def test_verdicts_of_both_formats_are_read(tmp_path: Path) -> None:
+    for seed, version in enumerate((1, 2)):
+        verdict(run(tmp_path / f"{seed}", seed=seed), format=version)
+    # Where there are both, the newer one counts.
+    (tmp_path / "1/attacks/pgd-Linf-0.15/report.json").write_text("{")
+    [attacked] = only(gather(tmp_path)).attacks
+    assert attacked.mean("success_rate") == (3 / 8, 0, 2)
+    verdict(run(tmp_path / "2", seed=2), format=1, finished=None)
+    assert only(gather(tmp_path)).notes == [
+        "2: attacks/pgd-Linf-0.15: damaged: expected finished to be true or false, found None"
+    ]
 
 
 # Attacks
@@ -368,7 +392,7 @@ def test_other_attacks_are_not_mixed(tmp_path: Path) -> None:
     verdict(first, broken=8)
     verdict(second, broken=4, attack="PGD(steps=9)")
     verdict(second, "copy", broken=4, attack="PGD(steps=9)")  # the same one, elsewhere
-    verdict(first, "pgd-Linf-0.15-some", images=[{"index": 3}, {"index": 9}])
+    verdict(first, "pgd-Linf-0.15-some", images=[image(3), image(9)])
     verdict(first, "mine", dataset={**DIGITS, "name": "others", "sha256": "00"})
     verdict(
         first, "fgsm-L2-0.5", attack="FGSM()", threat={"norm": "L2", "eps": 0.5}, finished=False
@@ -391,7 +415,7 @@ def test_other_attacks_are_not_mixed(tmp_path: Path) -> None:
 
 
 def test_verdicts_of_earlier_weights(tmp_path: Path) -> None:
-    old = verdict(run(tmp_path / "a")) / "report.json"
+    old = verdict(run(tmp_path / "a")) / "verdict.json"
     verdict(run(tmp_path / "b", None, seed=1))
     os.utime(old, (0, 0))
     found = gather(tmp_path)

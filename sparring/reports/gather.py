@@ -1,7 +1,8 @@
-"""What the runs below a folder tell: read from their files, and grouped over seeds.
+"""What the runs below a folder say: read from their files, and grouped over seeds.
 
-What is read are the runs' run.json, metrics.jsonl and attacks, wherever they lie and whatever their
-folders are called. Damaged files are reported; what cannot be relied on is left out and said to be.
+Read are the runs' run.json, metrics.jsonl and the verdicts on attacks, wherever they lie and
+whatever their folders are called. Damaged files are reported; what cannot be relied on is left out,
+with a note.
 No deep-learning framework is needed, and none is imported.
 """
 
@@ -13,23 +14,28 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sparring.errors import RunError
 from sparring.evaluation.rates import Mean, Rate
-from sparring.runs.checkpoint import VERDICT_FORMAT, Run
+from sparring.runs.checkpoint import Run
+from sparring.runs.records import RatesRecord, VerdictRecord, short_name, verdict_folder
 from sparring.version import __version__
 
 FORMAT = 1
 """Version of what `Gathered.as_json` gives."""
 
 _OWN_FOLDERS = {"attacks", "logs", "previous", "state"}
-_RATES = ("clean_accuracy", "clean_rejected", "success_rate", "robust_accuracy")
+_RATES = tuple(RatesRecord.model_fields)
 _RESULTS = ("test_accuracy", "rejected", "seconds")
 
+_CIRCUMSTANCES = (
+    *("device", "machine", "versions", "command", "started", "diverged", "weights_sha256"),
+    *("weights_from", "imported_from", "imported"),
+)
 _DEEPEST = 50
 
 _Kind = TypeVar("_Kind")
@@ -39,48 +45,87 @@ _Kind = TypeVar("_Kind")
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What one attack on one run came to, from its report.json.
+class RunVerdict:
+    """What one attack on one run came to.
 
-    `name` is short and `attack` in full; `rates` is empty while it is unfinished. Verdicts of the
-    same `identity` differ in nothing but the run.
+    Attributes:
+        folder: where it lies.
+        where: the same, below the folder of runs.
+        seed: the run's.
+        name: the attack's short name, with what is unusual about its images.
+        record: what its file says.
+        warnings: what to distrust.
     """
 
     folder: Path
     where: str
     seed: int
     name: str
-    attack: str
-    norm: str
-    eps: float
-    draws: int
-    identity: str
-    rates: Mapping[str, Rate]
+    record: VerdictRecord
     warnings: Sequence[str]
+
+    @property
+    def attack(self) -> str:
+        """The attack in full."""
+        return self.record.attack
+
+    @property
+    def norm(self) -> str:
+        """The threat model's norm."""
+        return self.record.threat.norm
+
+    @property
+    def eps(self) -> float:
+        """The threat model's radius."""
+        return self.record.threat.eps
+
+    @property
+    def draws(self) -> int:
+        """How often the defense was asked about each image."""
+        return self.record.draws
 
     @property
     def threat(self) -> str:
         """The threat model, as Linf(0.05)."""
         return f"{self.norm}({self.eps:.6g})"
 
+    @property
+    def rates(self) -> dict[str, Rate]:
+        """Its four rates by name; none while it is unfinished."""
+        if not self.record.finished:
+            return {}
+        return {name: Rate(**rate.model_dump()) for name, rate in self.record.results}
+
+    @property
+    def identity(self) -> str:
+        """Equal texts for verdicts that differ in nothing but the run."""
+        record = self.record
+        index = [image.index for image in record.images]
+        of = (record.attack, record.attack_sha256, self.norm, self.eps, record.draws, index)
+        return json.dumps([*of, record.dataset.get("sha256")])
+
     def as_json(self) -> dict[str, Any]:
-        """The figures as plain JSON values."""
-        rates = {
-            name: {key: _number(value) for key, value in rate._asdict().items()} | {"n": rate.n}
-            for name, rate in self.rates.items()
-        }
+        """Give the figures as plain JSON values."""
+        results = self.record.results.model_dump(mode="json") if self.record.finished else {}
         return {
             "path": self.where,
             "seed": self.seed,
-            "finished": bool(rates),
-            **rates,
+            "finished": self.record.finished,
+            **results,
             "warnings": list(self.warnings),
         }
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One network's training: its epochs, loss and test accuracy after each, where known."""
+    """One network's training.
+
+    Attributes:
+        network: counted from 0.
+        epoch: the epochs that are known, counted from 1.
+        loss: the mean loss of each.
+        test_accuracy: the test accuracy after each, in [0, 1].
+    """
 
     network: int
     epoch: Sequence[int]
@@ -88,7 +133,11 @@ class Curve:
     test_accuracy: Sequence[float | None]
 
     def line(self, name: str) -> tuple[Sequence[float], Sequence[float]]:
-        """The epochs and values at which a figure is known."""
+        """Give the epochs at which a figure is known, and its values there.
+
+        Args:
+            name: loss or test_accuracy.
+        """
         values: Sequence[float | None] = getattr(self, name)
         known = [(x, y) for x, y in zip(self.epoch, values, strict=True) if y is not None]
         return [x for x, _ in known], [y for _, y in known]
@@ -96,10 +145,17 @@ class Curve:
 
 @dataclass(eq=False)
 class Trained:
-    """One run directory: its place below the folder of runs, and its run.json.
+    """One run directory.
 
-    `status` is "finished", or says how far it came; `seed` is the one it was trained with, after
-    restarts another than was asked for; `notes` are what its reader should know.
+    Attributes:
+        where: its path below the folder of runs.
+        values: its run.json.
+        results: what its training came to, if that can be relied on.
+        status: "finished", or how far it came.
+        seed: the one it was trained with, after restarts another than was asked for.
+        curves: the training of each network.
+        verdicts: on attacks.
+        notes: what its reader should know.
     """
 
     where: str
@@ -108,7 +164,7 @@ class Trained:
     status: str
     seed: int
     curves: Sequence[Curve]
-    verdicts: Sequence[Verdict]
+    verdicts: Sequence[RunVerdict]
     notes: list[str]
 
     @property
@@ -124,53 +180,41 @@ class Trained:
         return self.status == "finished"
 
     def figure(self, name: str) -> float | None:
-        """One of the results, where it is a number."""
+        """Give one of the results, or None where it is no number."""
         return _number(self.results.get(name))
 
     def as_json(self) -> dict[str, Any]:
-        """What is known of it as plain JSON values."""
-        told = (
-            *("device", "machine", "versions", "command", "started", "diverged", "weights_sha256"),
-            *("weights_from", "imported_from", "imported"),
-        )
+        """Give what is known of it as plain JSON values."""
         return {
             "path": self.where,
             "status": self.status,
             "seed": self.seed,
             **{name: self.figure(name) for name in _RESULTS},
-            **{name: self.values[name] for name in told if name in self.values},
+            **{name: self.values[name] for name in _CIRCUMSTANCES if name in self.values},
             "finished": self.results.get("finished"),
             "notes": self.notes,
-            "curves": [
-                {
-                    "network": curve.network,
-                    "epoch": list(curve.epoch),
-                    "loss": list(curve.loss),
-                    "test_accuracy": list(curve.test_accuracy),
-                }
-                for curve in self.curves
-            ],
+            "curves": [asdict(curve) for curve in self.curves],
         }
 
 
 @dataclass
 class Attacked:
-    """The verdicts of one attack on the runs of a group, one a seed."""
+    """The verdicts of one attack on the runs of a group, one a seed, of which there is one."""
 
-    verdicts: Sequence[Verdict]
+    verdicts: Sequence[RunVerdict]
 
     @property
-    def first(self) -> Verdict:
+    def first(self) -> RunVerdict:
         """One of them, for what they have in common."""
         return self.verdicts[0]
 
     @property
-    def finished(self) -> list[Verdict]:
+    def finished(self) -> list[RunVerdict]:
         """Those that have rates."""
         return [verdict for verdict in self.verdicts if verdict.rates]
 
     def mean(self, name: str) -> Mean | None:
-        """The mean of a rate over seeds; None where there is none."""
+        """Take the mean of a rate, such as success_rate, over seeds; None where there is none."""
         rates = [verdict.rates[name] for verdict in self.finished]
         return Mean.of([rate.value for rate in rates if rate.n])
 
@@ -182,14 +226,12 @@ class Attacked:
             for warning in verdict.warnings:
                 seeds[warning].append(verdict.seed)
         return [
-            text
-            if len(found) == len(self.verdicts)
-            else f"seed {', '.join(map(str, found))}: {text}"
-            for text, found in seeds.items()
+            text if len(some) == len(self.verdicts) else f"seed {', '.join(map(str, some))}: {text}"
+            for text, some in seeds.items()
         ]
 
     def as_json(self) -> dict[str, Any]:
-        """The figures as plain JSON values."""
+        """Give the figures as plain JSON values."""
         first = self.first
         return {
             "name": first.name,
@@ -205,7 +247,10 @@ class Attacked:
 class Group:
     """Runs of one defense on one data set that differ in nothing but the seed.
 
-    `differs` has what tells it from the other groups of the defense, by name.
+    Attributes:
+        runs: all of them, by seed.
+        differs: what tells it from the other groups of the defense, by name.
+        anchor: its place in the page.
     """
 
     runs: list[Trained]
@@ -232,7 +277,7 @@ class Group:
         return [last[seed] for seed in sorted(last)]
 
     def mean(self, name: str) -> Mean | None:
-        """The mean of one of the results over seeds; None where there is none."""
+        """Take the mean of one of the results over seeds; None where there is none."""
         values = [run.figure(name) for run in self.counted]
         return Mean.of([value for value in values if value is not None])
 
@@ -244,19 +289,19 @@ class Group:
     @property
     def lender(self) -> str:
         """The defense whose weights it serves, or nothing."""
-        found = self.values.get("weights_from")
-        return str(found.get("defense")) if isinstance(found, dict) else ""
+        lender = self.values.get("weights_from")
+        return str(lender.get("defense")) if isinstance(lender, dict) else ""
 
     @property
     def attacks(self) -> list[Attacked]:
         """What attacks on the counted runs came to, by threat model and name."""
-        alike: dict[str, dict[int, Verdict]] = defaultdict(dict)
+        alike: dict[str, dict[int, RunVerdict]] = defaultdict(dict)
         for run in self.counted:
             for verdict in run.verdicts:
                 if verdict.rates or run.seed not in alike[verdict.identity]:
                     alike[verdict.identity][run.seed] = verdict
-        found = [Attacked(list(seeds.values())) for seeds in alike.values()]
-        return sorted(found, key=lambda each: (each.first.norm, each.first.eps, each.first.name))
+        attacks = [Attacked(list(seeds.values())) for seeds in alike.values()]
+        return sorted(attacks, key=lambda one: (one.first.norm, one.first.eps, one.first.name))
 
     @property
     def notes(self) -> list[str]:
@@ -264,7 +309,7 @@ class Group:
         return [f"{run.where}: {note}" for run in self.runs for note in run.notes]
 
     def as_json(self) -> dict[str, Any]:
-        """The figures as plain JSON values."""
+        """Give the figures as plain JSON values."""
         return {
             "defense": self.defense,
             "preset": self.runs[0].conditions["preset"],
@@ -281,7 +326,14 @@ class Group:
 
 @dataclass
 class Section:
-    """One data set, by all that run.json says of it, and what was trained on it."""
+    """One data set and what was trained on it.
+
+    Attributes:
+        dataset: all that run.json says of it.
+        groups: of the runs on it, by defense.
+        title: its name, with what tells it from others of that name.
+        anchor: its place in the page.
+    """
 
     dataset: Mapping[str, Any]
     groups: list[Group]
@@ -291,7 +343,14 @@ class Section:
 
 @dataclass
 class Gathered:
-    """Everything below a folder; `damaged` has path and problem of what cannot be read."""
+    """Everything that the runs below a folder say.
+
+    Attributes:
+        folder: its path.
+        sections: the data sets.
+        damaged: path and problem of the runs that cannot be read.
+        written: when it was gathered, in ISO 8601.
+    """
 
     folder: str
     sections: list[Section]
@@ -299,7 +358,7 @@ class Gathered:
     written: str
 
     def as_json(self) -> dict[str, Any]:
-        """The figures as plain JSON values."""
+        """Give the figures as plain JSON values."""
         return {
             "format": FORMAT,
             "sparring": __version__,
@@ -320,9 +379,16 @@ class Gathered:
 
 
 def gather(folder: str | Path) -> Gathered:
-    """Everything that the runs below a folder tell.
+    """Read all runs below a folder.
 
-    Raises RunError when there is no such folder, or no run in it; a damaged run is none.
+    Args:
+        folder: its path; the runs may lie at any depth.
+
+    Returns:
+        What they say, grouped over seeds.
+
+    Raises:
+        RunError: there is no such folder, or not even a damaged run in it.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -348,9 +414,13 @@ def gather(folder: str | Path) -> Gathered:
 
 
 def find(folder: Path, unreadable: Callable[[OSError], None] | None = None) -> list[Path]:
-    """The run directories in a folder, at any depth, itself included; links are followed.
+    """Find the run directories in a folder, at any depth, itself included; links are followed.
 
-    Folders that belong to a run are not looked into. `unreadable` is told of errors.
+    Folders that belong to a run are not looked into.
+
+    Args:
+        folder: its path.
+        unreadable: is called for every folder that cannot be read.
     """
     runs, seen = [], set()
     for place, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
@@ -401,11 +471,12 @@ def _read(path: Path, where: str) -> Trained:
         notes.append("run.json has no test accuracy")
     if not finished and Run(run.previous_folder).exists():
         notes.append("the finished run before it is in previous/")
-    verdicts = list(_verdicts(path, where, seed, values, results, notes))
-    if verdicts and status != "finished":
+    trained = Trained(where, values, results, status, seed, curves, [], notes)
+    trained.verdicts = list(_verdicts(path, trained))
+    if trained.verdicts and status != "finished":
         notes.append("verdicts of attacks are left out: they are of earlier weights")
-        verdicts.clear()
-    return Trained(where, values, results, status, seed, curves, verdicts, notes)
+        trained.verdicts = []
+    return trained
 
 
 def _progress(status: str, curves: Sequence[Curve]) -> str:
@@ -448,85 +519,43 @@ def _curves(run: Run, finished: bool, notes: list[str]) -> list[Curve]:
     return curves
 
 
-def _verdicts(
-    path: Path,
-    where: str,
-    seed: int,
-    values: Mapping[str, Any],
-    results: Mapping[str, Any],
-    notes: list[str],
-) -> Iterator[Verdict]:
-    """The verdicts on attacks that lie in a run; what is wrong with them goes to notes."""
-    for file in sorted(path.glob("attacks/*/report.json")):
-        name = _printable(f"attacks/{file.parent.name}")
+def _verdicts(path: Path, run: Trained) -> Iterator[RunVerdict]:
+    """The verdicts on attacks that lie in a run; what is wrong with them goes to its notes."""
+    for folder in sorted(path.glob("attacks/*/")):
+        if (file := VerdictRecord.find(folder)) is None:
+            continue
+        where = _printable(f"attacks/{folder.name}")
         try:
-            found = _printable(json.loads(file.read_bytes()))
-            verdict = _verdict(file, f"{where}/{name}", seed, found, values)
+            record = VerdictRecord.read(file, _printable)
             changed = file.stat().st_mtime
-            of = _field(found, "defense", str)
-        except (ValueError, RecursionError, OSError) as error:
-            notes.append(_printable(f"{name}: damaged: {error}"))
+        except (RunError, OSError) as error:
+            text = str(error).removeprefix(f"{file}: ")
+            run.notes.append(_printable(f"{where}: {text}"))
             continue
-        if of != values["defense"]:
-            notes.append(f"{name} is left out: it is of {of}")
+        if record.defense != run.values["defense"]:
+            run.notes.append(f"{where} is left out: it is of {record.defense}")
             continue
-        if found.get("weights_sha256") not in (None, values.get("weights_sha256")):
-            text = "of other weights than the run's: the run was trained anew"
-            verdict = replace(verdict, warnings=[*verdict.warnings, text])
-        elif changed < _seconds(results.get("finished")):
-            text = "older than the run's weights: the run was trained anew, or the clocks differ"
-            verdict = replace(verdict, warnings=[*verdict.warnings, text])
-        yield verdict
+        warnings = [f"{warning.name}: {warning.text}" for warning in record.warnings]
+        if record.weights_sha256 not in (None, run.values.get("weights_sha256")):
+            warnings.append("of other weights than the run's: the run was trained anew")
+        elif changed < _seconds(run.results.get("finished")):
+            warnings.append(
+                "older than the run's weights: the run was trained anew, or the clocks differ"
+            )
+        name = _attack_name(_printable(folder.name), record, run.values["dataset"]["name"])
+        yield RunVerdict(folder, f"{run.where}/{where}", run.seed, name, record, warnings)
 
 
-def _verdict(
-    file: Path, where: str, seed: int, found: Mapping[str, Any], values: Mapping[str, Any]
-) -> Verdict:
-    """A verdict from its report.json; ValueError when something in it is not as it should be."""
-    if (version := _field(found, "format", int)) != VERDICT_FORMAT:
-        raise ValueError(f"expected format {VERDICT_FORMAT}, found {version}")
-    attack, threat = _field(found, "attack", str), _field(found, "threat", dict)
-    norm, eps = _field(threat, "norm", str), _number(threat.get("eps"))
-    dataset, draws = _field(found, "dataset", dict), _field(found, "draws", int)
-    if eps is None:
-        raise ValueError(f"expected eps to be a number, found {threat.get('eps')!r:.40}")
-    index = [_field(image, "index", int) for image in _field(found, "images", list)]
-    name = _printable(file.parent.name)
-    threatened = f"-{norm}-{eps:.4g}"
-    name, ours, rest = name.rpartition(threatened)
+def _attack_name(folder: str, record: VerdictRecord, dataset: str) -> str:
+    """A short name for an attack: the folder's, or a word of its description."""
+    name, ours, rest = folder.rpartition(verdict_folder("", record.threat.norm, record.threat.eps))
     if not ours or rest not in ("", "-some"):
-        word = re.match(r"\w+", attack)
-        name = word[0].lower() if word else "attack"
-    if index != list(range(len(index))):
+        name = short_name(record.attack)
+    if any(image.index != row for row, image in enumerate(record.images)):
         name += ", chosen images"
-    if dataset.get("name") != values["dataset"]["name"]:
-        name += f", on {dataset.get('name')}"
-    of = (attack, found.get("attack_sha256"), norm, eps, draws, dataset.get("sha256"), index)
-    judged = _RATES if _field(found, "finished", bool) else ()
-    return Verdict(
-        folder=file.parent,
-        where=where,
-        seed=seed,
-        name=name,
-        attack=attack,
-        norm=norm,
-        eps=eps,
-        draws=draws,
-        identity=json.dumps(of),
-        rates={each: _rate(_field(_field(found, "results", dict), each, dict)) for each in judged},
-        warnings=[
-            f"{_field(each, 'name', str)}: {_field(each, 'text', str)}"
-            for each in _field(found, "warnings", list)
-        ],
-    )
-
-
-def _rate(found: Mapping[str, Any]) -> Rate:
-    n = _field(found, "n", int)
-    value, low, high = (_number(found.get(name)) for name in ("value", "low", "high"))
-    if low is None or high is None or (value is None and n):
-        raise ValueError(f"expected a rate with value, n, low and high, found {found!r:.80}")
-    return Rate(math.nan if value is None else value, n, low, high)
+    if record.dataset.get("name") != dataset:
+        name += f", on {record.dataset.get('name')}"
+    return name
 
 
 _KINDS = {str: "text", dict: "an object", list: "a list", int: "an integer", bool: "true or false"}
@@ -622,10 +651,10 @@ def _rank(value: Any) -> tuple[float, str]:
 
 def _alike(runs: Iterable[Trained], key: Callable[[Trained], Any]) -> list[list[Trained]]:
     """Runs by what a key gives of them, in its order."""
-    found: dict[str, list[Trained]] = defaultdict(list)
+    groups: dict[str, list[Trained]] = defaultdict(list)
     for run in runs:
-        found[json.dumps(key(run), sort_keys=True)].append(run)
-    return [found[each] for each in sorted(found)]
+        groups[json.dumps(key(run), sort_keys=True)].append(run)
+    return [groups[text] for text in sorted(groups)]
 
 
 def _anchor(text: str, used: Counter[str]) -> str:

@@ -3,4 +3,5 @@
 Which question it answers: what is on disk, and can it be trusted?
 
     checkpoint.py  the run directory, its files, epoch states, atomic writes
+    records.py     the JSON files as typed values
 """
