@@ -144,7 +144,7 @@ class Curve:
 
 
 @dataclass(eq=False)
-class Trained:
+class TrainedRun:
     """One run directory.
 
     Attributes:
@@ -198,7 +198,7 @@ class Trained:
 
 
 @dataclass
-class Attacked:
+class AttackResult:
     """The verdicts of one attack on the runs of a group, one a seed, of which there is one."""
 
     verdicts: Sequence[RunVerdict]
@@ -253,7 +253,7 @@ class Group:
         anchor: its place in the page.
     """
 
-    runs: list[Trained]
+    runs: list[TrainedRun]
     differs: dict[str, Any] = field(default_factory=dict)
     anchor: str = ""
 
@@ -268,9 +268,9 @@ class Group:
         return str(self.values["defense"])
 
     @property
-    def counted(self) -> list[Trained]:
+    def counted(self) -> list[TrainedRun]:
         """The finished runs, one a seed: where there are several, the one that finished last."""
-        last: dict[int, Trained] = {}
+        last: dict[int, TrainedRun] = {}
         for run in sorted(self.runs, key=lambda run: str(run.results.get("finished"))):
             if run.finished:
                 last[run.seed] = run
@@ -293,14 +293,14 @@ class Group:
         return str(lender.get("defense")) if isinstance(lender, dict) else ""
 
     @property
-    def attacks(self) -> list[Attacked]:
+    def attacks(self) -> list[AttackResult]:
         """What attacks on the counted runs came to, by threat model and name."""
         alike: dict[str, dict[int, RunVerdict]] = defaultdict(dict)
         for run in self.counted:
             for verdict in run.verdicts:
                 if verdict.rates or run.seed not in alike[verdict.identity]:
                     alike[verdict.identity][run.seed] = verdict
-        attacks = [Attacked(list(seeds.values())) for seeds in alike.values()]
+        attacks = [AttackResult(list(seeds.values())) for seeds in alike.values()]
         return sorted(attacks, key=lambda one: (one.first.norm, one.first.eps, one.first.name))
 
     @property
@@ -436,7 +436,7 @@ def find(folder: Path, unreadable: Callable[[OSError], None] | None = None) -> l
     return runs
 
 
-def _read(path: Path, where: str) -> Trained:
+def _read(path: Path, where: str) -> TrainedRun:
     """A run directory; RunError, ValueError or OSError when its run.json is no good."""
     run = Run(path)
     values = _printable(run.read())
@@ -471,7 +471,7 @@ def _read(path: Path, where: str) -> Trained:
         notes.append("run.json has no test accuracy")
     if not finished and Run(run.previous_folder).exists():
         notes.append("the finished run before it is in previous/")
-    trained = Trained(where, values, results, status, seed, curves, [], notes)
+    trained = TrainedRun(where, values, results, status, seed, curves, [], notes)
     trained.verdicts = list(_verdicts(path, trained))
     if trained.verdicts and status != "finished":
         notes.append("verdicts of attacks are left out: they are of earlier weights")
@@ -519,7 +519,7 @@ def _curves(run: Run, finished: bool, notes: list[str]) -> list[Curve]:
     return curves
 
 
-def _verdicts(path: Path, run: Trained) -> Iterator[RunVerdict]:
+def _verdicts(path: Path, run: TrainedRun) -> Iterator[RunVerdict]:
     """The verdicts on attacks that lie in a run; what is wrong with them goes to its notes."""
     for folder in sorted(path.glob("attacks/*/")):
         if (file := VerdictRecord.find(folder)) is None:
@@ -605,7 +605,7 @@ def _mean_json(mean: Mean | None) -> dict[str, Any] | None:
 # Putting together
 
 
-def _sections(runs: Sequence[Trained]) -> list[Section]:
+def _sections(runs: Sequence[TrainedRun]) -> list[Section]:
     """Runs by data set and, within each, by all that they have in common but the seed."""
     anchors = Counter(["damaged"])
     sections = []
@@ -626,7 +626,7 @@ def _sections(runs: Sequence[Trained]) -> list[Section]:
     return sorted(sections, key=lambda section: section.title)
 
 
-def _groups(runs: Sequence[Trained]) -> list[Group]:
+def _groups(runs: Sequence[TrainedRun]) -> list[Group]:
     """The runs of one defense on one data set, by settings and backend."""
     alike = _alike(runs, lambda run: run.conditions)
     groups = [Group(sorted(some, key=lambda run: run.seed)) for some in alike]
@@ -649,9 +649,9 @@ def _rank(value: Any) -> tuple[float, str]:
     return math.inf if number is None else number, json.dumps(value)
 
 
-def _alike(runs: Iterable[Trained], key: Callable[[Trained], Any]) -> list[list[Trained]]:
+def _alike(runs: Iterable[TrainedRun], key: Callable[[TrainedRun], Any]) -> list[list[TrainedRun]]:
     """Runs by what a key gives of them, in its order."""
-    groups: dict[str, list[Trained]] = defaultdict(list)
+    groups: dict[str, list[TrainedRun]] = defaultdict(list)
     for run in runs:
         groups[json.dumps(key(run), sort_keys=True)].append(run)
     return [groups[text] for text in sorted(groups)]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from sparring import plots
-from sparring.reports.gather import Group, Trained
+from sparring.reports.gather import Group, TrainedRun
 from sparring.reports.tables import strength
 
 _MOST_NAMES = 10  # in a picture of curves, which has as many colors
@@ -64,7 +64,9 @@ def _curves(group: Group) -> Iterator[Picture]:
         yield Picture("", svg.encode(), f"{title}, by epoch")
 
 
-def _lines(runs: Sequence[Trained], networks: int, figure: str) -> Mapping[str, list[plots.Line]]:
+def _lines(
+    runs: Sequence[TrainedRun], networks: int, figure: str
+) -> Mapping[str, list[plots.Line]]:
     """The curves of a figure by seed, or by network where there is one seed."""
     named: dict[str, list[plots.Line]] = {}
     for run in runs:

@@ -13,7 +13,7 @@ from operator import attrgetter, itemgetter, methodcaller
 from typing import Generic, NamedTuple, TypeVar
 
 from sparring.evaluation.rates import Mean, duration
-from sparring.reports.gather import Attacked, Gathered, Group, Section, Trained
+from sparring.reports.gather import AttackResult, Gathered, Group, Section, TrainedRun
 
 Row = TypeVar("Row")
 
@@ -75,7 +75,7 @@ class Judged(NamedTuple):
     """An attack on the runs of a group."""
 
     group: Group
-    attacked: Attacked
+    attacked: AttackResult
 
 
 def shown(value: object) -> str:
@@ -177,7 +177,7 @@ def attack_tables(section: Section) -> list[tuple[str, Table[Group]]]:
     return tables
 
 
-def strength(attacked: Iterable[Attacked]) -> float:
+def strength(attacked: Iterable[AttackResult]) -> float:
     """Give the mean success of an attack over the defenses it was tried on."""
     means = [mean.value for one in attacked if (mean := one.mean("success_rate"))]
     return sum(means) / len(means) if means else 0.0
@@ -196,7 +196,7 @@ def _success(judged: Sequence[Judged], group: Group) -> Cell:
     return Cell(" / ".join(texts), below, shade=min(1.0, shade))
 
 
-def _interval(attacked: Attacked, name: str) -> str | None:
+def _interval(attacked: AttackResult, name: str) -> str | None:
     """The 95 % interval of a rate, where there is one seed."""
     if len(attacked.finished) != 1:
         return None if attacked.finished else "unfinished"
@@ -252,7 +252,7 @@ def verdict_table(section: Section) -> Table[Judged]:
 # Runs
 
 
-RUN_FACTS: tuple[Column[Trained], ...] = (
+RUN_FACTS: tuple[Column[TrainedRun], ...] = (
     Column("run", lambda run: run.where),
     Column("status", lambda run: Cell(run.status, alarm=not run.finished)),
     Column("test accuracy", lambda run: _percent(run.figure("test_accuracy"), 2)),
@@ -268,7 +268,7 @@ RUN_FACTS: tuple[Column[Trained], ...] = (
 """What is shown of each run of a group; there the runs stand side by side."""
 
 
-def run_table(group: Group) -> Table[Column[Trained]]:
+def run_table(group: Group) -> Table[Column[TrainedRun]]:
     """Tell what came of the runs of a group, where and when they were trained."""
     runs = [Column(f"{run.seed}", methodcaller("show", run), numeric=False) for run in group.runs]
     return Table([Column("seed", attrgetter("header"), numeric=False), *runs], RUN_FACTS)
