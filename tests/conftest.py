@@ -14,7 +14,7 @@ from sparring.data import Dataset, DatasetInfo
 from sparring.defenses import get
 from sparring.defenses.defense import Defense
 from sparring.training.callbacks import Silent
-from sparring.training.recipe import Settings
+from sparring.training.settings import Settings
 
 
 def pytest_configure(config: pytest.Config) -> None:

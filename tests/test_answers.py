@@ -19,7 +19,7 @@ from sparring.defenses.defense import Defense
 from sparring.networks.allconv import leaky_relu
 from sparring.networks.augment import STRONG_DRAWS, strong
 from sparring.randomness import Chance
-from sparring.training.recipe import Settings
+from sparring.training.settings import Settings
 from tests.conftest import patterns
 
 pytestmark = pytest.mark.backend

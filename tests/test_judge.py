@@ -37,7 +37,7 @@ from sparring.evaluation.rates import Mean, Rate, duration
 from sparring.randomness import Stream, spread
 from sparring.runs.checkpoint import read_tensors
 from sparring.threat import L2, Linf
-from sparring.training.recipe import Settings
+from sparring.training.settings import Settings
 from tests.conftest import Linear
 
 pytestmark = pytest.mark.backend

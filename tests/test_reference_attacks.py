@@ -41,7 +41,7 @@ from sparring.defenses.injection import InjectionSettings
 from sparring.defenses.jump import height
 from sparring.errors import SettingsError
 from sparring.threat import Linf
-from sparring.training.recipe import Settings
+from sparring.training.settings import Settings
 
 pytestmark = pytest.mark.backend
 

@@ -21,7 +21,8 @@ from sparring.randomness import Stream, spread
 from sparring.training import loop as train_loop
 from sparring.training.callbacks import EpochMetrics, Silent
 from sparring.training.loop import TrainLoop, learning_rate_factor
-from sparring.training.recipe import Recipe, Settings, cross_entropy, hits
+from sparring.training.recipe import Recipe, cross_entropy, hits
+from sparring.training.settings import Settings
 
 pytestmark = pytest.mark.backend
 

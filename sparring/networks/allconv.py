@@ -46,13 +46,13 @@ class AllConv(keras.layers.Layer):
     activation, then 2x2 average pooling; there are round(log2 R) - 2 scales. The head is one
     convolution to the outputs, averaged over space.
 
-    A defense changes it by overriding `transform`, `activation` and `head_activation`. One layer
-    holds all of it, because a call of a Keras layer costs about as much Python time on PyTorch as a
-    small convolution. It is built when made: kernels [height, width, in, out] drawn from Glorot's
-    or He's uniform distribution, biases zero.
+    A defense changes it by overriding `transform`, `activation`, `head_activation` and `output`.
+    One layer holds all of it, because a call of a Keras layer costs about as much Python time on
+    PyTorch as a small convolution. It is built when made: kernels [height, width, in, out] drawn
+    from Glorot's or He's uniform distribution, biases zero.
 
     Args:
-        shape: (height, width, channels) of what `transform` gives, sides of 8 and more.
+        shape: (height, width, channels) of the images, sides of 8 and more.
         outputs: number of logits.
         filters: width of the first convolution.
         head_size: side of the head's kernel; 1, or 3 as in the course's old checkpoints.
@@ -78,7 +78,7 @@ class AllConv(keras.layers.Layer):
         self._initializer = _INITIALIZERS[initializer]
         self.scales: list[list[tuple[Any, Any]]] = []
         self._seed, self._made = seed, 0
-        height, width, channels = shape
+        height, width, channels = self.transformed_shape(shape)
         for scale in range(number_of_scales(height, width)):
             convs = []
             for size in (filters * 2**scale, filters * 2 ** (scale + 1)):
@@ -111,9 +111,10 @@ class AllConv(keras.layers.Layer):
         """The convolutions' kernels, which weight decay applies to."""
         return [kernel for kernel, _ in self.convs]
 
-    def plain(self) -> dict[str, Any]:
-        """What of this network is not said by its weights: arguments of `torch_model.Network`."""
-        return {}
+    def transformed_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Tell the (height, width, channels) that `transform` makes of images of a shape."""
+        _, height, width, channels = self.transform(ops.zeros((1, *shape))).shape
+        return height, width, channels
 
     # What a defense may change
 
@@ -129,6 +130,10 @@ class AllConv(keras.layers.Layer):
         """What follows the head's convolution, before the average over space."""
         return x
 
+    def output(self, logits: Any) -> Any:
+        """What follows the average over space, [B, outputs]."""
+        return logits
+
     # What it computes
 
     def features(self, x: Any) -> Any:
@@ -143,7 +148,7 @@ class AllConv(keras.layers.Layer):
     def head_logits(self, features: Any) -> Any:
         """Logits [B, outputs] of what `features` gave."""
         outputs = self.head_activation(backend.conv2d(features, *self.head))
-        return ops.mean(ops.cast(outputs, "float32"), axis=(1, 2))
+        return self.output(ops.mean(ops.cast(outputs, "float32"), axis=(1, 2)))
 
     def call(self, x: Any) -> Any:
         """Logits [B, outputs] of images [B, height, width, channels], float32."""
