@@ -19,7 +19,7 @@ from keras import ops
 import sparring
 from sparring.cli import app
 from sparring.conversion.convert import convert
-from sparring.conversion.selfstudy import FOLDERS
+from sparring.conversion.selfstudy import course_folders
 from sparring.conversion.targets import TARGETS
 from sparring.data import Dataset
 from sparring.defenses import DEFENSES
@@ -203,6 +203,6 @@ def test_names_on_the_page_for_people_from_the_course() -> None:
             assert name == "nets" or hasattr(Defense, name), span
         if re.match(r"sparring/", span):
             assert (ROOT / span).exists(), span
-    for folders in FOLDERS.values():
+    for folders in course_folders().values():
         for folder in (folders[0], Path(folders[-1]).name):
             assert f"`{folder}`" in COURSE

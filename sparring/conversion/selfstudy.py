@@ -19,30 +19,16 @@ import numpy as np
 from keras import ops
 
 from sparring import backend, defenses
+from sparring.conversion.tracing import changed_hooks
 from sparring.data import DatasetInfo
 from sparring.defenses.defense import Defense
-from sparring.defenses.knn import EMBEDDING
+from sparring.defenses.facts import CourseFiles
 from sparring.errors import ConversionError, SettingsError
 from sparring.networks.allconv import AllConv, in_batches
 from sparring.runs.checkpoint import Run
 from sparring.training.loop import arrays_of
 from sparring.training.recipe import Recipe
 from sparring.version import __version__
-
-FOLDERS: dict[str, list[str]] = {
-    **{
-        name: [name]
-        for name in (
-            *("baseline", "temperature", "blur", "labelsmooth", "jump", "injection"),
-            *("discretize", "transform", "advtrain"),
-        )
-    },
-    "randomneuron": ["baseline"],
-    "majority": [f"diverse-{network}" for network in range(3)],
-    "mergebinary": [f"binary_models/class_{label}" for label in range(10)],
-    "knn": ["contrastive"],
-}
-"""Where the course kept each defense's networks, below its checkpoints folder."""
 
 FINAL = "final_checkpoint-1"
 """What the course named a finished network's checkpoint."""
@@ -54,16 +40,30 @@ _CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse
 
 @dataclass
 class Imported:
-    """One network: kernels and biases of its convolutions, the head last; where they come from."""
+    """One network that was read."""
 
     convs: list[tuple[np.ndarray, np.ndarray]]
+    """Kernels and biases of its convolutions, the head last."""
     source: str
+    """Where they come from."""
     unfinished: bool
+    """Whether its training was."""
 
     @property
     def filters(self) -> int:
         """Width of the first convolution."""
         return int(self.convs[0][0].shape[3])
+
+    @property
+    def features(self) -> int:
+        """Channels of what enters the head."""
+        return int(self.convs[-1][0].shape[2])
+
+
+def course_folders() -> dict[str, tuple[str, ...]]:
+    """Give the folders of each defense's networks in the course's folder of checkpoints."""
+    known = {name: defense.course_files for name, defense in defenses.DEFENSES.items()}
+    return {name: files.folders for name, files in known.items() if files is not None}
 
 
 def convert(path: str | Path, out: str | Path, *, name: str | None = None) -> list[str]:
@@ -107,7 +107,7 @@ def _found(path: Path) -> dict[str, list[Path]]:
         raise ConversionError(f"{path}: no such checkpoint or folder")
     found = {
         name: [path / folder for folder in folders]
-        for name, folders in FOLDERS.items()
+        for name, folders in course_folders().items()
         if any((path / folder).is_dir() for folder in folders)
     }
     if found:
@@ -116,10 +116,10 @@ def _found(path: Path) -> dict[str, list[Path]]:
                 raise ConversionError(f"{name} needs {len(places)} networks; missing {missing}")
         return found
     folder = path if path.is_dir() else path.parent
-    for name, folders in FOLDERS.items():
-        if folders == [folder.name]:
+    for name, folders in course_folders().items():
+        if folders == (folder.name,):
             return {name: [path]}
-    known = ", ".join(folder for folders in FOLDERS.values() for folder in folders)
+    known = ", ".join(folder for folders in course_folders().values() for folder in folders)
     raise ConversionError(
         f"{path}: cannot tell which defense this is; name it with --as. Known folders: {known}"
     )
@@ -127,7 +127,7 @@ def _found(path: Path) -> dict[str, list[Path]]:
 
 def _unknown(path: Path) -> list[Path]:
     """Folders with checkpoints that stand beside the known ones."""
-    known = {folder.partition("/")[0] for folders in FOLDERS.values() for folder in folders}
+    known = {place.partition("/")[0] for places in course_folders().values() for place in places}
     return [
         folder
         for folder in sorted(path.iterdir())
@@ -145,7 +145,8 @@ def write(defense: Defense, folder: Path) -> Iterator[Callable[[np.ndarray], np.
     """
     tf = _tensorflow()
     _expect_as_the_course_s(defense)
-    places = [folder / place for place in FOLDERS.get(defense.name, [defense.name])]
+    files = _files(type(defense))
+    places = [folder / place for place in files.folders]
     for place, net in zip(places, defense.nets, strict=True):
         place.mkdir(parents=True)
         model = tf.Module()
@@ -155,11 +156,11 @@ def write(defense: Defense, folder: Path) -> Iterator[Callable[[np.ndarray], np.
         model.layers.append(_layer(tf, *net.head))
         # The course's way of writing too: it appends the -1.
         tf.train.Checkpoint(model=model).save(str(place / FINAL.removesuffix("-1")))
-    for key, file, shape in _files(defense.name, defense.info, defense.nets[0].head[0].shape[2]):
-        array = defense.arrays[key]
-        # The course kept labels as a column.
-        np.save(places[0] / file, array[:, None] if len(shape) == 1 else array, allow_pickle=False)
-    arrays = _beside(defense.name, places[0], defense.info, defense.nets[0].head[0].shape[2])
+    for kept in files.arrays:
+        array = defense.arrays[kept.name]
+        array = array[:, None] if kept.column else array
+        np.save(places[0] / kept.file, array, allow_pickle=False)
+    arrays = _beside(files, places[0], defense.info, defense.nets[0].head[0].shape[2])
     if any(not np.allclose(arrays[key], defense.arrays[key], rtol=1e-6) for key in arrays):
         raise ConversionError(f"{defense.name}: its arrays were read back otherwise")
     recipes = defense.recipes(defense.info, defense.settings, 0)
@@ -188,16 +189,25 @@ def _expect_as_the_course_s(defense: Defense) -> None:
         raise ConversionError(
             f"the course's images are square with a power of two as side, these {height}x{width}"
         )
-    # The one setting that is used in answering.
-    served, course = (
-        getattr(settings, "strength", None)
-        for settings in (defense.settings, defense.course_settings)
-    )
-    if served != course:
-        raise ConversionError(
-            f"the course's program adds {defense.name}'s patterns at strength {course}, this run "
-            f"at {served}; train it with strength: {course} in a --config file"
+    for name, does in _files(type(defense)).served:
+        served, course = (
+            getattr(each, name) for each in (defense.settings, defense.course_settings)
         )
+        if served != course:
+            raise ConversionError(
+                f"the course's program {does} {name} {course}, this run at {served}; "
+                f"train it with {name}: {course} in a --config file"
+            )
+    if defense.course_files is None and (changed := changed_hooks(defense.nets[0])):
+        raise ConversionError(
+            f"the course's program does not know {defense.name}, whose network changes "
+            f"{', '.join(changed)}: it would answer otherwise"
+        )
+
+
+def _files(defense: type[Defense]) -> CourseFiles:
+    """Say how the course kept a defense, or would have kept one that it had not."""
+    return defense.course_files or CourseFiles(folders=(defense.name,))
 
 
 def _tensorflow() -> Any:
@@ -302,10 +312,10 @@ def _prepare(
     defense = defenses.get(name)
     first = networks[0]
     kernels = [kernel for kernel, _ in first.convs]
-    outputs = kernels[-1].shape[3]
-    channels = kernels[0].shape[2] // (20 if name == "discretize" else 1)
+    files = _files(defense)
+    channels = kernels[0].shape[2] // files.channels
     resolution = 2 ** ((len(kernels) - 1) // 2 + 2)
-    classes: int = {"mergebinary": len(networks), "knn": 10}.get(name, int(outputs))
+    classes = files.classes or int(kernels[-1].shape[3])
     cifar = (resolution, channels, classes) == (32, 3, 10)
     info = DatasetInfo(
         "cifar10" if cifar else "selfstudy",
@@ -316,10 +326,17 @@ def _prepare(
         test_images=10_000 if cifar else 0,
         sha256="",
     )
+    settings = defense.course_settings.replace(head_size=kernels[-1].shape[0], flip=True)
     # What an ensemble makes of `filters`, undone.
-    filters = {"mergebinary": 4 * first.filters, "majority": 3 * first.filters // 2}
-    settings = defense.course_settings.replace(
-        filters=filters.get(name, first.filters), head_size=kernels[-1].shape[0], flip=True
+    widths = range(first.filters, 8 * first.filters)
+    options = (settings.replace(filters=width) for width in widths)
+    settings = next(
+        (
+            option
+            for option in options
+            if defense.network_settings(info, option)[0].filters == first.filters
+        ),
+        settings,
     )
     arrays: dict[str, np.ndarray] = {}
     try:
@@ -331,7 +348,7 @@ def _prepare(
     for recipe, network in zip(recipes, networks, strict=True):
         net = _net(recipe, network, name)
         arrays |= arrays_of(f"{recipe.network}", net.trainable_variables)
-    arrays |= _beside(name, place if place.is_dir() else place.parent, info, kernels[-1].shape[2])
+    arrays |= _beside(files, place if place.is_dir() else place.parent, info, first.features)
     run = Run(out / info.name / name)
     if run.exists():
         raise ConversionError(f"{run.path} holds a run already; choose another folder with -o")
@@ -365,44 +382,34 @@ def _net(recipe: Recipe, network: Imported, name: str) -> AllConv:
     return net
 
 
-def _files(
-    name: str, info: DatasetInfo, features: int
-) -> list[tuple[str, str, tuple[int | None, ...]]]:
-    """Arrays that the course kept beside a defense's networks: ours, its file, the shape."""
-    if name == "injection":
-        return [
-            ("0/patterns", "backdoor.npy", (info.classes, *info.shape)),
-            ("0/signatures", "signature.npy", (info.classes, features)),
-        ]
-    if name == "knn":
-        return [
-            ("0/embeddings", "feat.npy", (None, EMBEDDING)),
-            ("0/labels", "labs.npy", (None,)),
-        ]
-    return []
-
-
-def _beside(name: str, folder: Path, info: DatasetInfo, features: int) -> dict[str, np.ndarray]:
-    """The arrays that the course kept beside the networks of injection and knn."""
+def _beside(
+    files: CourseFiles, folder: Path, info: DatasetInfo, features: int
+) -> dict[str, np.ndarray]:
+    """Read the arrays that the course kept beside the networks, checked against their shapes."""
+    height, width, channels = info.shape
+    sizes: dict[int | str, Any] = {"height": height, "width": width, "channels": channels}
+    sizes |= {"classes": info.classes, "features": features}
     arrays = {}
-    for key, file, shape in _files(name, info, features):
+    for kept in files.arrays:
+        path = folder / kept.file
         try:
-            array = np.load(folder / file, allow_pickle=False)
+            array = np.load(path, allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise ConversionError(f"{folder / file}: cannot be read: {error}") from error
-        array = array.reshape(-1) if key == "0/labels" else array
-        fits = array.ndim == len(shape) and all(
-            want in (None, have) for want, have in zip(shape, array.shape, strict=True)
-        )
-        if not fits or not np.isfinite(array).all():
+            raise ConversionError(f"{path}: cannot be read: {error}") from error
+        array = array.reshape(-1) if kept.column else array
+        if array.ndim == len(kept.shape):
+            for size, length in zip(kept.shape, array.shape, strict=True):
+                if isinstance(size, str):
+                    sizes.setdefault(size, length)
+        shape = tuple(sizes.get(size, size) for size in kept.shape)
+        if array.shape != shape or not np.isfinite(array).all():
             raise ConversionError(
-                f"{folder / file}: expected finite numbers of shape {list(shape)}, found "
+                f"{path}: expected finite numbers of shape {list(shape)}, found "
                 f"{array.dtype} {list(array.shape)}"
             )
-        arrays[key] = array.astype(np.int32 if key == "0/labels" else np.float32)
-    if name == "knn":
-        lengths = np.linalg.norm(arrays["0/embeddings"], axis=1, keepdims=True)
-        arrays["0/embeddings"] = arrays["0/embeddings"] / np.maximum(lengths, 1e-12)
-        if len(arrays["0/labels"]) != len(arrays["0/embeddings"]):
-            raise ConversionError(f"{folder}: feat.npy and labs.npy are of different length")
+        array = array.astype(kept.dtype)
+        if kept.unit:
+            lengths = np.linalg.norm(array, axis=-1, keepdims=True)
+            array = array / np.maximum(lengths, 1e-12)
+        arrays[kept.name] = array
     return arrays

@@ -18,6 +18,7 @@ from keras import layers, ops
 from safetensors.numpy import save
 
 from sparring.conversion import selfstudy
+from sparring.conversion.tracing import changed_hooks, save_program, write_hooks
 from sparring.defenses.defense import Defense
 from sparring.errors import ConversionError
 from sparring.networks.allconv import AllConv
@@ -40,15 +41,15 @@ class Target:
     use: str
 
 
-def plain_options(net: AllConv, channels: int) -> dict[str, Any]:
-    """A network for images of so many channels as arguments of `torch_model.Network`."""
+def plain_options(net: AllConv) -> dict[str, Any]:
+    """Give the arguments of `torch_model.Network` that fit a network, and its changed hooks."""
     return {
-        "channels": channels,
+        "channels": net.kernels[0].shape[2],
         "filters": net.kernels[0].shape[3],
         "scales": len(net.scales),
         "outputs": net.head[0].shape[3],
         "head_size": net.head[0].shape[0],
-        **net.plain(),
+        "hooks": changed_hooks(net),
     }
 
 
@@ -81,9 +82,10 @@ def _plain_networks(defense: Defense, folder: Path) -> Iterator[tuple[Any, Path]
     """Each network as plain PyTorch, loaded from the safetensors file it was written to."""
     from sparring.conversion import torch_model
 
+    write_hooks(defense, folder)
     for number, net in enumerate(defense.nets):
         file = folder / f"network-{number}.safetensors"
-        options = json.dumps(plain_options(net, defense.info.shape[2]))
+        options = json.dumps(plain_options(net))
         file.write_bytes(save(torch_state(net), metadata={"network": options}))
         yield torch_model.load(file), file
 
@@ -103,9 +105,7 @@ def _write_torch(defense: Defense, folder: Path) -> Iterator[Answer]:
     shutil.copy(Path(__file__).with_name("torch_model.py"), folder)
     for network, file in _plain_networks(defense, folder):
         program = torch.export.export(network, **_export_options(torch, defense))
-        # Example inputs would be pickled; nobody needs them.
-        program.example_inputs = None
-        torch.export.save(program, file.with_suffix(".pt2"))
+        save_program(program, file.with_suffix(".pt2"))
         loaded = torch.export.load(file.with_suffix(".pt2")).module()
 
         def answer(images: np.ndarray, network: Any = network, loaded: Any = loaded) -> np.ndarray:
@@ -125,7 +125,6 @@ def _write_onnx(defense: Defense, folder: Path) -> Iterator[Answer]:
     _import("onnx", "onnxscript", "onnx")  # PyTorch's exporter needs it
     onnxruntime = _import("onnx", "onnxruntime", "onnx")
     for network, file in _plain_networks(defense, folder):
-        file.unlink()
         path = file.with_suffix(".onnx")
         exporter = logging.getLogger("torch.onnx")
         level = exporter.level
@@ -145,6 +144,8 @@ def _write_onnx(defense: Defense, folder: Path) -> Iterator[Answer]:
                 )
         finally:
             exporter.setLevel(level)
+        for part in (file, *folder.glob(f"{file.stem}.*.pt2")):
+            part.unlink()
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
         def answer(images: np.ndarray, session: Any = session) -> np.ndarray:
@@ -154,40 +155,43 @@ def _write_onnx(defense: Defense, folder: Path) -> Iterator[Answer]:
 
 
 def keras_model(net: AllConv, shape: tuple[int, int, int]) -> Any:
-    """The network of images [H, W, C] as a functional model of Keras's own layers.
+    """Build a network as a functional model of Keras's own layers and operations.
 
-    Its weights are those of `net`, copied.
+    Args:
+        net: a network; its hooks are called on symbolic tensors.
+        shape: (height, width, channels) of the images.
+
+    Returns:
+        A keras.Model with the weights of `net`, copied.
+
+    Raises:
+        ConversionError: where a hook cannot be called so, naming it.
     """
-    options = plain_options(net, shape[2])
-    images = x = keras.Input(shape, name="images")
-    match options.get("transform", ""):
-        case "":
-            pass
-        case "blur":
-            x = layers.AveragePooling2D(2, strides=1)(layers.ZeroPadding2D(1)(x))
-        case "discretize":
-            bits = net.kernels[0].shape[2] // shape[2]
-            steps = np.arange(1, bits + 1, dtype=np.float32) / bits
-            code = ops.cast(ops.less(ops.expand_dims(x, -1), steps), "float32")
-            x = layers.Reshape((*shape[:2], -1))(code)
-        case transform:
+    changed_hooks(net)
+
+    def call(name: str, x: Any) -> Any:
+        try:
+            return getattr(net, name)(x)
+        except Exception as error:  # whatever a hook raises
             raise ConversionError(
-                f"--to keras does not know the input transformation {transform!r}"
-            )
+                f"{type(net).__name__}.{name} cannot be called on Keras's symbolic tensors: "
+                f"expected functions of keras.ops alone; {type(error).__name__}: {error}"
+            ) from error
+
     convs = []
+
+    def convolved(kernel: Any, x: Any) -> Any:
+        convs.append(layers.Conv2D(kernel.shape[3], kernel.shape[0], padding="same"))
+        return convs[-1](x)
+
+    images = keras.Input(shape, name="images")
+    x = call("transform", images)
     for scale in net.scales:
         for kernel, _ in scale:
-            convs.append(layers.Conv2D(kernel.shape[3], 3, padding="same"))
-            x = layers.LeakyReLU(0.2)(convs[-1](x))
-            if jump := options.get("jump"):
-                x = x + jump * ops.cast(x > 0, "float32")
+            x = call("activation", convolved(kernel, x))
         x = layers.AveragePooling2D(2)(x)
-    convs.append(layers.Conv2D(options["outputs"], options["head_size"], padding="same"))
-    logits = layers.GlobalAveragePooling2D()(convs[-1](x))
-    if options.get("normalize"):
-        lengths = ops.sqrt(ops.sum(ops.square(logits), axis=-1, keepdims=True) + 1e-12)
-        logits = logits / lengths
-    model = keras.Model(images, logits)
+    x = call("head_activation", convolved(net.head[0], x))
+    model = keras.Model(images, call("output", layers.GlobalAveragePooling2D()(x)))
     for conv, (kernel, bias) in zip(convs, net.convs, strict=True):
         conv.kernel.assign(kernel)
         conv.bias.assign(bias)

@@ -63,7 +63,7 @@ def get(name: str) -> type[Defense]:
     _expect_known(name)
     module = import_module(f"{__name__}.{name}")
     [defense] = [each for each in vars(module).values() if vars_of(each).get("name") == name]
-    return defense  # type: ignore[no-any-return]
+    return defense
 
 
 def vars_of(value: Any) -> Mapping[str, Any]:

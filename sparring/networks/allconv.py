@@ -17,6 +17,8 @@ from sparring.randomness import Stream, spread
 PREDICTION_BATCH = 128
 """Images that go through a network at a time when nothing is trained; bounds the memory."""
 
+HOOKS = ("transform", "activation", "head_activation", "output")
+"""The methods of AllConv, functions of one tensor, that a defense may override."""
 
 _INITIALIZERS = {
     "glorot": keras.initializers.GlorotUniform,
@@ -119,7 +121,11 @@ class AllConv(keras.layers.Layer):
     # What a defense may change
 
     def transform(self, x: Any) -> Any:
-        """What happens to images before the first convolution."""
+        """Change images before the first convolution.
+
+        The network is made for what this gives for zeros: it is called once with them before a
+        subclass's own attributes exist.
+        """
         return x
 
     def activation(self, x: Any) -> Any:
@@ -131,7 +137,7 @@ class AllConv(keras.layers.Layer):
         return x
 
     def output(self, logits: Any) -> Any:
-        """What follows the average over space, [B, outputs]."""
+        """Change what the average over space gave, [B, outputs]."""
         return logits
 
     # What it computes

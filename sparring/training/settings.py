@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from sparring.errors import SettingsError, unknown_name
 
@@ -34,11 +35,10 @@ def setting(default: Any, text: str, expected: str = "", **bounds: Any) -> Any:
     Returns:
         A pydantic field.
     """
-    extra = {"expected": expected} if expected else None
-    return Field(default, description=text, json_schema_extra=extra, **bounds)
+    return Field(default, description=text, json_schema_extra={"expected": expected}, **bounds)
 
 
-class Settings(BaseModel, frozen=True, strict=True, extra="forbid", allow_inf_nan=False):
+class Settings(BaseModel):
     """The hyperparameters of one training; the defaults are the course's.
 
     A defense with settings of its own declares them in a subclass. Integers are taken for floats.
@@ -46,6 +46,8 @@ class Settings(BaseModel, frozen=True, strict=True, extra="forbid", allow_inf_na
     Raises:
         SettingsError: for an unknown name, another type, or a value out of range.
     """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     filters: int = setting(64, "width of the first convolution", "at least 1", ge=1)
     head_size: Literal[1, 3] = setting(1, "side of the head's kernel; old checkpoints have 3")
@@ -92,7 +94,7 @@ class Settings(BaseModel, frozen=True, strict=True, extra="forbid", allow_inf_na
         elif first["type"].endswith("_type"):
             expected = getattr(field.annotation, "__name__", str(field.annotation))
         else:
-            expected = dict(field.json_schema_extra or {}).get("expected", first["msg"])  # type: ignore[arg-type]
+            expected = _range(field) or first["msg"]
             value = float(value) if field.annotation is float else value
         return f"{name}: expected {expected}, got {value!r}"
 
@@ -107,9 +109,10 @@ class Settings(BaseModel, frozen=True, strict=True, extra="forbid", allow_inf_na
         lines = {}
         for name, field in cls.model_fields.items():
             choices = get_args(field.annotation) if name != "flip" else ()
-            extra = dict(field.json_schema_extra or {})  # type: ignore[arg-type]
-            expected = " or ".join(map(str, choices)) or extra.get("expected", "")
-            lines[name] = f"{field.description} ({expected})" if expected else field.description
+            expected = " or ".join(map(str, choices)) or _range(field)
+            lines[name] = (
+                f"{field.description} ({expected})" if expected else f"{field.description}"
+            )
         return lines
 
     def replace(self, **changes: Any) -> Self:
@@ -119,6 +122,12 @@ class Settings(BaseModel, frozen=True, strict=True, extra="forbid", allow_inf_na
     def as_json(self) -> dict[str, Any]:
         """Give the settings as plain JSON values, by name."""
         return self.model_dump()
+
+
+def _range(field: FieldInfo) -> str:
+    """Give the range of a setting in words; empty where its type says it."""
+    extra = field.json_schema_extra
+    return str(extra["expected"]) if isinstance(extra, dict) else ""
 
 
 # docs/fast.md has what was measured. The digits are few, so smaller batches make enough steps of
