@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from keras import ops
 
-from sparring.attacks.exercise import write
 from sparring.data import Dataset, DatasetInfo
 from sparring.defenses import DEFENSES
 from sparring.defenses.defense import Defense
+from sparring.defenses.exercise import write
 from sparring.errors import DataError, SettingsError
 from sparring.randomness import Chance, Stream, spread
 from sparring.threat import Linf

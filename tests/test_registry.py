@@ -24,13 +24,12 @@ PACKAGE = Path(defenses.__file__).parent.parent
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_read_of_the_source_is_what_the_class_says(name: str) -> None:
-    assert asdict(describe(name)) == {
-        key: getattr(get(name), key) for key in asdict(describe(name))
-    }
+    described = asdict(describe(name))
+    assert described == {key: getattr(get(name), key) for key in described}
 
 
 def test_names_are_those_of_the_files() -> None:
-    helpers = {"__init__", "defense", "facts", "adversarial"}
+    helpers = {"__init__", "defense", "facts", "exercise", "adversarial"}
     assert {file.stem for file in (PACKAGE / "defenses").glob("*.py")} - helpers == set(NAMES)
     assert list(DEFENSES) == list(NAMES)
     assert BASELINE in NAMES
@@ -43,7 +42,7 @@ ALONE = """
 import sys, time
 sys.modules.update(keras=None, torch=None, tensorflow=None, jax=None, numpy=None)
 from sparring import defenses
-from sparring.attacks import exercise
+from sparring.defenses import exercise
 from sparring.errors import SettingsError
 import pathlib, json
 
@@ -59,16 +58,8 @@ print(json.dumps([ideas, told, time.process_time()]))
 
 
 def test_without_a_framework_defenses_are_described(tmp_path: Path) -> None:
-    # sparring.attacks imports frameworks; the file of exercises alone does not need them.
-    program = ALONE.replace(
-        "from sparring.attacks import exercise\n",
-        "import importlib.util\n"
-        f"spec = importlib.util.spec_from_file_location('exercise', {str(EXERCISE)!r})\n"
-        "exercise = importlib.util.module_from_spec(spec)\n"
-        "spec.loader.exec_module(exercise)\n",
-    )
     answer = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", ALONE],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
         capture_output=True,
@@ -80,9 +71,6 @@ def test_without_a_framework_defenses_are_described(tmp_path: Path) -> None:
     assert told.startswith("unknown defense 'blurr'. Did you mean 'blur'? Valid: baseline, blur")
     assert seconds < 0.5
     assert (tmp_path / "attack_blur.py").is_file()
-
-
-EXERCISE = PACKAGE / "attacks" / "exercise.py"
 
 
 def _names_in(source: str) -> Iterator[str]:
@@ -103,8 +91,7 @@ def _names_in(source: str) -> Iterator[str]:
         elif isinstance(node, ast.Import | ast.ImportFrom):
             module = f".{getattr(node, 'module', '') or ''}"
             for alias in node.names:
-                for part in f"{module}.{alias.name}".split("."):
-                    yield part
+                yield from f"{module}.{alias.name}".split(".")
 
 
 def test_what_a_module_names() -> None:

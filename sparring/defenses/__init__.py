@@ -4,6 +4,7 @@ Which question it answers: what does each defense train, and how does it answer?
 
     defense.py  the class that all derive from
     facts.py    what a defense says of itself for other rooms
+    exercise.py an attack to fill in, for breaking a defense oneself
     baseline.py, blur.py, ...  one whole defense each
 
 Nothing here imports a framework until a defense's class is asked for.
