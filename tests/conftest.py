@@ -16,6 +16,13 @@ from sparring.defenses.defense import Defense
 from sparring.training.callbacks import Silent
 from sparring.training.settings import Settings
 
+KNOWN = (
+    *("baseline", "blur", "temperature", "labelsmooth", "jump", "mergebinary", "majority"),
+    *("discretize", "randomneuron", "transform", "injection", "knn", "advtrain", "pgdtrain"),
+    "trades",
+)
+"""The defenses that tests have numbers of, worked out by hand or measured; there may be more."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "backend: runs on every backend, in a process of its own")
