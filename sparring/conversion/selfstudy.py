@@ -67,54 +67,62 @@ def course_folders() -> dict[str, tuple[str, ...]]:
 
 
 def convert(path: str | Path, out: str | Path, *, name: str | None = None) -> list[str]:
-    """Read one checkpoint, or all of a checkpoints folder, into runs; what was made, in lines.
+    """Read one checkpoint, or all of a checkpoints folder, into runs.
+
+    Everything is read and checked before anything is written. Width, channels, outputs and size of
+    the head are read from the shapes.
 
     Args:
         path: a folder with a checkpoint, its prefix (`.../final_checkpoint-1`), or a folder with
-            the course's folders (baseline, diverse-0, binary_models, ...).
+            the course's folders of defenses.
         out: folder of runs; each goes to out/<data set>/<defense>.
         name: the defense that a single checkpoint is of; None goes by its folder's name.
 
-    Width, channels, outputs and size of the head are read from the shapes. Everything is read and
-    checked before anything is written. Raises ConversionError for missing, unexpected, misshapen or
-    non-finite tensors and files, for runs that are there already, and without TensorFlow.
+    Returns:
+        Lines that say what became a run, and what was passed over.
+
+    Raises:
+        ConversionError: for missing, unexpected, misshapen or non-finite tensors and files, for
+            runs that exist already, and without TensorFlow.
+        SettingsError: for an unknown defense.
     """
     path, out = Path(path), Path(out)
     if name is not None:
         defenses.get(name)
-        found = {name: [path]}
+        sources = {name: [path]}
     else:
-        found = _found(path)
+        sources = _sources(path)
     ready = []
-    for defense_name, places in found.items():
+    for defense_name, places in sources.items():
         networks = [_read(place) for place in places]
         ready.append(_prepare(defense_name, networks, places[0], out))
     lines = []
     for run, values, arrays, networks in ready:
         with run.locked():
             run.finish(values, arrays)
-        note = ", unfinished: its EMA weights" if any(each.unfinished for each in networks) else ""
-        sources = ", ".join(each.source for each in networks)
-        lines.append(f"{values['defense']}: {run.path} from {sources}{note}")
-    if name is None and [path] not in found.values():
+        unfinished = any(network.unfinished for network in networks)
+        note = ", unfinished: its EMA weights" if unfinished else ""
+        read = ", ".join(network.source for network in networks)
+        lines.append(f"{values['defense']}: {run.path} from {read}{note}")
+    if name is None and [path] not in sources.values():
         lines += [f"Passed over {folder}, which no defense has" for folder in _unknown(path)]
     return lines
 
 
-def _found(path: Path) -> dict[str, list[Path]]:
-    """The defenses that a path holds, with the places of their networks."""
+def _sources(path: Path) -> dict[str, list[Path]]:
+    """Find the defenses that a path holds, with the places of their networks."""
     if not path.is_dir() and not path.with_name(path.name + ".index").exists():
         raise ConversionError(f"{path}: no such checkpoint or folder")
-    found = {
+    sources = {
         name: [path / folder for folder in folders]
         for name, folders in course_folders().items()
         if any((path / folder).is_dir() for folder in folders)
     }
-    if found:
-        for name, places in found.items():
+    if sources:
+        for name, places in sources.items():
             if missing := [str(place) for place in places if not place.is_dir()]:
                 raise ConversionError(f"{name} needs {len(places)} networks; missing {missing}")
-        return found
+        return sources
     folder = path if path.is_dir() else path.parent
     for name, folders in course_folders().items():
         if folders == (folder.name,):
@@ -126,7 +134,7 @@ def _found(path: Path) -> dict[str, list[Path]]:
 
 
 def _unknown(path: Path) -> list[Path]:
-    """Folders with checkpoints that stand beside the known ones."""
+    """List folders with checkpoints that stand beside the known ones."""
     known = {place.partition("/")[0] for places in course_folders().values() for place in places}
     return [
         folder
@@ -136,12 +144,18 @@ def _unknown(path: Path) -> list[Path]:
 
 
 def write(defense: Defense, folder: Path) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
-    """Write a defense as the course kept it; each network, as read back, answers images.
+    """Write a defense as the course kept it.
 
-    The folder gets what the course had in its folder of checkpoints: a final checkpoint a network
-    in the course's place for this defense, or one of its name where the course had none, and the
-    arrays beside it. Raises ConversionError where the course's program could not load it, or would
-    answer otherwise.
+    Args:
+        defense: a trained defense.
+        folder: gets what the course had in its folder of checkpoints: a final checkpoint a network,
+            in the course's place for this defense or one of its name, and the arrays beside it.
+
+    Yields:
+        What answers images [N, H, W, C] with each network, as read back.
+
+    Raises:
+        ConversionError: where the course's program could not load it, or would answer otherwise.
     """
     tf = _tensorflow()
     _expect_as_the_course_s(defense)
@@ -170,7 +184,7 @@ def write(defense: Defense, folder: Path) -> Iterator[Callable[[np.ndarray], np.
 
 
 def _layer(tf: Any, *conv: Any) -> Any:
-    """A layer as checkpoints see it: a kernel and a bias, or for a pooling nothing."""
+    """Make a layer as checkpoints see it: a kernel and a bias, or for a pooling nothing."""
     layer = tf.Module()
     for part, variable in zip(("kernel", "bias"), conv, strict=False):
         setattr(layer, part, tf.Variable(ops.convert_to_numpy(variable)))
@@ -178,7 +192,7 @@ def _layer(tf: Any, *conv: Any) -> Any:
 
 
 def _expect_as_the_course_s(defense: Defense) -> None:
-    """ConversionError unless the course's program can load this defense and answers as it does."""
+    """Raise ConversionError unless the course's program can load a defense and answers alike."""
     side, height, width = defense.settings.head_size, *defense.info.shape[:2]
     if side != 3:
         raise ConversionError(
@@ -190,9 +204,7 @@ def _expect_as_the_course_s(defense: Defense) -> None:
             f"the course's images are square with a power of two as side, these {height}x{width}"
         )
     for name, does in _files(type(defense)).served:
-        served, course = (
-            getattr(each, name) for each in (defense.settings, defense.course_settings)
-        )
+        served, course = getattr(defense.settings, name), getattr(defense.course_settings, name)
         if served != course:
             raise ConversionError(
                 f"the course's program {does} {name} {course}, this run at {served}; "
@@ -221,7 +233,7 @@ def _tensorflow() -> Any:
 
 
 def _read(place: Path) -> Imported:
-    """A checkpoint's network. A place is its folder or its prefix."""
+    """Read a checkpoint's network. A place is its folder or its prefix."""
     tf = _tensorflow()
     prefix = _prefix(place) if place.is_dir() else place
     try:
@@ -256,7 +268,7 @@ def _read(place: Path) -> Imported:
 
 
 def _prefix(folder: Path) -> Path:
-    """The checkpoint in a folder: the final one, or the last of an unfinished training."""
+    """Find the checkpoint in a folder: the final one, or the last of an unfinished training."""
     final = folder / FINAL
     if final.with_name(final.name + ".index").exists():
         return final
@@ -268,13 +280,13 @@ def _prefix(folder: Path) -> Path:
     if not numbered:
         raise ConversionError(
             f"{folder}: expected {FINAL}.index or checkpoint-N.index, found "
-            f"{sorted(each.name for each in folder.iterdir())}"
+            f"{sorted(file.name for file in folder.iterdir())}"
         )
     return max(numbered)[1]
 
 
 def _check(prefix: str, layers: list[int], convs: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    """ConversionError unless this is the course's network."""
+    """Raise ConversionError unless this is the course's network."""
     scales = (len(convs) - 1) // 2
     # Two convolutions and a pooling a scale, then the head.
     expected = [layer for scale in range(scales) for layer in (3 * scale, 3 * scale + 1)]
@@ -308,7 +320,7 @@ def _check(prefix: str, layers: list[int], convs: list[tuple[np.ndarray, np.ndar
 def _prepare(
     name: str, networks: list[Imported], place: Path, out: Path
 ) -> tuple[Run, dict[str, Any], dict[str, np.ndarray], list[Imported]]:
-    """The run that networks become, in memory."""
+    """Make the run that networks become, in memory."""
     defense = defenses.get(name)
     first = networks[0]
     kernels = [kernel for kernel, _ in first.convs]
@@ -368,7 +380,7 @@ def _prepare(
 
 
 def _net(recipe: Recipe, network: Imported, name: str) -> AllConv:
-    """A recipe's network with the weights that were read, as it answers when trained."""
+    """Make a recipe's network with the weights that were read, as it answers when trained."""
     net = recipe.net()
     for (kernel, bias), (old_kernel, old_bias) in zip(net.convs, network.convs, strict=True):
         if tuple(kernel.shape) != old_kernel.shape:

@@ -31,9 +31,11 @@ Answer = Callable[[np.ndarray], np.ndarray]
 class Target:
     """A form networks can be converted to.
 
-    Attributes: `write`, called with a defense and an empty folder, writes all of its networks and
-    yields each one's Answer, read back from the files; `layout` of the images it takes; `use`, in
-    Markdown: Python that answers `images` with network 0, run in the folder.
+    Attributes:
+        write: writes all networks of a defense into an empty folder and yields each one's Answer,
+            read back from the files.
+        layout: of the images it takes.
+        use: in Markdown, Python that answers `images` with network 0, run in the folder.
     """
 
     write: Callable[[Defense, Path], Iterator[Answer]]
@@ -54,7 +56,7 @@ def plain_options(net: AllConv) -> dict[str, Any]:
 
 
 def torch_state(net: AllConv) -> dict[str, np.ndarray]:
-    """Weights as PyTorch has them; kernels [H, W, in, out] become [out, in, H, W]."""
+    """Give weights as PyTorch has them, by name: kernels [H, W, in, out] as [out, in, H, W]."""
     names = [f"convs.{number}" for number in range(len(net.convs) - 1)]
     state = {}
     for name, (kernel, bias) in zip([*names, "head"], net.convs, strict=True):
@@ -69,7 +71,7 @@ def _nchw(images: np.ndarray) -> np.ndarray:
 
 
 def _import(target: str, name: str, extra: str) -> Any:
-    """A module that a target needs; ConversionError when it is not installed."""
+    """Import a module that a target needs; ConversionError when it is not installed."""
     try:
         return import_module(name)
     except ImportError as error:
@@ -79,7 +81,7 @@ def _import(target: str, name: str, extra: str) -> Any:
 
 
 def _plain_networks(defense: Defense, folder: Path) -> Iterator[tuple[Any, Path]]:
-    """Each network as plain PyTorch, loaded from the safetensors file it was written to."""
+    """Write each network in safetensors and yield it as plain PyTorch loads it, and the file."""
     from sparring.conversion import torch_model
 
     write_hooks(defense, folder)
@@ -91,7 +93,7 @@ def _plain_networks(defense: Defense, folder: Path) -> Iterator[tuple[Any, Path]
 
 
 def _export_options(torch: Any, defense: Defense) -> dict[str, Any]:
-    """What PyTorch's exporters are to know of the images: their shape, in batches of any size."""
+    """Tell PyTorch's exporters the shape of the images, in batches of any size."""
     height, width, channels = defense.info.shape
     return {
         "args": (torch.zeros(2, channels, height, width),),
@@ -100,7 +102,7 @@ def _export_options(torch: Any, defense: Defense) -> dict[str, Any]:
 
 
 def _write_torch(defense: Defense, folder: Path) -> Iterator[Answer]:
-    """Weights in safetensors with the code to load them, and exported programs."""
+    """Write weights in safetensors with the code to load them, and exported programs."""
     torch = _import("torch", "torch", "torch")
     shutil.copy(Path(__file__).with_name("torch_model.py"), folder)
     for network, file in _plain_networks(defense, folder):
@@ -111,7 +113,7 @@ def _write_torch(defense: Defense, folder: Path) -> Iterator[Answer]:
         def answer(images: np.ndarray, network: Any = network, loaded: Any = loaded) -> np.ndarray:
             tensor = torch.from_numpy(_nchw(images))
             with torch.no_grad():
-                plain, program = (made(tensor).numpy() for made in (network, loaded))
+                plain, program = network(tensor).numpy(), loaded(tensor).numpy()
             if not np.allclose(plain, program, rtol=1e-5, atol=1e-6):
                 raise ConversionError("the exported program and the plain module answer otherwise")
             return np.asarray(plain)
@@ -120,7 +122,7 @@ def _write_torch(defense: Defense, folder: Path) -> Iterator[Answer]:
 
 
 def _write_onnx(defense: Defense, folder: Path) -> Iterator[Answer]:
-    """ONNX files, by way of plain PyTorch, whose exporter writes them."""
+    """Write ONNX files, by way of plain PyTorch, whose exporter does it."""
     torch = _import("onnx", "torch", "torch")
     _import("onnx", "onnxscript", "onnx")  # PyTorch's exporter needs it
     onnxruntime = _import("onnx", "onnxruntime", "onnx")
@@ -199,7 +201,7 @@ def keras_model(net: AllConv, shape: tuple[int, int, int]) -> Any:
 
 
 def _write_keras(defense: Defense, folder: Path) -> Iterator[Answer]:
-    """Files of Keras's own format, which load in safe mode and without Sparring."""
+    """Write files of Keras's own format, which load in safe mode and without Sparring."""
     for number, net in enumerate(defense.nets):
         path = folder / f"network-{number}.keras"
         with warnings.catch_warnings():

@@ -63,13 +63,9 @@ def get(name: str) -> type[Defense]:
     """
     _expect_known(name)
     module = import_module(f"{__name__}.{name}")
-    [defense] = [each for each in vars(module).values() if vars_of(each).get("name") == name]
+    classes = (value for value in vars(module).values() if isinstance(value, type))
+    [defense] = [kind for kind in classes if vars(kind).get("name") == name]
     return defense
-
-
-def vars_of(value: Any) -> Mapping[str, Any]:
-    """Give what a class defines itself; nothing for what is no class."""
-    return vars(value) if isinstance(value, type) else {}
 
 
 def describe(name: str) -> Description:
