@@ -37,7 +37,7 @@ class JumpNet(AllConv):
         self.height = self.ramp("height")
 
     def activation(self, x: Any) -> Any:
-        return leaky_relu(x) + ops.cast(self.height, x.dtype) * ops.cast(x > 0, x.dtype)
+        return leaky_relu(x) + ops.cast(x > 0, x.dtype) * ops.cast(self.height, x.dtype)
 
 
 class JumpRecipe(Recipe):
