@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sparring.attacks.exercise import PUBLISHED
 from sparring.data.usual import default_threat
 from sparring.defenses import DEFENSES
 from sparring.evaluation.rates import duration
@@ -101,7 +100,8 @@ def attacking(runs: dict[str, dict[str, Any]], paths: dict[str, Path]) -> Iterat
                 text += f" ({100 * rate.low:.0f} to {100 * rate.high:.0f})"
             cells.append(text)
             images, clean = f"{rate.n}", percent(results.clean_accuracy.value)
-        published = f"{PUBLISHED[name]} %" if name in PUBLISHED else "-"
+        success = DEFENSES[name].published_success
+        published = "-" if success is None else f"{success} %"
         yield f"| {' | '.join([name, clean, *cells, images, published])} |"
 
 

@@ -112,10 +112,11 @@ def work(contestant: str, filters: int, steps: int, preset: str, precision: str)
                 turn.step(plain.done, loss)
     from sparring.data import Dataset
     from sparring.training.loop import TrainLoop
-    from sparring.training.recipe import Recipe, Settings
+    from sparring.training.recipe import Recipe
+    from sparring.training.settings import Settings, resolve
 
     dataset = Dataset("random", x, y, x[:64], y[:64], tuple("0123456789"))
-    settings = Settings().scaled_to("random", preset)
+    settings = resolve(Settings, {}, preset).settings
     settings = settings.replace(filters=filters, epochs=100_000, flip=True, precision=precision)
     loop = TrainLoop(Recipe(dataset.info, settings, 0), dataset)
     loop.run(lambda line: None, turn, eval_every=0)

@@ -63,7 +63,7 @@ def work(contestant: str, seed: int, arguments: argparse.Namespace) -> None:
     dataset = dataset.limit(arguments.limit_train, arguments.limit_test)
     defense = get(arguments.defense)
     preset = "course" if contestant == PLAIN else contestant
-    settings = defense.settings_for(dataset, preset).replace(**options(arguments.both))
+    settings = defense.settings_for(dataset, preset).settings.replace(**options(arguments.both))
     settings = settings.replace(**options(getattr(arguments, preset)))
     first, curves = True, []
     for recipe in defense.recipes(dataset.info, settings, seed):

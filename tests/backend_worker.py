@@ -20,7 +20,8 @@ from sparring.defenses import DEFENSES, get
 from sparring.defenses.randomneuron import DroppingNet
 from sparring.training.callbacks import Silent
 from sparring.training.loop import TrainLoop
-from sparring.training.recipe import Recipe, Settings
+from sparring.training.recipe import Recipe
+from sparring.training.settings import Settings
 
 SETTINGS = Settings(filters=4, epochs=2, batch_size=16, learning_rate=0.05, flip=False)
 

@@ -14,7 +14,14 @@ from sparring.data import Dataset, DatasetInfo
 from sparring.defenses import get
 from sparring.defenses.defense import Defense
 from sparring.training.callbacks import Silent
-from sparring.training.recipe import Settings
+from sparring.training.settings import Settings
+
+KNOWN = (
+    *("baseline", "blur", "temperature", "labelsmooth", "jump", "mergebinary", "majority"),
+    *("discretize", "randomneuron", "transform", "injection", "knn", "advtrain", "pgdtrain"),
+    "trades",
+)
+"""The defenses that tests have numbers of, worked out by hand or measured; there may be more."""
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -84,7 +84,9 @@ def watched(name: str, changes: dict[str, Any], numbers: bool) -> Watch:
     """A training step of the defense's last network."""
     x, y = patterns(40, channels=3)
     dataset = Dataset("patterns", x, y, x, y, tuple("abcd"), mirror=True)
-    settings = get(name).settings_for(dataset).replace(filters=4, batch_size=BATCH, **changes)
+    settings = (
+        get(name).settings_for(dataset).settings.replace(filters=4, batch_size=BATCH, **changes)
+    )
     recipe = get(name).recipes(dataset.info, settings, 0)[-1]
     loop = TrainLoop(recipe, dataset)
     with Fake():

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from keras import ops
 
-from sparring.attacks import exercise as exercises
-from sparring.attacks.exercise import write
 from sparring.data import Dataset, DatasetInfo
+from sparring.defenses import DEFENSES
 from sparring.defenses.defense import Defense
+from sparring.defenses.exercise import write
 from sparring.errors import DataError, SettingsError
 from sparring.randomness import Chance, Stream, spread
 from sparring.threat import Linf
-from sparring.training.recipe import Recipe, Settings
+from sparring.training.recipe import Recipe
+from sparring.training.settings import Settings
 from tests.conftest import Linear, patterns
 
 INFO = DatasetInfo("corner", (8, 8, 1), ("a", "b", "c"), False, 1, 1, "")
@@ -96,31 +97,34 @@ class Tuned(Defense):
 
     name = "tuned"
     idea = "settings from everywhere"
-    course_settings = Settings(learning_rate=0.01, momentum=0.1, weight_decay=0.1, ema_decay=0.1)
-    adapted = {"patterns": {"momentum": 0.3, "weight_decay": 0.3, "ema_decay": 0.3}}  # noqa: RUF012
-    tuned = {  # noqa: RUF012
-        "fast": {
-            "": {"learning_rate": 0.2, "momentum": 0.2, "weight_decay": 0.2, "ema_decay": 0.2},
-            "patterns": {"ema_decay": 0.4},
-            "digits": {"ema_decay": 0.5},
-        }
+    settings_table = {  # noqa: RUF012
+        ("*", "*"): {"learning_rate": 0.01, "momentum": 0.1, "weight_decay": 0.1, "ema_decay": 0.1},
+        ("*", "patterns"): {"momentum": 0.3, "weight_decay": 0.3, "ema_decay": 0.3},
+        ("fast", "*"): {
+            "learning_rate": 0.2,
+            "momentum": 0.2,
+            "weight_decay": 0.2,
+            "ema_decay": 0.2,
+        },
+        ("fast", "patterns"): {"ema_decay": 0.4},
+        ("fast", "digits"): {"ema_decay": 0.5},
     }
 
 
 def test_settings_come_from_the_most_special_place(make_dataset: Callable[..., Dataset]) -> None:
-    def rates(name: str, preset: str) -> tuple[float, float, float, float]:
-        found = Tuned.settings_for(dataclasses.replace(make_dataset(), name=name), preset)
+    def rates(key: str, preset: str) -> tuple[float, float, float, float]:
+        dataset = dataclasses.replace(make_dataset(), key=key)
+        found = Tuned.settings_for(dataset, preset).settings
         return found.learning_rate, found.momentum, found.weight_decay, found.ema_decay
 
-    # The preset's rate of 0.05 < tuned for any < adapted < tuned for this one.
+    # Any < the preset < the data set < both; a defense's own table goes before the shared one.
     assert rates("patterns", "fast") == (0.2, 0.3, 0.3, 0.4)
     assert rates("digits", "fast") == (0.2, 0.2, 0.2, 0.5)
     assert rates("else", "fast") == (0.2, 0.2, 0.2, 0.2)
-    # In the course nothing is tuned: adapted alone, and on digits the scale's twice the rate.
     assert rates("patterns", "course") == (0.01, 0.3, 0.3, 0.3)
-    assert rates("digits", "course") == (0.02, 0.1, 0.1, 0.1)
+    assert rates("digits", "course") == (0.01, 0.1, 0.1, 0.1)
     assert Tuned.settings_for(make_dataset()) == Tuned.settings_for(make_dataset(), "course")
-    assert Tuned.settings_for(make_dataset(), "fast").optimizer == "muon"
+    assert Tuned.settings_for(make_dataset(), "fast").settings.optimizer == "muon"
     with pytest.raises(SettingsError, match="unknown preset 'slow'"):
         Tuned.settings_for(make_dataset(), "slow")
 
@@ -131,10 +135,10 @@ def test_images_are_mirrored_as_the_data_set_says_unless_told(
     make_dataset: Callable[..., Dataset], mirror: bool, wanted: bool | None
 ) -> None:
     class Mirrored(Tuned):
-        course_settings = Settings(flip=wanted)
+        settings_table = {("*", "*"): {"flip": wanted}}  # noqa: RUF012
 
     dataset = dataclasses.replace(make_dataset(), mirror=mirror)
-    assert Mirrored.settings_for(dataset).flip is (mirror if wanted is None else wanted)
+    assert Mirrored.settings_for(dataset).settings.flip is (mirror if wanted is None else wanted)
 
 
 def test_one_network_is_trained_with_the_defense_s_recipe() -> None:
@@ -172,7 +176,8 @@ def test_what_a_defense_says_of_itself_unless_told() -> None:
     assert (Defense.networks, Defense.step_cost, Defense.threshold) == ("1", 1.0, 0.5)
     assert (Defense.stochastic, Defense.detects, Defense.differentiable) == (False, False, True)
     assert (Defense.borrows, Defense.outside, Defense.recipe) == (None, "", Recipe)
-    assert (Defense.adapted, Defense.tuned, Defense.course_settings) == ({}, {}, Settings())
+    assert (Defense.settings_table, Defense.course_settings) == ({}, Settings())
+    assert (Defense.course_files, Defense.published_success) == (None, None)
 
 
 # Draws
@@ -426,7 +431,8 @@ def test_the_course_s_best_published_success() -> None:
     [head] = [row for row in rows if row[-1] == "course's"]
     published = {row[0]: row[-1] for row in rows if len(row) == len(head) and "%" in row[-1]}
     assert len(published) == 13
-    assert {name: f"{share} %" for name, share in exercises.PUBLISHED.items()} == published
+    shares = {name: defense.published_success for name, defense in DEFENSES.items()}
+    assert {name: f"{share} %" for name, share in shares.items() if share} == published
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from sparring.defenses.defense import Defense
 from sparring.networks.allconv import leaky_relu
 from sparring.networks.augment import STRONG_DRAWS, strong
 from sparring.randomness import Chance
-from sparring.training.recipe import Settings
-from tests.conftest import patterns
+from sparring.training.settings import Settings
+from tests.conftest import KNOWN, patterns
 
 pytestmark = pytest.mark.backend
 
@@ -72,13 +72,13 @@ def images(count: int, seed: int = 0, shape: tuple[int, int, int] = (8, 8, 1)) -
 
 def test_which_defenses_draw_detect_and_have_gradients() -> None:
     def those(attribute: str, value: Any = True) -> set[str]:
-        return {name for name, kind in DEFENSES.items() if getattr(kind, attribute) == value}
+        return {name for name in KNOWN if getattr(get(name), attribute) == value}
 
     assert those("stochastic") == {"randomneuron", "transform"}
     assert those("detects") == {"mergebinary", "majority", "injection"}
     assert those("differentiable", False) == {"discretize", "knn"}
     assert those("borrows", "baseline") == {"randomneuron"}
-    assert those("threshold", 0.5) == set(DEFENSES)
+    assert those("threshold", 0.5) == set(KNOWN)
 
 
 @pytest.mark.parametrize(

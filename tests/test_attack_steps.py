@@ -23,7 +23,7 @@ from sparring.errors import AttackError, SettingsError
 from sparring.networks.allconv import AllConv
 from sparring.randomness import Chance
 from sparring.threat import L2, Linf, ThreatModel
-from sparring.training.recipe import Settings
+from sparring.training.settings import Settings
 
 SHAPE = (3, 4, 2)
 CENTERS = np.random.default_rng(1).random((3, *SHAPE)).astype(np.float32)

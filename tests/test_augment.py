@@ -21,7 +21,8 @@ from sparring.networks.augment import (
     shift_flip,
     strong,
 )
-from sparring.training.recipe import Recipe, Settings
+from sparring.training.recipe import Recipe
+from sparring.training.settings import Settings
 
 pytestmark = pytest.mark.backend
 

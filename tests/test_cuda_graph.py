@@ -25,7 +25,7 @@ from sparring.errors import Diverged
 from sparring.training import loop as train_loop
 from sparring.training.callbacks import EpochMetrics, Silent
 from sparring.training.loop import TrainLoop
-from sparring.training.recipe import Settings
+from sparring.training.settings import Settings
 from tests.test_train_loop import FAST, Breaking
 
 
@@ -110,7 +110,11 @@ def trained(
     name: str, dataset: Dataset, **changes: Any
 ) -> tuple[dict[str, np.ndarray], list[EpochMetrics]]:
     """State and metrics after two epochs of the defense's last network."""
-    settings = get(name).settings_for(dataset).replace(filters=4, batch_size=6, epochs=2, **changes)
+    settings = (
+        get(name)
+        .settings_for(dataset)
+        .settings.replace(filters=4, batch_size=6, epochs=2, **changes)
+    )
     lines: list[EpochMetrics] = []
     loop = TrainLoop(get(name).recipes(dataset.info, settings, 0)[-1], dataset)
     loop.run(lines.append, Silent(), eval_every=0)

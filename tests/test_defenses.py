@@ -228,8 +228,10 @@ def test_course_settings_are_the_course_s() -> None:
 def test_the_fast_preset_trains_the_same_network_sooner(
     make_dataset: Callable[..., Dataset], name: str, data: str
 ) -> None:
-    dataset = dataclasses.replace(make_dataset(), name=data)
-    course, fast = (get(name).settings_for(dataset, preset) for preset in ("course", "fast"))
+    dataset = dataclasses.replace(make_dataset(), key=data)
+    course, fast = (
+        get(name).settings_for(dataset, preset).settings for preset in ("course", "fast")
+    )
     slow = (name, data) == ("injection", "digits")  # its file says why
     assert (course.optimizer, fast.optimizer) == ("sgd", "sgd" if slow else "muon")
     assert fast.epochs < course.epochs or course.epochs == 1
@@ -247,13 +249,13 @@ def test_the_fast_preset_trains_the_same_network_sooner(
 def test_settings_follow_the_data_set(make_dataset: Callable[..., Dataset], tmp_path: Path) -> None:
     from sparring.data import load
 
-    digits = get("baseline").settings_for(load("digits"))
+    digits = get("baseline").settings_for(load("digits")).settings
     assert (digits.filters, digits.batch_size, digits.flip) == (32, 16, False)
     assert digits.learning_rate == pytest.approx(0.06)
     # At twice the course's rate, trainings on Fashion-MNIST diverged under some seeds.
-    like_fashion = dataclasses.replace(load("digits"), name="fashion-mnist")
-    fashion = get("baseline").settings_for(like_fashion)
+    like_fashion = dataclasses.replace(load("digits"), key="fashion-mnist")
+    fashion = get("baseline").settings_for(like_fashion).settings
     assert (fashion.filters, fashion.batch_size, fashion.epochs) == (16, 32, 4)
     assert fashion.learning_rate == pytest.approx(0.03)
-    other = get("baseline").settings_for(make_dataset())
+    other = get("baseline").settings_for(make_dataset()).settings
     assert other == get("baseline").course_settings.replace(flip=False)

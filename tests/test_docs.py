@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import os
 import re
+import shutil
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -16,40 +18,68 @@ import typer
 from keras import ops
 
 import sparring
+from sparring import backend
 from sparring.cli import app
 from sparring.conversion.convert import convert
-from sparring.conversion.selfstudy import FOLDERS
+from sparring.conversion.selfstudy import course_folders
 from sparring.conversion.targets import TARGETS
-from sparring.data import SOURCES, Dataset
+from sparring.data import SOURCES
 from sparring.defenses import DEFENSES
 from sparring.defenses.defense import Defense
 from tests import pages
+from tests.conftest import KNOWN
 
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.backend
-def test_the_page_on_adding_a_defense(
-    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    page = (ROOT / "docs" / "add-a-defense.md").read_text(encoding="utf-8")
-    [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    file = tmp_path / "quantize.py"
-    file.write_text(code, encoding="utf-8")
-    spec = importlib.util.spec_from_file_location("quantize", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "quantize", module)
-    spec.loader.exec_module(module)
-    monkeypatch.setitem(DEFENSES, "quantize", module.Quantize)
+# What is done with the added defense, in a process of its own.
+ADDED = """
+import numpy as np
+import sparring
+from sparring.conversion.convert import convert
 
-    defense = sparring.train("quantize", dataset, out=tmp_path, filters=4, epochs=2, batch_size=16)
-    x = dataset.x_test.astype(np.float32) / 255
-    # Moved by less than to the next rounding, images are the same to it.
-    np.testing.assert_allclose(
-        defense.classify(np.round(x * 8) / 8), defense.classify(x), rtol=1e-5
-    )
+trained = sparring.train("quantize", "digits", preset="fast", epochs=2, filters=4)
+defense = sparring.load(trained.path)
+x = np.random.default_rng(0).random((5, 8, 8, 1), dtype=np.float32)
+np.testing.assert_array_equal(defense.classify(np.round(x * 8) / 8), defense.classify(x))
+for attack in ("pgd", "reference"):
+    report = sparring.evaluate(defense, attack, sparring.Linf(0.15), n=4, check=False)
+    print(attack, report.success_rate.value)
+for target in TARGETS_HERE:
+    proof = convert(trained.path, target)
+    print(target, proof["networks"]["network-0"])
+"""
+
+
+@pytest.mark.backend
+def test_the_page_on_adding_a_defense(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    for folder in ("sparring", "tests"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pyc*"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    page = (ROOT / "docs" / "add-a-defense.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"`(sparring/[\w/]+\.py)`:\n\n```\w+\n(.*?)```", page, re.DOTALL)
+    assert [place for place, _ in blocks] == [
+        "sparring/defenses/quantize.py",
+        "sparring/defenses/__init__.py",
+        "sparring/attacks/reference/quantize.py",
+    ]
+    for place, code in blocks:
+        file = tmp_path / place
+        if not file.exists():
+            file.write_text(code, encoding="utf-8")
+            continue
+        before, end, after = file.read_text(encoding="utf-8").partition('    "trades",\n')
+        file.write_text(before + end + code + after, encoding="utf-8")
+    targets = ["torch", "keras", "onnx"] if backend.name == "torch" else ["torch", "keras"]
+    program = ADDED.replace("TARGETS_HERE", repr(targets))
+    tests = ["tests/test_defenses.py", "tests/test_registry.py", "-k", "quantize"]
+    commands = [["-c", program], ["-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]]
+    for command in commands if backend.name == "torch" else commands[:1]:
+        own = {**os.environ, "PYTHONPATH": str(tmp_path), "KERAS_BACKEND": backend.name}
+        python = [sys.executable, *command]
+        answer = subprocess.run(python, cwd=tmp_path, env=own, capture_output=True, text=True)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
 
 
 def test_the_page_on_adding_a_report_column(tmp_path: Path) -> None:
@@ -214,7 +244,7 @@ def test_commands_on_the_page_for_people_from_the_course() -> None:
             valid, words = set().union(*options.values()), span.split()
         for word in words:
             assert not word.startswith("-") or word in valid, f"{span}: {word}"
-    assert trained == {*DEFENSES, "all"}
+    assert trained == {*KNOWN, "all"}
 
 
 def test_names_on_the_page_for_people_from_the_course() -> None:
@@ -230,6 +260,6 @@ def test_names_on_the_page_for_people_from_the_course() -> None:
             assert name == "nets" or hasattr(Defense, name), span
         if re.match(r"sparring/", span):
             assert (ROOT / span).exists(), span
-    for folders in FOLDERS.values():
+    for folders in course_folders().values():
         for folder in (folders[0], Path(folders[-1]).name):
             assert f"`{folder}`" in COURSE

@@ -474,7 +474,7 @@ def test_a_pickle_beside_a_checkpoint_of_the_course(tmp_path: Path, bomb: bytes)
         ):
             write(tmp_path / file)
             with pytest.raises(ConversionError, match=rf"{re.escape(file)}: cannot be read"):
-                selfstudy._beside(name, tmp_path, info, 32)
+                selfstudy._beside(selfstudy._files(get(name)), tmp_path, info, 32)
 
 
 def _safetensors(header: Any, data: bytes = b"\0" * 16, size: int | None = None) -> bytes:

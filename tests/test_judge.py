@@ -40,7 +40,7 @@ from sparring.runs import records
 from sparring.runs.checkpoint import read_tensors
 from sparring.runs.records import Evaluated, EvaluationWarning, ThreatRecord
 from sparring.threat import L2, Linf
-from sparring.training.recipe import Settings
+from sparring.training.settings import Settings
 from tests.conftest import Linear
 
 pytestmark = pytest.mark.backend

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +19,8 @@ from sparring.networks.allconv import AllConv
 from sparring.networks.augment import STRONG_DRAWS, shift_flip, strong
 from sparring.randomness import Stream, spread
 from sparring.threat import Linf, ascend
-from sparring.training.recipe import Recipe, Settings, cross_entropy, hits
+from sparring.training.recipe import Recipe, cross_entropy, hits
+from sparring.training.settings import Settings
 from tests.conftest import patterns
 
 pytestmark = pytest.mark.backend
@@ -464,66 +464,6 @@ def test_the_settings_that_defenses_differ_in() -> None:
     }
     assert isinstance(trades.Trades.course_settings, PgdSettings)
     assert isinstance(advtrain.AdvTrain.course_settings, advtrain.AdvTrainSettings)
-
-
-# By defense, data set and preset: what differs from the course's settings of the defense, fitted to
-# the data set as all are. Each was chosen by a measurement that its file or docs/fast.md names.
-OTHERWISE: dict[tuple[str, str, str], dict[str, Any]] = {
-    ("advtrain", "digits", "course"): {"radius": 1.5},
-    ("advtrain", "digits", "fast"): {"radius": 1.5},
-    ("advtrain", "fashion-mnist", "course"): {"learning_rate": 0.02},
-    ("advtrain", "fashion-mnist", "fast"): {"learning_rate": 0.02},
-    ("discretize", "fashion-mnist", "course"): {"learning_rate": 0.02},
-    ("injection", "cifar10", "fast"): {"learning_rate": 0.06},
-    ("injection", "digits", "course"): {"strength": 0.5},
-    ("injection", "digits", "fast"): {
-        "epochs": 80,
-        "learning_rate": 0.1,
-        "optimizer": "sgd",
-        "strength": 0.5,
-    },
-    ("injection", "fashion-mnist", "course"): {"learning_rate": 0.02, "strength": 0.1},
-    ("injection", "fashion-mnist", "fast"): {"learning_rate": 0.06, "strength": 0.05},
-    ("jump", "cifar10", "fast"): {"learning_rate": 0.03},
-    ("jump", "digits", "fast"): {"learning_rate": 0.03},
-    ("jump", "fashion-mnist", "course"): {"learning_rate": 0.02},
-    ("jump", "fashion-mnist", "fast"): {"learning_rate": 0.01},
-    ("knn", "digits", "course"): {"epochs": 100},
-    ("knn", "digits", "fast"): {"epochs": 20},
-    ("knn", "fashion-mnist", "course"): {"epochs": 4},
-    ("knn", "fashion-mnist", "fast"): {"epochs": 1},
-    ("mergebinary", "digits", "course"): {"batch_size": 64, "learning_rate": 0.2},
-    ("mergebinary", "digits", "fast"): {"batch_size": 64},
-    ("mergebinary", "fashion-mnist", "course"): {"epochs": 6, "filters": 32},
-    ("mergebinary", "fashion-mnist", "fast"): {"filters": 32},
-    ("pgdtrain", "digits", "course"): {"epochs": 50, "eps": 0.1, "step_size": 0.025},
-    ("pgdtrain", "digits", "fast"): {"eps": 0.1, "step_size": 0.025},
-    ("pgdtrain", "fashion-mnist", "course"): {"epochs": 1, "eps": 0.1, "step_size": 0.025},
-    ("pgdtrain", "fashion-mnist", "fast"): {"eps": 0.1, "step_size": 0.025},
-    ("temperature", "digits", "course"): {"base": 1.04},
-    ("temperature", "digits", "fast"): {"base": 1.04},
-    ("temperature", "fashion-mnist", "course"): {"base": 1.04},
-    ("temperature", "fashion-mnist", "fast"): {"base": 1.04},
-    ("trades", "digits", "course"): {"epochs": 50, "eps": 0.1, "step_size": 0.025},
-    ("trades", "digits", "fast"): {"eps": 0.1, "step_size": 0.025},
-    ("trades", "fashion-mnist", "course"): {"epochs": 1, "eps": 0.1, "step_size": 0.025},
-    ("trades", "fashion-mnist", "fast"): {"eps": 0.1, "step_size": 0.025},
-}
-
-
-@pytest.mark.parametrize("preset", ["course", "fast"])
-@pytest.mark.parametrize("data", ["digits", "fashion-mnist", "cifar10", "mine"])
-@pytest.mark.parametrize("name", DEFENSES)
-def test_what_data_sets_and_presets_need_otherwise(
-    make_dataset: Callable[..., Dataset], name: str, data: str, preset: str
-) -> None:
-    dataset = dataclasses.replace(make_dataset(), name=data)
-    settings = get(name).settings_for(dataset, preset).as_json()
-    shared = get(name).course_settings.scaled_to(data, preset).as_json()
-    assert settings.pop("flip") is False  # as the data set says
-    differs = {key: value for key, value in settings.items() if value != shared[key]}
-    # A data set of one's own is taken as CIFAR-10.
-    assert differs == OTHERWISE.get((name, "cifar10" if data == "mine" else data, preset), {})
 
 
 def test_knn_looks_among_a_sample_while_it_trains() -> None:

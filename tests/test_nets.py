@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 from keras import ops
 from safetensors.numpy import save
+from typing_extensions import override
 
 from sparring import backend
 from sparring.conversion import convert
 from sparring.conversion.targets import keras_model, plain_options, torch_state
+from sparring.conversion.tracing import _write as _write_hook
+from sparring.conversion.tracing import changed_hooks
 from sparring.data import Dataset, DatasetInfo
 from sparring.defenses.blur import BlurNet
 from sparring.defenses.defense import Defense
@@ -211,12 +214,11 @@ def test_small_parts_by_hand() -> None:
 class Changed(AllConv):
     """Everything a defense may change, changed; `seen` has the dtypes of what came."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.seen: list[str] = []
+    seen: list[str] | None = None
 
     def _note(self, x: Any) -> None:
-        self.seen.append(keras.backend.standardize_dtype(x.dtype))
+        if self.seen is not None:
+            self.seen.append(keras.backend.standardize_dtype(x.dtype))
 
     def transform(self, x: Any) -> Any:
         self._note(x)
@@ -229,6 +231,10 @@ class Changed(AllConv):
     def head_activation(self, x: Any) -> Any:
         self._note(x)
         return ops.abs(x)
+
+    def output(self, logits: Any) -> Any:
+        self._note(logits)
+        return 3 * logits
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -244,14 +250,15 @@ def test_a_defense_s_changes_are_where_they_belong(precision: str) -> None:
     for index in (0, 2):
         x = conv(x, weights[index], weights[index + 1]) ** 2
     x = x.reshape(2, 4, 2, 4, 2, -1).mean((2, 4))
-    expected = np.abs(conv(x, *weights[4:])).mean((1, 2))
+    expected = 3 * np.abs(conv(x, *weights[4:])).mean((1, 2))
+    net.seen = []
     answer = net(ops.convert_to_tensor(images))
     assert keras.backend.standardize_dtype(answer.dtype) == "float32"
     # bfloat16 keeps 8 bits; squared twice, that is some percent.
     rounding = 1e-4 if precision == "float32" else 0.1
     np.testing.assert_allclose(ops.convert_to_numpy(answer), expected, rtol=rounding)
     # The transform's comparisons with thresholds are exact, whatever the precision that follows.
-    assert net.seen == ["float32", precision, precision, precision]
+    assert net.seen == ["float32", precision, precision, precision, "float32"]
 
 
 def test_the_average_over_space_is_in_float32() -> None:
@@ -303,8 +310,8 @@ def converted_kinds() -> dict[str, tuple[AllConv, tuple[int, int, int]]]:
     kinds: dict[str, AllConv] = {
         "plain": AllConv((12, 12, 3), 4, filters=3),
         "head of 3": AllConv(shape, 4, filters=3, head_size=3),
-        "blur": BlurNet((9, 9, 3), 4, filters=3),
-        "discretize": CodeNet((8, 8, 60), 4, filters=3),
+        "blur": BlurNet(shape, 4, filters=3),
+        "discretize": CodeNet(shape, 4, filters=3),
         "jump": JumpNet(shape, 4, filters=3),
         "knn": EmbeddingNet(shape, 16, filters=3),
     }
@@ -344,13 +351,36 @@ def test_plain_keras_layers_answer_as_the_network(name: str) -> None:
     np.testing.assert_allclose(answer, expected, atol=1e-5 * np.abs(expected).max())
 
 
-def test_keras_layers_of_an_unknown_door_are_refused() -> None:
-    class Mirrored(AllConv):
-        def plain(self) -> dict[str, Any]:
-            return {"transform": "mirror"}
+class Uncalled(AllConv):
+    """Its transform is of no framework, its activation follows the values."""
 
-    with pytest.raises(ConversionError, match="does not know the input transformation 'mirror'"):
-        keras_model(Mirrored((8, 8, 1), 2, filters=1), (8, 8, 1))
+    @override
+    def transform(self, x: Any) -> Any:
+        return np.asarray(x) / 2
+
+    @override
+    def activation(self, x: Any) -> Any:
+        return x if float(ops.sum(x)) > 0 else -x
+
+    @override
+    def transformed_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        return shape
+
+
+def test_a_hook_that_cannot_be_called_symbolically_is_named() -> None:
+    with pytest.raises(ConversionError, match=r"Uncalled\.transform cannot be called on Keras's"):
+        keras_model(Uncalled((8, 8, 1), 2, filters=1), (8, 8, 1))
+
+
+def test_what_overrides_more_than_hooks_is_refused() -> None:
+    class Doubled(AllConv):
+        @override
+        def call(self, x: Any, chance: Any = None) -> Any:
+            return 2 * super().call(x, chance)
+
+    net = Doubled((8, 8, 1), 2, filters=1)
+    with pytest.raises(ConversionError, match="Doubled overrides call: expected changes in transf"):
+        changed_hooks(net)
 
 
 on_torch = pytest.mark.skipif(backend.name != "torch", reason="is of PyTorch alone")
@@ -358,49 +388,51 @@ on_torch = pytest.mark.skipif(backend.name != "torch", reason="is of PyTorch alo
 
 @on_torch
 @pytest.mark.parametrize("name", KINDS)
-def test_the_plain_module_answers_as_the_network(name: str) -> None:
+def test_the_plain_module_answers_as_the_network(name: str, tmp_path: Path) -> None:
     import torch
 
-    from sparring.conversion.torch_model import Network
+    from sparring.conversion.torch_model import load
 
     net, shape = converted_kinds()[name]
     images = converted_images(shape)
     expected = ops.convert_to_numpy(net(ops.convert_to_tensor(images)))
-    module = Network(**plain_options(net, 3))
-    state = {key: torch.from_numpy(value) for key, value in torch_state(net).items()}
-    module.load_state_dict(state)
+    for hook in changed_hooks(net):
+        _write_hook(net, hook, shape, tmp_path / f"network-0.{hook}.pt2")
+    file = tmp_path / "network-0.safetensors"
+    file.write_bytes(save(torch_state(net), metadata={"network": json.dumps(plain_options(net))}))
     with torch.no_grad():
-        answer = module(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+        answer = load(file)(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
     np.testing.assert_allclose(answer, expected, atol=1e-5 * np.abs(expected).max())
 
 
 @on_torch
-def test_the_doors_of_the_plain_module_by_hand() -> None:
-    import torch
-
-    from sparring.conversion.torch_model import Blur, Discretize
-
-    image = torch.arange(4.0).reshape(1, 1, 2, 2)  # 0 1 / 2 3
-    expected = [[0, 0.25, 0.25], [0.5, 1.5, 1], [0.5, 1.25, 0.75]]
-    np.testing.assert_allclose(Blur()(image)[0, 0].numpy(), expected)
-    code = Discretize()(torch.tensor([0.52, 0.05]).reshape(1, 2, 1, 1))[0, :, 0, 0].numpy()
-    # 0.52 is below 0.55, bit 10, and all after; 0.05 is not below itself.
-    np.testing.assert_array_equal(code, [0] * 10 + [1] * 10 + [0] + [1] * 19)
+@pytest.mark.parametrize("hook", ["transform", "activation"])
+def test_a_hook_that_cannot_be_traced_is_named(hook: str, tmp_path: Path) -> None:
+    net = Uncalled((8, 8, 1), 2, filters=1)
+    with pytest.raises(ConversionError, match=f"Uncalled.{hook} cannot be traced by torch.export"):
+        _write_hook(net, hook, (8, 8, 1), tmp_path / "hook.pt2")
+    assert list(tmp_path.iterdir()) == []
 
 
 @on_torch
-def test_a_jump_and_a_length_by_hand() -> None:
+def test_places_for_what_a_defense_changed_by_hand() -> None:
     import torch
 
     from sparring.conversion.torch_model import Network
 
-    module = Network(1, 1, 1, 1, jump=5.0)
+    class Jump(torch.nn.Module):
+        def forward(self, x: Any) -> Any:
+            return torch.nn.functional.leaky_relu(x, 0.2) + 5 * (x > 0)
+
+    module = Network(1, 1, 1, 1)
     for parameter in module.parameters():
         torch.nn.init.zeros_(parameter)
     with torch.no_grad():
         module.convs[0].weight[0, 0, 1, 1] = 1  # the image itself
         module.convs[1].weight[0, 0, 1, 1] = -1  # its negative
         images = torch.tensor([0.0, 0.5]).reshape(2, 1, 1, 1).expand(2, 1, 8, 8)
+        np.testing.assert_allclose(module.features(images)[:, 0, 0, 0].numpy(), [0, -0.1])
+        module.activation = Jump()
         # At 0 there is no jump; 0.5 becomes 5.5, whose negative has a fifth of the slope.
         np.testing.assert_allclose(module.features(images)[:, 0, 0, 0].numpy(), [0, -1.1])
         plain = Network(1, 1, 1, 2)
@@ -408,8 +440,11 @@ def test_a_jump_and_a_length_by_hand() -> None:
         plain.load_state_dict({**plain.state_dict(), "head.bias": torch.tensor([3.0, 4.0])})
         torch.nn.init.zeros_(plain.head.weight)
         np.testing.assert_allclose(plain(images)[0].numpy(), [3, 4])
-        plain.normalize = True
-        np.testing.assert_allclose(plain(images)[0].numpy(), [0.6, 0.8])
+        plain.output = torch.nn.Softmax(dim=-1)
+        np.testing.assert_allclose(plain(images)[0].numpy(), [0.268941, 0.731059], rtol=1e-5)
+        plain.head_activation = torch.nn.ReLU6()
+        plain.head.bias[1] = 9
+        np.testing.assert_allclose(plain(images)[0].numpy(), [0.047426, 0.952574], rtol=1e-4)
 
 
 @on_torch
@@ -449,7 +484,8 @@ def test_the_card_tells_the_largest_difference_of_all_networks(tmp_path: Path) -
     )
     found = [{"largest_logit": 9.0, "largest_difference": each} for each in (2e-6, 3e-6)]
     networks = {f"network-{number}": each for number, each in enumerate(found)}
-    card = convert._card(cast(Defense, defense), "keras", {"inputs": 256, "networks": networks})
+    proof = cast(convert.Proof, {"inputs": 256, "networks": networks})
+    card = convert._card(cast(Defense, defense), "keras", proof)
     assert "2 networks converted by" in card
     assert "Left out: the vote." in card
     assert "on 256 inputs: 3e-06" in card

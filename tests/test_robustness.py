@@ -1,12 +1,11 @@
 """How each defense holds and how it breaks, on the digits: what the project exists for.
 
-The figures beside the bounds are those of PyTorch, seed 0, preset fast, in percent of the images
-attacked; bounds leave ten points and more to them, for other processors round otherwise.
+The bounds are each defense's `expected`; docs/fast.md has the figures that they leave ten points
+and more to, for other processors round otherwise.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -17,47 +16,12 @@ from keras import ops
 from sparring import attacks
 from sparring.attacks import PGD, Noise
 from sparring.data import load
-from sparring.defenses import DEFENSES
+from sparring.defenses import DEFENSES, get
 from sparring.defenses.defense import Defense
 from sparring.threat import Linf
 from tests.conftest import Zoo
 
 SMALL, LARGE = 0.1, 0.15
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lesson:
-    """What attacks break of a defense, as shares of the images it answers rightly.
-
-    Attributes: `pgd`, the least and most that 20 steps along the cross entropy break at `eps`;
-    `reference`, the least that the reference attack breaks there, at eps 0.15; `gain`, by how much
-    more that is than what PGD breaks there; `images`, how many the reference attack is tried on.
-    """
-
-    pgd: tuple[float, float]
-    reference: float
-    gain: float = -0.1
-    images: int = 40
-
-
-# Measured: PGD at 0.1; the reference attack and PGD at 0.15.
-LESSONS = {
-    "baseline": Lesson(pgd=(0.55, 0.9), reference=0.85),  # 73; 95, 97
-    "blur": Lesson(pgd=(0.4, 0.8), reference=0.85),  # 63; 90, 95
-    "temperature": Lesson(pgd=(0.1, 0.5), reference=0.85, gain=0.25),  # 37; 95, 57
-    "labelsmooth": Lesson(pgd=(0.4, 0.8), reference=0.9),  # 58; 100, 97
-    "jump": Lesson(pgd=(0.5, 0.92), reference=0.9),  # 80; 100, 97
-    "mergebinary": Lesson(pgd=(0.2, 0.6), reference=0.8, gain=0.1, images=20),  # 38; 95, 70
-    "majority": Lesson(pgd=(0.4, 0.75), reference=0.8, images=15),  # 57; 93, 93
-    "discretize": Lesson(pgd=(0.0, 0.1), reference=0.9, gain=0.8),  # 2; 100, 3
-    "randomneuron": Lesson(pgd=(0.1, 0.55), reference=0.7, gain=0.15, images=20),  # 35; 88, 56
-    "transform": Lesson(pgd=(0.05, 0.35), reference=0.4, gain=0.05, images=20),  # 20; 59, 46
-    "injection": Lesson(pgd=(0.5, 0.92), reference=0.85, gain=0.15, images=20),  # 80; 100, 70
-    "knn": Lesson(pgd=(0.0, 0.05), reference=0.85, gain=0.8),  # 0; 97, 0
-    "advtrain": Lesson(pgd=(0.0, 0.3), reference=0.5, images=20),  # 18; 65, 50
-    "pgdtrain": Lesson(pgd=(0.0, 0.3), reference=0.4, images=20),  # 15; 55, 30
-    "trades": Lesson(pgd=(0.0, 0.25), reference=0.1, images=20),  # 10; 25, 20
-}
 
 
 @cache
@@ -82,32 +46,28 @@ def broken(defense: Defense, attack: Any, eps: float, images: int = 60) -> float
     return float(defense.broken_share(found, y).mean())
 
 
-def test_every_defense_has_a_lesson() -> None:
-    assert list(LESSONS) == list(DEFENSES)
-
-
-@pytest.mark.parametrize("name", LESSONS)
+@pytest.mark.parametrize("name", DEFENSES)
 def test_noise_breaks_little(zoo: Zoo, name: str) -> None:
     # 0 to 5 % of 60 images at the best of three draws.
     assert broken(zoo(name), Noise(draws=3), SMALL) <= 0.12
 
 
-@pytest.mark.parametrize("name", LESSONS)
+@pytest.mark.parametrize("name", DEFENSES)
 def test_how_it_holds(zoo: Zoo, name: str) -> None:
-    least, most = LESSONS[name].pgd
+    least, most = get(name).expected.pgd
     images = 30 if zoo(name).stochastic else 60
     success = broken(zoo(name), PGD(steps=20), SMALL, images)
     assert least <= success <= most
 
 
-@pytest.mark.parametrize("name", LESSONS)
+@pytest.mark.parametrize("name", DEFENSES)
 def test_how_it_breaks(zoo: Zoo, name: str) -> None:
-    lesson, defense = LESSONS[name], zoo(name)
+    expected, defense = get(name).expected, zoo(name)
     reference = attacks.get("reference", defense=name)
-    success = broken(defense, reference, LARGE, lesson.images)
-    plain = broken(defense, PGD(steps=20), LARGE, lesson.images)
-    assert success >= lesson.reference
-    assert success >= plain + lesson.gain
+    success = broken(defense, reference, LARGE, expected.images)
+    plain = broken(defense, PGD(steps=20), LARGE, expected.images)
+    assert success >= expected.reference
+    assert success >= plain + expected.gain
 
 
 def test_saturated_logits_hide_the_gradient_of_the_cross_entropy_alone(zoo: Zoo) -> None:

@@ -30,7 +30,8 @@ from sparring.defenses.defense import Defense
 from sparring.errors import RunError, SettingsError
 from sparring.randomness import Chance
 from sparring.threat import Linf, ascend
-from sparring.training.recipe import Recipe, Settings
+from sparring.training.recipe import Recipe
+from sparring.training.settings import Settings
 from tests.conftest import patterns
 
 pytestmark = pytest.mark.backend

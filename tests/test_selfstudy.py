@@ -78,7 +78,7 @@ def course(tmp_path: Path) -> Path:
     """A checkpoints folder with all twelve models."""
     root = tmp_path / "checkpoints"
     random = np.random.default_rng(0)
-    for name, folders in selfstudy.FOLDERS.items():
+    for name, folders in selfstudy.course_folders().items():
         for number, folder in enumerate(folders):
             options = {
                 "mergebinary": {"outputs": 2, "filters": 2},
@@ -101,10 +101,10 @@ def test_a_whole_folder_becomes_runs_like_our_own(course: Path, tmp_path: Path) 
     )
     assert answer.exit_code == 0, answer.output
     *lines, last = answer.output.splitlines()
-    assert len(lines) == len(selfstudy.FOLDERS)
+    assert len(lines) == len(selfstudy.course_folders())
     assert last == f"Passed over {course / 'diverse'}, which no defense has"
     images = np.random.default_rng(1).random((3, 16, 16, 3), dtype=np.float32)
-    for name, folders in selfstudy.FOLDERS.items():
+    for name, folders in selfstudy.course_folders().items():
         defense = sparring.load(tmp_path / "runs" / "selfstudy" / name)
         assert len(defense.nets) == len(folders)
         probabilities = defense.classify(images)
@@ -174,7 +174,8 @@ def test_written_and_read_back_it_is_the_same(
     assert {each["largest_difference"] for each in proof["networks"].values()} == {0.0}
 
     # The course's way of reading them: an object of the same structure is restored.
-    place = tmp_path / "checkpoints" / selfstudy.FOLDERS.get(defense.borrows or name, [name])[0]
+    folders = selfstudy.course_folders()
+    place = tmp_path / "checkpoints" / folders.get(defense.borrows or name, (name,))[0]
     shapes = [tuple(kernel.shape) for kernel in defense.nets[0].kernels]
     model = Model(0, shapes[0][3], shapes[0][2], shapes[-1][3])
     status = tf.train.Checkpoint(model=model).restore(str(place / "final_checkpoint-1"))
@@ -183,7 +184,7 @@ def test_written_and_read_back_it_is_the_same(
     np.testing.assert_array_equal(model.layers[4].kernel.numpy(), kernel)
 
     # Our own way: the course's folder becomes runs.
-    known = None if name in selfstudy.FOLDERS else "baseline"
+    known = None if name in folders else "baseline"
     where = tmp_path / "checkpoints" if known is None else place
     selfstudy.convert(where, tmp_path / "runs", name=known)
     again = sparring.load(tmp_path / "runs" / "selfstudy" / (known or name))

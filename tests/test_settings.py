@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sparring.defenses.adversarial import ADAPTED, TUNED, PgdSettings
+from sparring import data
+from sparring.data import Dataset
+from sparring.defenses import DEFENSES, get
+from sparring.defenses.adversarial import TABLE, PgdSettings
 from sparring.errors import SettingsError
 from sparring.randomness import Stream, spread
-from sparring.training.recipe import Settings
+from sparring.training.settings import Settings, Table, check_table, resolve
 
 
 @pytest.mark.parametrize(
@@ -108,53 +115,100 @@ def test_defaults_are_the_course_s() -> None:
     }
 
 
-# What 250 epochs of batches of 67 with 71 filters at rate 0.04 come to, worked out by hand with
-# quotients rounded down: 71 / 2 = 35.5, 71 / 4 = 17.75, 67 / 4 = 16.75, 67 / 2 = 33.5. The fast
-# preset has a rate of its own, 0.05. None of these numbers is one of the defaults.
-SCALED = {
-    ("course", "cifar10"): (71, 250, 67, 0.04),
-    ("course", "digits"): (35, 250, 16, 0.08),
-    ("course", "fashion-mnist"): (17, 10, 33, 0.04),
-    ("fast", "cifar10"): (71, 25, 67, 0.05),
-    ("fast", "digits"): (35, 50, 16, 0.05),
-    ("fast", "fashion-mnist"): (17, 2, 67, 0.05),
+# Recorded from the program as it was when settings were scaled by factors; {} are the defaults. A
+# user's file, "mine", is taken as CIFAR-10.
+RESOLVED: dict[str, dict[str, Any]] = json.loads(
+    Path(__file__).with_name("resolved_settings.json").read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize("place", RESOLVED)
+def test_settings_by_defense_preset_and_data_set(
+    make_dataset: Callable[..., Dataset], place: str
+) -> None:
+    name, preset, data = place.split()
+    key = None if data == "mine" else data
+    dataset = dataclasses.replace(make_dataset(), name=data, key=key)
+    settings = get(name).settings_for(dataset, preset).settings
+    defaults = get(name).settings_class(flip=False)
+    assert settings == defaults.replace(**RESOLVED[place])
+    assert type(settings) is get(name).settings_class
+
+
+def test_every_defense_s_settings_are_recorded() -> None:
+    recorded = {place.split()[0] for place in RESOLVED}
+    assert recorded <= set(DEFENSES)
+    assert len(recorded) == 15
+    assert len(RESOLVED) == 15 * 2 * 4
+
+
+def test_a_user_s_file_gets_no_settings_of_a_data_set_by_its_name(
+    make_dataset: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    made = make_dataset()
+    arrays = {key: getattr(made, key) for key in ("x_train", "y_train", "x_test", "y_test")}
+    np.savez(tmp_path / "digits.npz", **arrays)
+    mine = data.load(str(tmp_path / "digits.npz"))
+    assert mine.name == "digits"
+    resolved = get("temperature").settings_for(mine)
+    assert resolved.settings == get("temperature").course_settings.replace(flip=True)
+    assert not [origin for origin in resolved.origins.values() if "digits" in origin]
+    built_in = get("temperature").settings_for(data.load("digits"))
+    assert (built_in.settings.filters, built_in.settings.flip) == (32, False)
+
+
+OWN: Table = {
+    ("*", "*"): {"filters": 1, "epochs": 1, "batch_size": 1, "momentum": 0.1},
+    ("fast", "*"): {"filters": 2, "epochs": 2, "batch_size": 2},
+    ("*", "digits"): {"filters": 3, "epochs": 3},
+    ("fast", "digits"): {"filters": 4},
 }
 
 
-@pytest.mark.parametrize(("preset", "dataset"), list(SCALED))
-def test_settings_scaled_to_a_data_set(preset: str, dataset: str) -> None:
-    own = Settings(filters=71, epochs=250, batch_size=67, learning_rate=0.04, momentum=0.8)
-    scaled = own.scaled_to(dataset, preset)
-    filters, epochs, batch_size, rate = SCALED[preset, dataset]
-    learning = {"optimizer": "muon", "schedule": "linear", "initializer": "he"}
-    expected = own.replace(
-        filters=filters,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=rate,
-        **(learning if preset == "fast" else {}),
-    )
-    assert scaled == expected
-    if preset == "course":
-        assert own.scaled_to(dataset) == expected
+def test_the_most_specific_place_wins_and_says_so() -> None:
+    found = resolve(Settings, {"own": OWN}, "fast", {"ema_decay": 0.5}, key="digits", mirror=False)
+    expected = {
+        "filters": (4, "own for the fast preset on digits"),
+        "epochs": (3, "own for digits"),
+        "batch_size": (2, "own for the fast preset"),
+        "momentum": (0.1, "own"),
+        "learning_rate": (0.05, "the shared table for the fast preset"),
+        "ema_decay": (0.5, "given"),
+        "flip": (False, "the data set: mirrored images lose their class"),
+        "weight_decay": (1e-4, "the default"),
+    }
+    for name, (value, origin) in expected.items():
+        assert (getattr(found.settings, name), found.origins[name]) == (value, origin)
+    assert list(found.origins) == Settings.names()
+    other = resolve(Settings, {"own": OWN}, "course", {"filters": 9})
+    assert (other.settings.filters, other.settings.epochs, other.settings.flip) == (9, 1, None)
+    shared = resolve(Settings, {}, key="digits")
+    assert shared.origins["learning_rate"] == "the shared table for the course preset on digits"
+    assert shared.origins["filters"] == "the shared table for digits"
+    told = resolve(Settings, {}, given={"flip": True}, mirror=False)
+    assert (told.settings.flip, told.origins["flip"]) == (True, "given")
 
 
-def test_quotients_are_rounded_down_but_to_no_less_than_1() -> None:
-    # 259 epochs are 10.36, 51.8 and 2.59 times 25, 5 and 100; batches of 67 by 4 are 16.75.
-    many = Settings(epochs=259)
-    assert many.scaled_to("fashion-mnist").epochs == 10
-    assert many.scaled_to("digits", "fast").epochs == 51
-    assert many.scaled_to("fashion-mnist", "fast").epochs == 2
-    least = Settings(filters=1, epochs=1, batch_size=1)
-    for preset in ("course", "fast"):
-        for dataset in ("digits", "fashion-mnist", "cifar10"):
-            scaled = least.scaled_to(dataset, preset)
-            assert (scaled.filters, scaled.epochs, scaled.batch_size) == (1, 1, 1)
-
-
-def test_an_unknown_preset_is_refused() -> None:
+def test_unknown_presets_and_settings_are_refused() -> None:
     with pytest.raises(SettingsError, match=r"unknown preset 'quick'\. Valid: course, fast"):
-        Settings().scaled_to("digits", "quick")
+        resolve(Settings, {}, "quick")
+    with pytest.raises(SettingsError, match="unknown setting 'eps'"):
+        resolve(Settings, {}, given={"eps": 0.1})
+    with pytest.raises(SettingsError, match="epochs: expected at least 1, got 0"):
+        resolve(Settings, {}, given={"epochs": 0})
+    with pytest.raises(SettingsError, match="unknown preset 'quick'"):
+        check_table(Settings, {("quick", "*"): {}})
+    with pytest.raises(SettingsError, match="unknown setting 'filter'"):
+        check_table(Settings, {("*", "digits"): {"filter": 1}})
+
+
+def test_every_setting_has_a_line_of_help() -> None:
+    for defense in DEFENSES.values():
+        lines = defense.settings_class.help()
+        assert list(lines) == defense.settings_class.names()
+        assert all(5 < len(line) < 90 for line in lines.values())
+    assert Settings.help()["filters"] == "width of the first convolution (at least 1)"
+    assert Settings.help()["optimizer"] == "what makes steps of gradients (sgd or muon)"
 
 
 def test_settings_of_a_defense_have_names_of_their_own() -> None:
@@ -194,8 +248,12 @@ def test_settings_of_the_attack_in_training() -> None:
     assert (ends.eps, ends.steps) == (1, 1)
     # Gray images on black are trained under a larger perturbation, and for fewer epochs.
     larger = {"eps": 0.1, "step_size": 0.025}
-    assert {"digits": larger, "fashion-mnist": larger} == ADAPTED
-    assert TUNED == {"course": {"digits": {"epochs": 50}, "fashion-mnist": {"epochs": 1}}}
+    assert {
+        ("*", "digits"): larger,
+        ("*", "fashion-mnist"): larger,
+        ("course", "digits"): {"epochs": 50},
+        ("course", "fashion-mnist"): {"epochs": 1},
+    } == TABLE
 
 
 def test_seeds_are_those_of_numpy_s_seed_sequence() -> None:

@@ -21,7 +21,8 @@ from sparring.randomness import Stream, spread
 from sparring.training import loop as train_loop
 from sparring.training.callbacks import EpochMetrics, Silent
 from sparring.training.loop import TrainLoop, learning_rate_factor
-from sparring.training.recipe import Recipe, Settings, cross_entropy, hits
+from sparring.training.recipe import Recipe, cross_entropy, hits
+from sparring.training.settings import Settings
 
 pytestmark = pytest.mark.backend
 
@@ -763,8 +764,8 @@ def test_a_recipe_s_network_follows_its_settings_and_its_seed(dataset: Dataset) 
         for a, b in zip(values(recipe.net().variables), values(expected.variables), strict=True):
             np.testing.assert_array_equal(a, b)
         assert recipe.finish(recipe.net(), dataset) == {}
-    other = recipe.allconv(AllConv, shape=(9, 9, 2), outputs=5)
-    assert tuple(other.kernels[0].shape) == (3, 3, 2, 3)
+    other = recipe.allconv(AllConv, outputs=5)
+    assert tuple(other.kernels[0].shape) == (3, 3, 1, 3)
     assert tuple(other.kernels[-1].shape) == (3, 3, 6, 5)
     # Guessing is among the outputs, of which some defenses have others than classes.
     assert recipe.chance(other) == 1 / 5

@@ -513,7 +513,7 @@ def exercise(
     with _errors():
         backend_choice.choose()
 
-        from sparring.attacks import exercise as exercises
+        from sparring.defenses import exercise as exercises
 
         path = exercises.write(defense, out, force)
         print(

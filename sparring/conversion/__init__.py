@@ -4,6 +4,7 @@ Which question it answers: how does a model leave Sparring, or come in, unchange
 
     convert.py       convert, which proves every conversion on 256 inputs
     targets.py       PyTorch, Keras, ONNX
+    tracing.py       what a defense changed in its network, as programs of PyTorch
     torch_model.py   a network in plain PyTorch
     torch_module.py  a defense as a torch.nn.Module
     selfstudy.py     the course's checkpoints, read and written

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -23,6 +23,26 @@ TOLERANCE = 1e-4
 """Largest difference of a logit, relative to the largest logit of all."""
 
 
+class Difference(TypedDict):
+    """How a network and the converted one compare."""
+
+    largest_logit: float
+    """The largest logit, without its sign."""
+    largest_difference: float
+    """The largest difference of a logit."""
+
+
+class Proof(TypedDict):
+    """What a conversion was held to; the contents of conversion.json."""
+
+    inputs: int
+    """On how many images both sides were asked."""
+    tolerance: float
+    """The largest difference allowed, relative to the largest logit."""
+    networks: dict[str, Difference]
+    """By network's name, what came of it."""
+
+
 def convert(
     run: str | Path,
     to: str,
@@ -30,8 +50,11 @@ def convert(
     *,
     dataset: Dataset | None = None,
     force: bool = False,
-) -> dict[str, Any]:
-    """Convert every network of a run; what was compared and found, by network.
+) -> Proof:
+    """Convert every network of a run, and prove each conversion.
+
+    A network is what a defense's images go through, its transform included; what a defense makes of
+    several networks, or rejects, stays with `sparring.load`. Nothing is left half-written.
 
     Args:
         run: a finished run directory, trained on any backend.
@@ -39,12 +62,16 @@ def convert(
         out: folder to write; None takes one named `to` in the run.
         dataset: images of it are half of the inputs both sides are compared on; without one all
             are random.
-        force: replace what is there.
+        force: replace what is in the way.
 
-    A network is what a defense's images go through, its input transformation included; what a
-    defense makes of several networks, or rejects, stays with `sparring.load`. Raises
-    ConversionError when the converted network answers otherwise, when something is there already,
-    or when a package is missing; nothing is left half-written.
+    Returns:
+        What was compared.
+
+    Raises:
+        SettingsError: for an unknown target.
+        RunError: for a run that cannot be loaded.
+        ConversionError: when a converted network answers otherwise, a hook cannot be traced,
+            something is in the way, or a package is missing.
     """
     if to not in TARGETS:
         raise SettingsError(unknown_name("target", to, list(TARGETS)))
@@ -56,22 +83,24 @@ def convert(
     inputs = _inputs(defense, dataset)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
-        made = Path(temporary) / target.name
-        made.mkdir()
-        proof: dict[str, Any] = {"inputs": INPUTS, "tolerance": TOLERANCE, "networks": {}}
-        answers = TARGETS[to].write(defense, made)
+        written = Path(temporary) / target.name
+        written.mkdir()
+        proof: Proof = {"inputs": INPUTS, "tolerance": TOLERANCE, "networks": {}}
+        answers = TARGETS[to].write(defense, written)
         for number, (net, answer) in enumerate(zip(defense.nets, answers, strict=True)):
             proof["networks"][f"network-{number}"] = _compare(net, answer, inputs, number)
-        (made / "conversion.json").write_text(json.dumps(proof, indent=2) + "\n", encoding="utf-8")
-        (made / "README.md").write_text(_card(defense, to, proof), encoding="utf-8")
+        (written / "conversion.json").write_text(
+            json.dumps(proof, indent=2) + "\n", encoding="utf-8"
+        )
+        (written / "README.md").write_text(_card(defense, to, proof), encoding="utf-8")
         if target.exists():
             target.rename(Path(temporary) / "replaced")
-        made.rename(target)
+        written.rename(target)
     return proof
 
 
 def _inputs(defense: Defense, dataset: Dataset | None) -> np.ndarray:
-    """Images both sides answer: random ones, and ones of the data set."""
+    """Choose images that both sides answer: random ones, and ones of the data set."""
     random = np.random.default_rng(0)
     images = random.random((INPUTS, *defense.info.shape), dtype=np.float32)
     if dataset is not None:
@@ -80,12 +109,12 @@ def _inputs(defense: Defense, dataset: Dataset | None) -> np.ndarray:
     return images
 
 
-def _compare(net: AllConv, answer: Answer, inputs: np.ndarray, number: int) -> dict[str, float]:
-    """The largest difference between a network's logits and the converted one's."""
+def _compare(net: AllConv, answer: Answer, inputs: np.ndarray, number: int) -> Difference:
+    """Compare a network's logits with the converted one's; ConversionError where they differ."""
     expected = in_batches(backend.compile(net, net.variables), inputs)
-    found = answer(inputs)
+    converted = answer(inputs)
     largest = float(np.abs(expected).max())
-    difference = float(np.abs(expected - found).max())
+    difference = float(np.abs(expected - converted).max())
     if not difference <= TOLERANCE * largest:
         raise ConversionError(
             f"network {number}: expected logits within {TOLERANCE:g} of the largest, "
@@ -95,11 +124,11 @@ def _compare(net: AllConv, answer: Answer, inputs: np.ndarray, number: int) -> d
     return {"largest_logit": largest, "largest_difference": difference}
 
 
-def _card(defense: Defense, to: str, proof: dict[str, Any]) -> str:
-    """A README for what was written."""
+def _card(defense: Defense, to: str, proof: Proof) -> str:
+    """Write a README for what was converted."""
     assert defense.path is not None
     run = json.loads((defense.path / "run.json").read_bytes())
-    worst = max(each["largest_difference"] for each in proof["networks"].values())
+    worst = max(network["largest_difference"] for network in proof["networks"].values())
     sizes = dict(zip("HWC", defense.info.shape, strict=True))
     layout = "".join(str(sizes.get(letter, letter)) for letter in TARGETS[to].layout)
     networks = f"{len(defense.nets)} network{'s' if len(defense.nets) > 1 else ''}"

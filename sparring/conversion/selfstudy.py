@@ -19,30 +19,16 @@ import numpy as np
 
 from sparring import backend, defenses
 from sparring.backend import choice, ops
+from sparring.conversion.tracing import changed_hooks
 from sparring.data import DatasetInfo
 from sparring.defenses.defense import Defense
-from sparring.defenses.knn import EMBEDDING
+from sparring.defenses.facts import CourseFiles
 from sparring.errors import ConversionError, SettingsError
 from sparring.networks.allconv import AllConv, in_batches
 from sparring.runs.checkpoint import Run
 from sparring.training.loop import arrays_of
 from sparring.training.recipe import Recipe
 from sparring.version import __version__
-
-FOLDERS: dict[str, list[str]] = {
-    **{
-        name: [name]
-        for name in (
-            *("baseline", "temperature", "blur", "labelsmooth", "jump", "injection"),
-            *("discretize", "transform", "advtrain"),
-        )
-    },
-    "randomneuron": ["baseline"],
-    "majority": [f"diverse-{network}" for network in range(3)],
-    "mergebinary": [f"binary_models/class_{label}" for label in range(10)],
-    "knn": ["contrastive"],
-}
-"""Where the course kept each defense's networks, below its checkpoints folder."""
 
 FINAL = "final_checkpoint-1"
 """What the course named a finished network's checkpoint."""
@@ -54,80 +40,102 @@ _CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse
 
 @dataclass
 class Imported:
-    """One network: kernels and biases of its convolutions, the head last; where they come from."""
+    """One network that was read."""
 
     convs: list[tuple[np.ndarray, np.ndarray]]
+    """Kernels and biases of its convolutions, the head last."""
     source: str
+    """Where they come from."""
     unfinished: bool
+    """Whether its training was."""
 
     @property
     def filters(self) -> int:
         """Width of the first convolution."""
         return int(self.convs[0][0].shape[3])
 
+    @property
+    def features(self) -> int:
+        """Channels of what enters the head."""
+        return int(self.convs[-1][0].shape[2])
+
+
+def course_folders() -> dict[str, tuple[str, ...]]:
+    """Give the folders of each defense's networks in the course's folder of checkpoints."""
+    known = {name: defense.course_files for name, defense in defenses.DEFENSES.items()}
+    return {name: files.folders for name, files in known.items() if files is not None}
+
 
 def convert(path: str | Path, out: str | Path, *, name: str | None = None) -> list[str]:
-    """Read one checkpoint, or all of a checkpoints folder, into runs; what was made, in lines.
+    """Read one checkpoint, or all of a checkpoints folder, into runs.
+
+    Everything is read and checked before anything is written. Width, channels, outputs and size of
+    the head are read from the shapes.
 
     Args:
         path: a folder with a checkpoint, its prefix (`.../final_checkpoint-1`), or a folder with
-            the course's folders (baseline, diverse-0, binary_models, ...).
+            the course's folders of defenses.
         out: folder of runs; each goes to out/<data set>/<defense>.
         name: the defense that a single checkpoint is of; None goes by its folder's name.
 
-    Width, channels, outputs and size of the head are read from the shapes. Everything is read and
-    checked before anything is written. Raises ConversionError for missing, unexpected, misshapen or
-    non-finite tensors and files, for runs that are there already, and without TensorFlow.
+    Returns:
+        Lines that say what became a run, and what was passed over.
+
+    Raises:
+        ConversionError: for missing, unexpected, misshapen or non-finite tensors and files, for
+            runs that exist already, and without TensorFlow.
+        SettingsError: for an unknown defense.
     """
     path, out = Path(path), Path(out)
     if name is not None:
         defenses.get(name)
-        found = {name: [path]}
+        sources = {name: [path]}
     else:
-        found = _found(path)
+        sources = _sources(path)
     ready = []
-    for defense_name, places in found.items():
+    for defense_name, places in sources.items():
         networks = [_read(place) for place in places]
         ready.append(_prepare(defense_name, networks, places[0], out))
     lines = []
     for run, values, arrays, networks in ready:
         with run.locked():
             run.finish(values, arrays)
-        note = ", unfinished: its EMA weights" if any(each.unfinished for each in networks) else ""
-        sources = ", ".join(each.source for each in networks)
-        lines.append(f"{values['defense']}: {run.path} from {sources}{note}")
-    if name is None and [path] not in found.values():
+        unfinished = any(network.unfinished for network in networks)
+        note = ", unfinished: its EMA weights" if unfinished else ""
+        read = ", ".join(network.source for network in networks)
+        lines.append(f"{values['defense']}: {run.path} from {read}{note}")
+    if name is None and [path] not in sources.values():
         lines += [f"Passed over {folder}, which no defense has" for folder in _unknown(path)]
     return lines
 
 
-def _found(path: Path) -> dict[str, list[Path]]:
-    """The defenses that a path holds, with the places of their networks."""
+def _sources(path: Path) -> dict[str, list[Path]]:
+    """Find the defenses that a path holds, with the places of their networks."""
     if not path.is_dir() and not path.with_name(path.name + ".index").exists():
         raise ConversionError(f"{path}: no such checkpoint or folder")
-    found = {
+    sources = {
         name: [path / folder for folder in folders]
-        for name, folders in FOLDERS.items()
+        for name, folders in course_folders().items()
         if any((path / folder).is_dir() for folder in folders)
     }
-    if found:
-        for name, places in found.items():
+    if sources:
+        for name, places in sources.items():
             if missing := [str(place) for place in places if not place.is_dir()]:
                 raise ConversionError(f"{name} needs {len(places)} networks; missing {missing}")
-        return found
+        return sources
     folder = path if path.is_dir() else path.parent
-    for name, folders in FOLDERS.items():
-        if folders == [folder.name]:
+    for name, folders in course_folders().items():
+        if folders == (folder.name,):
             return {name: [path]}
-    known = ", ".join(folder for folders in FOLDERS.values() for folder in folders)
+    known = ", ".join(folder for folders in course_folders().values() for folder in folders)
     raise ConversionError(
         f"{path}: cannot tell which defense this is; name it with --as. Known folders: {known}"
     )
 
 
 def _unknown(path: Path) -> list[Path]:
-    """Folders with checkpoints that stand beside the known ones."""
-    known = {folder.partition("/")[0] for folders in FOLDERS.values() for folder in folders}
+    """List folders with checkpoints that stand beside the known ones."""
+    known = {place.partition("/")[0] for places in course_folders().values() for place in places}
     return [
         folder
         for folder in sorted(path.iterdir())
@@ -136,16 +144,23 @@ def _unknown(path: Path) -> list[Path]:
 
 
 def write(defense: Defense, folder: Path) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
-    """Write a defense as the course kept it; each network, as read back, answers images.
+    """Write a defense as the course kept it.
 
-    The folder gets what the course had in its folder of checkpoints: a final checkpoint a network
-    in the course's place for this defense, or one of its name where the course had none, and the
-    arrays beside it. Raises ConversionError where the course's program could not load it, or would
-    answer otherwise.
+    Args:
+        defense: a trained defense.
+        folder: gets what the course had in its folder of checkpoints: a final checkpoint a network,
+            in the course's place for this defense or one of its name, and the arrays beside it.
+
+    Yields:
+        What answers images [N, H, W, C] with each network, as read back.
+
+    Raises:
+        ConversionError: where the course's program could not load it, or would answer otherwise.
     """
     tf = _tensorflow()
     _expect_as_the_course_s(defense)
-    places = [folder / place for place in FOLDERS.get(defense.name, [defense.name])]
+    files = _files(type(defense))
+    places = [folder / place for place in files.folders]
     for place, net in zip(places, defense.nets, strict=True):
         place.mkdir(parents=True)
         model = tf.Module()
@@ -155,11 +170,11 @@ def write(defense: Defense, folder: Path) -> Iterator[Callable[[np.ndarray], np.
         model.layers.append(_layer(tf, *net.head))
         # The course's way of writing too: it appends the -1.
         tf.train.Checkpoint(model=model).save(str(place / FINAL.removesuffix("-1")))
-    for key, file, shape in _files(defense.name, defense.info, defense.nets[0].head[0].shape[2]):
-        array = defense.arrays[key]
-        # The course kept labels as a column.
-        np.save(places[0] / file, array[:, None] if len(shape) == 1 else array, allow_pickle=False)
-    arrays = _beside(defense.name, places[0], defense.info, defense.nets[0].head[0].shape[2])
+    for kept in files.arrays:
+        array = defense.arrays[kept.name]
+        array = array[:, None] if kept.column else array
+        np.save(places[0] / kept.file, array, allow_pickle=False)
+    arrays = _beside(files, places[0], defense.info, defense.nets[0].head[0].shape[2])
     if any(not np.allclose(arrays[key], defense.arrays[key], rtol=1e-6) for key in arrays):
         raise ConversionError(f"{defense.name}: its arrays were read back otherwise")
     recipes = defense.recipes(defense.info, defense.settings, 0)
@@ -169,7 +184,7 @@ def write(defense: Defense, folder: Path) -> Iterator[Callable[[np.ndarray], np.
 
 
 def _layer(tf: Any, *conv: Any) -> Any:
-    """A layer as checkpoints see it: a kernel and a bias, or for a pooling nothing."""
+    """Make a layer as checkpoints see it: a kernel and a bias, or for a pooling nothing."""
     layer = tf.Module()
     for part, variable in zip(("kernel", "bias"), conv, strict=False):
         setattr(layer, part, tf.Variable(ops.convert_to_numpy(variable)))
@@ -177,7 +192,7 @@ def _layer(tf: Any, *conv: Any) -> Any:
 
 
 def _expect_as_the_course_s(defense: Defense) -> None:
-    """ConversionError unless the course's program can load this defense and answers as it does."""
+    """Raise ConversionError unless the course's program can load a defense and answers alike."""
     side, height, width = defense.settings.head_size, *defense.info.shape[:2]
     if side != 3:
         raise ConversionError(
@@ -188,16 +203,23 @@ def _expect_as_the_course_s(defense: Defense) -> None:
         raise ConversionError(
             f"the course's images are square with a power of two as side, these {height}x{width}"
         )
-    # The one setting that is used in answering.
-    served, course = (
-        getattr(settings, "strength", None)
-        for settings in (defense.settings, defense.course_settings)
-    )
-    if served != course:
+    for name, does in _files(type(defense)).served:
+        served, course = getattr(defense.settings, name), getattr(defense.course_settings, name)
+        if served != course:
+            raise ConversionError(
+                f"the course's program {does} {name} {course}, this run at {served}; "
+                f"train it with {name}: {course} in a --config file"
+            )
+    if defense.course_files is None and (changed := changed_hooks(defense.nets[0])):
         raise ConversionError(
-            f"the course's program adds {defense.name}'s patterns at strength {course}, this run "
-            f"at {served}; train it with strength: {course} in a --config file"
+            f"the course's program does not know {defense.name}, whose network changes "
+            f"{', '.join(changed)}: it would answer otherwise"
         )
+
+
+def _files(defense: type[Defense]) -> CourseFiles:
+    """Say how the course kept a defense, or would have kept one that it had not."""
+    return defense.course_files or CourseFiles(folders=(defense.name,))
 
 
 def _tensorflow() -> Any:
@@ -212,7 +234,7 @@ def _tensorflow() -> Any:
 
 
 def _read(place: Path) -> Imported:
-    """A checkpoint's network. A place is its folder or its prefix."""
+    """Read a checkpoint's network. A place is its folder or its prefix."""
     tf = _tensorflow()
     prefix = _prefix(place) if place.is_dir() else place
     try:
@@ -247,7 +269,7 @@ def _read(place: Path) -> Imported:
 
 
 def _prefix(folder: Path) -> Path:
-    """The checkpoint in a folder: the final one, or the last of an unfinished training."""
+    """Find the checkpoint in a folder: the final one, or the last of an unfinished training."""
     final = folder / FINAL
     if final.with_name(final.name + ".index").exists():
         return final
@@ -259,13 +281,13 @@ def _prefix(folder: Path) -> Path:
     if not numbered:
         raise ConversionError(
             f"{folder}: expected {FINAL}.index or checkpoint-N.index, found "
-            f"{sorted(each.name for each in folder.iterdir())}"
+            f"{sorted(file.name for file in folder.iterdir())}"
         )
     return max(numbered)[1]
 
 
 def _check(prefix: str, layers: list[int], convs: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    """ConversionError unless this is the course's network."""
+    """Raise ConversionError unless this is the course's network."""
     scales = (len(convs) - 1) // 2
     # Two convolutions and a pooling a scale, then the head.
     expected = [layer for scale in range(scales) for layer in (3 * scale, 3 * scale + 1)]
@@ -299,14 +321,14 @@ def _check(prefix: str, layers: list[int], convs: list[tuple[np.ndarray, np.ndar
 def _prepare(
     name: str, networks: list[Imported], place: Path, out: Path
 ) -> tuple[Run, dict[str, Any], dict[str, np.ndarray], list[Imported]]:
-    """The run that networks become, in memory."""
+    """Make the run that networks become, in memory."""
     defense = defenses.get(name)
     first = networks[0]
     kernels = [kernel for kernel, _ in first.convs]
-    outputs = kernels[-1].shape[3]
-    channels = kernels[0].shape[2] // (20 if name == "discretize" else 1)
+    files = _files(defense)
+    channels = kernels[0].shape[2] // files.channels
     resolution = 2 ** ((len(kernels) - 1) // 2 + 2)
-    classes: int = {"mergebinary": len(networks), "knn": 10}.get(name, int(outputs))
+    classes = files.classes or int(kernels[-1].shape[3])
     cifar = (resolution, channels, classes) == (32, 3, 10)
     info = DatasetInfo(
         "cifar10" if cifar else "selfstudy",
@@ -317,10 +339,17 @@ def _prepare(
         test_images=10_000 if cifar else 0,
         sha256="",
     )
+    settings = defense.course_settings.replace(head_size=kernels[-1].shape[0], flip=True)
     # What an ensemble makes of `filters`, undone.
-    filters = {"mergebinary": 4 * first.filters, "majority": 3 * first.filters // 2}
-    settings = defense.course_settings.replace(
-        filters=filters.get(name, first.filters), head_size=kernels[-1].shape[0], flip=True
+    widths = range(first.filters, 8 * first.filters)
+    options = (settings.replace(filters=width) for width in widths)
+    settings = next(
+        (
+            option
+            for option in options
+            if defense.network_settings(info, option)[0].filters == first.filters
+        ),
+        settings,
     )
     arrays: dict[str, np.ndarray] = {}
     try:
@@ -332,7 +361,7 @@ def _prepare(
     for recipe, network in zip(recipes, networks, strict=True):
         net = _net(recipe, network, name)
         arrays |= arrays_of(f"{recipe.network}", net.trainable_variables)
-    arrays |= _beside(name, place if place.is_dir() else place.parent, info, kernels[-1].shape[2])
+    arrays |= _beside(files, place if place.is_dir() else place.parent, info, first.features)
     run = Run(out / info.name / name)
     if run.exists():
         raise ConversionError(f"{run.path} holds a run already; choose another folder with -o")
@@ -352,7 +381,7 @@ def _prepare(
 
 
 def _net(recipe: Recipe, network: Imported, name: str) -> AllConv:
-    """A recipe's network with the weights that were read, as it answers when trained."""
+    """Make a recipe's network with the weights that were read, as it answers when trained."""
     net = recipe.net()
     for (kernel, bias), (old_kernel, old_bias) in zip(net.convs, network.convs, strict=True):
         if tuple(kernel.shape) != old_kernel.shape:
@@ -366,44 +395,34 @@ def _net(recipe: Recipe, network: Imported, name: str) -> AllConv:
     return net
 
 
-def _files(
-    name: str, info: DatasetInfo, features: int
-) -> list[tuple[str, str, tuple[int | None, ...]]]:
-    """Arrays that the course kept beside a defense's networks: ours, its file, the shape."""
-    if name == "injection":
-        return [
-            ("0/patterns", "backdoor.npy", (info.classes, *info.shape)),
-            ("0/signatures", "signature.npy", (info.classes, features)),
-        ]
-    if name == "knn":
-        return [
-            ("0/embeddings", "feat.npy", (None, EMBEDDING)),
-            ("0/labels", "labs.npy", (None,)),
-        ]
-    return []
-
-
-def _beside(name: str, folder: Path, info: DatasetInfo, features: int) -> dict[str, np.ndarray]:
-    """The arrays that the course kept beside the networks of injection and knn."""
+def _beside(
+    files: CourseFiles, folder: Path, info: DatasetInfo, features: int
+) -> dict[str, np.ndarray]:
+    """Read the arrays that the course kept beside the networks, checked against their shapes."""
+    height, width, channels = info.shape
+    sizes: dict[int | str, Any] = {"height": height, "width": width, "channels": channels}
+    sizes |= {"classes": info.classes, "features": features}
     arrays = {}
-    for key, file, shape in _files(name, info, features):
+    for kept in files.arrays:
+        path = folder / kept.file
         try:
-            array = np.load(folder / file, allow_pickle=False)
+            array = np.load(path, allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise ConversionError(f"{folder / file}: cannot be read: {error}") from error
-        array = array.reshape(-1) if key == "0/labels" else array
-        fits = array.ndim == len(shape) and all(
-            want in (None, have) for want, have in zip(shape, array.shape, strict=True)
-        )
-        if not fits or not np.isfinite(array).all():
+            raise ConversionError(f"{path}: cannot be read: {error}") from error
+        array = array.reshape(-1) if kept.column else array
+        if array.ndim == len(kept.shape):
+            for size, length in zip(kept.shape, array.shape, strict=True):
+                if isinstance(size, str):
+                    sizes.setdefault(size, length)
+        shape = tuple(sizes.get(size, size) for size in kept.shape)
+        if array.shape != shape or not np.isfinite(array).all():
             raise ConversionError(
-                f"{folder / file}: expected finite numbers of shape {list(shape)}, found "
+                f"{path}: expected finite numbers of shape {list(shape)}, found "
                 f"{array.dtype} {list(array.shape)}"
             )
-        arrays[key] = array.astype(np.int32 if key == "0/labels" else np.float32)
-    if name == "knn":
-        lengths = np.linalg.norm(arrays["0/embeddings"], axis=1, keepdims=True)
-        arrays["0/embeddings"] = arrays["0/embeddings"] / np.maximum(lengths, 1e-12)
-        if len(arrays["0/labels"]) != len(arrays["0/embeddings"]):
-            raise ConversionError(f"{folder}: feat.npy and labs.npy are of different length")
+        array = array.astype(kept.dtype)
+        if kept.unit:
+            lengths = np.linalg.norm(array, axis=-1, keepdims=True)
+            array = array / np.maximum(lengths, 1e-12)
+        arrays[kept.name] = array
     return arrays

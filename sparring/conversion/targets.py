@@ -17,6 +17,7 @@ from safetensors.numpy import save
 
 from sparring.backend import keras, ops
 from sparring.conversion import selfstudy
+from sparring.conversion.tracing import changed_hooks, save_program, write_hooks
 from sparring.defenses.defense import Defense
 from sparring.errors import ConversionError
 from sparring.networks.allconv import AllConv
@@ -29,9 +30,11 @@ Answer = Callable[[np.ndarray], np.ndarray]
 class Target:
     """A form networks can be converted to.
 
-    Attributes: `write`, called with a defense and an empty folder, writes all of its networks and
-    yields each one's Answer, read back from the files; `layout` of the images it takes; `use`, in
-    Markdown: Python that answers `images` with network 0, run in the folder.
+    Attributes:
+        write: writes all networks of a defense into an empty folder and yields each one's Answer,
+            read back from the files.
+        layout: of the images it takes.
+        use: in Markdown, Python that answers `images` with network 0, run in the folder.
     """
 
     write: Callable[[Defense, Path], Iterator[Answer]]
@@ -39,20 +42,20 @@ class Target:
     use: str
 
 
-def plain_options(net: AllConv, channels: int) -> dict[str, Any]:
-    """A network for images of so many channels as arguments of `torch_model.Network`."""
+def plain_options(net: AllConv) -> dict[str, Any]:
+    """Give the arguments of `torch_model.Network` that fit a network, and its changed hooks."""
     return {
-        "channels": channels,
+        "channels": net.kernels[0].shape[2],
         "filters": net.kernels[0].shape[3],
         "scales": len(net.scales),
         "outputs": net.head[0].shape[3],
         "head_size": net.head[0].shape[0],
-        **net.plain(),
+        "hooks": changed_hooks(net),
     }
 
 
 def torch_state(net: AllConv) -> dict[str, np.ndarray]:
-    """Weights as PyTorch has them; kernels [H, W, in, out] become [out, in, H, W]."""
+    """Give weights as PyTorch has them, by name: kernels [H, W, in, out] as [out, in, H, W]."""
     names = [f"convs.{number}" for number in range(len(net.convs) - 1)]
     state = {}
     for name, (kernel, bias) in zip([*names, "head"], net.convs, strict=True):
@@ -67,7 +70,7 @@ def _nchw(images: np.ndarray) -> np.ndarray:
 
 
 def _import(target: str, name: str, extra: str) -> Any:
-    """A module that a target needs; ConversionError when it is not installed."""
+    """Import a module that a target needs; ConversionError when it is not installed."""
     try:
         return import_module(name)
     except ImportError as error:
@@ -77,18 +80,19 @@ def _import(target: str, name: str, extra: str) -> Any:
 
 
 def _plain_networks(defense: Defense, folder: Path) -> Iterator[tuple[Any, Path]]:
-    """Each network as plain PyTorch, loaded from the safetensors file it was written to."""
+    """Write each network in safetensors and yield it as plain PyTorch loads it, and the file."""
     from sparring.conversion import torch_model
 
+    write_hooks(defense, folder)
     for number, net in enumerate(defense.nets):
         file = folder / f"network-{number}.safetensors"
-        options = json.dumps(plain_options(net, defense.info.shape[2]))
+        options = json.dumps(plain_options(net))
         file.write_bytes(save(torch_state(net), metadata={"network": options}))
         yield torch_model.load(file), file
 
 
 def _export_options(torch: Any, defense: Defense) -> dict[str, Any]:
-    """What PyTorch's exporters are to know of the images: their shape, in batches of any size."""
+    """Tell PyTorch's exporters the shape of the images, in batches of any size."""
     height, width, channels = defense.info.shape
     return {
         "args": (torch.zeros(2, channels, height, width),),
@@ -97,20 +101,18 @@ def _export_options(torch: Any, defense: Defense) -> dict[str, Any]:
 
 
 def _write_torch(defense: Defense, folder: Path) -> Iterator[Answer]:
-    """Weights in safetensors with the code to load them, and exported programs."""
+    """Write weights in safetensors with the code to load them, and exported programs."""
     torch = _import("torch", "torch", "torch")
     shutil.copy(Path(__file__).with_name("torch_model.py"), folder)
     for network, file in _plain_networks(defense, folder):
         program = torch.export.export(network, **_export_options(torch, defense))
-        # Example inputs would be pickled; nobody needs them.
-        program.example_inputs = None
-        torch.export.save(program, file.with_suffix(".pt2"))
+        save_program(program, file.with_suffix(".pt2"))
         loaded = torch.export.load(file.with_suffix(".pt2")).module()
 
         def answer(images: np.ndarray, network: Any = network, loaded: Any = loaded) -> np.ndarray:
             tensor = torch.from_numpy(_nchw(images))
             with torch.no_grad():
-                plain, program = (made(tensor).numpy() for made in (network, loaded))
+                plain, program = network(tensor).numpy(), loaded(tensor).numpy()
             if not np.allclose(plain, program, rtol=1e-5, atol=1e-6):
                 raise ConversionError("the exported program and the plain module answer otherwise")
             return np.asarray(plain)
@@ -119,12 +121,11 @@ def _write_torch(defense: Defense, folder: Path) -> Iterator[Answer]:
 
 
 def _write_onnx(defense: Defense, folder: Path) -> Iterator[Answer]:
-    """ONNX files, by way of plain PyTorch, whose exporter writes them."""
+    """Write ONNX files, by way of plain PyTorch, whose exporter does it."""
     torch = _import("onnx", "torch", "torch")
     _import("onnx", "onnxscript", "onnx")  # PyTorch's exporter needs it
     onnxruntime = _import("onnx", "onnxruntime", "onnx")
     for network, file in _plain_networks(defense, folder):
-        file.unlink()
         path = file.with_suffix(".onnx")
         exporter = logging.getLogger("torch.onnx")
         level = exporter.level
@@ -144,6 +145,8 @@ def _write_onnx(defense: Defense, folder: Path) -> Iterator[Answer]:
                 )
         finally:
             exporter.setLevel(level)
+        for part in (file, *folder.glob(f"{file.stem}.*.pt2")):
+            part.unlink()
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
         def answer(images: np.ndarray, session: Any = session) -> np.ndarray:
@@ -153,41 +156,44 @@ def _write_onnx(defense: Defense, folder: Path) -> Iterator[Answer]:
 
 
 def keras_model(net: AllConv, shape: tuple[int, int, int]) -> Any:
-    """The network of images [H, W, C] as a functional model of Keras's own layers.
+    """Build a network as a functional model of Keras's own layers and operations.
 
-    Its weights are those of `net`, copied.
+    Args:
+        net: a network; its hooks are called on symbolic tensors.
+        shape: (height, width, channels) of the images.
+
+    Returns:
+        A keras.Model with the weights of `net`, copied.
+
+    Raises:
+        ConversionError: where a hook cannot be called so, naming it.
     """
-    options = plain_options(net, shape[2])
     layers = keras.layers
-    images = x = keras.Input(shape, name="images")
-    match options.get("transform", ""):
-        case "":
-            pass
-        case "blur":
-            x = layers.AveragePooling2D(2, strides=1)(layers.ZeroPadding2D(1)(x))
-        case "discretize":
-            bits = net.kernels[0].shape[2] // shape[2]
-            steps = np.arange(1, bits + 1, dtype=np.float32) / bits
-            code = ops.cast(ops.less(ops.expand_dims(x, -1), steps), "float32")
-            x = layers.Reshape((*shape[:2], -1))(code)
-        case transform:
+    changed_hooks(net)
+
+    def call(name: str, x: Any) -> Any:
+        try:
+            return getattr(net, name)(x)
+        except Exception as error:  # whatever a hook raises
             raise ConversionError(
-                f"--to keras does not know the input transformation {transform!r}"
-            )
+                f"{type(net).__name__}.{name} cannot be called on Keras's symbolic tensors: "
+                f"expected functions of keras.ops alone; {type(error).__name__}: {error}"
+            ) from error
+
     convs = []
+
+    def convolved(kernel: Any, x: Any) -> Any:
+        convs.append(layers.Conv2D(kernel.shape[3], kernel.shape[0], padding="same"))
+        return convs[-1](x)
+
+    images = keras.Input(shape, name="images")
+    x = call("transform", images)
     for scale in net.scales:
         for kernel, _ in scale:
-            convs.append(layers.Conv2D(kernel.shape[3], 3, padding="same"))
-            x = layers.LeakyReLU(0.2)(convs[-1](x))
-            if jump := options.get("jump"):
-                x = x + jump * ops.cast(x > 0, "float32")
+            x = call("activation", convolved(kernel, x))
         x = layers.AveragePooling2D(2)(x)
-    convs.append(layers.Conv2D(options["outputs"], options["head_size"], padding="same"))
-    logits = layers.GlobalAveragePooling2D()(convs[-1](x))
-    if options.get("normalize"):
-        lengths = ops.sqrt(ops.sum(ops.square(logits), axis=-1, keepdims=True) + 1e-12)
-        logits = logits / lengths
-    model = keras.Model(images, logits)
+    x = call("head_activation", convolved(net.head[0], x))
+    model = keras.Model(images, call("output", layers.GlobalAveragePooling2D()(x)))
     for conv, (kernel, bias) in zip(convs, net.convs, strict=True):
         conv.kernel.assign(kernel)
         conv.bias.assign(bias)
@@ -195,7 +201,7 @@ def keras_model(net: AllConv, shape: tuple[int, int, int]) -> Any:
 
 
 def _write_keras(defense: Defense, folder: Path) -> Iterator[Answer]:
-    """Files of Keras's own format, which load in safe mode and without Sparring."""
+    """Write files of Keras's own format, which load in safe mode and without Sparring."""
     for number, net in enumerate(defense.nets):
         path = folder / f"network-{number}.keras"
         with warnings.catch_warnings():

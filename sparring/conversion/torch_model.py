@@ -15,93 +15,74 @@ from torch import nn
 from torch.nn import functional
 
 
-class Blur(nn.Module):
-    """Zero-pad by 1, average every 2x2 at stride 1: [B, C, H, W] -> [B, C, H + 1, W + 1]."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Images blurred."""
-        return functional.avg_pool2d(functional.pad(x, (1, 1, 1, 1)), 2, stride=1)
-
-
-class Discretize(nn.Module):
-    """Bits of each channel, bit k of channel c at 20 c + k: [x < 0.05 (k + 1)]."""
-
-    bits = 20
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The code [B, 20 C, H, W] of images [B, C, H, W]."""
-        steps = torch.arange(1, self.bits + 1, dtype=x.dtype, device=x.device) / self.bits
-        return (x[:, :, None] < steps[:, None, None]).to(x.dtype).flatten(1, 2)
-
-
-TRANSFORMS: dict[str, tuple[type[nn.Module], int]] = {
-    "": (nn.Identity, 1),
-    "blur": (Blur, 1),
-    "discretize": (Discretize, Discretize.bits),
-}
-"""What may stand before the first convolution, and how many channels it makes of one."""
-
-
 class Network(nn.Module):
     """The all-convolutional network: 3x3 convolutions, leaky ReLU, 2x2 average pooling.
 
+    What a defense changed is in four modules that take and give [B, C, H, W] tensors, the last one
+    [B, K]; `load` puts programs in their places where there are any.
+
     Args:
-        channels: of the images, 1 or 3.
+        channels: of what `transform` gives.
         filters: width of the first convolution; scale s has filters 2^s, then filters 2^(s + 1).
         scales: how often the image is halved.
         outputs: number of logits.
         head_size: side of the head's kernel, 1 or 3.
-        transform: what images go through first, a name in TRANSFORMS.
-        jump: what is added to the activation where its input is positive.
-        normalize: whether outputs are scaled to length 1 (embeddings).
+
+    Attributes:
+        transform: what happens to images first.
+        activation: what follows every convolution but the head.
+        head_activation: what follows the head.
+        output: what follows the average over space.
     """
 
     def __init__(
-        self,
-        channels: int,
-        filters: int,
-        scales: int,
-        outputs: int,
-        head_size: int = 1,
-        transform: str = "",
-        jump: float = 0.0,
-        normalize: bool = False,
+        self, channels: int, filters: int, scales: int, outputs: int, head_size: int = 1
     ) -> None:
         super().__init__()
-        kind, factor = TRANSFORMS[transform]
-        self.transform, self.jump, self.normalize = kind(), jump, normalize
+        self.transform: nn.Module = nn.Identity()
+        self.activation: nn.Module = nn.LeakyReLU(0.2)
+        self.head_activation: nn.Module = nn.Identity()
+        self.output: nn.Module = nn.Identity()
         widths = [filters * 2 ** (scale + i) for scale in range(scales) for i in range(2)]
-        inputs = [channels * factor, *widths[:-1]]
         self.convs = nn.ModuleList(
             nn.Conv2d(before, after, 3, padding=1)
-            for before, after in zip(inputs, widths, strict=True)
+            for before, after in zip([channels, *widths[:-1]], widths, strict=True)
         )
         self.head = nn.Conv2d(widths[-1], outputs, head_size, padding=head_size // 2)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """What enters the head, [B, F, H', W'], of images [B, C, H, W]."""
+        """Compute what enters the head, [B, F, H', W'], of images [B, C, H, W]."""
         x = self.transform(images)
         for number, conv in enumerate(self.convs):
-            y = conv(x)
-            x = functional.leaky_relu(y, 0.2)
-            if self.jump:
-                x = x + self.jump * (y > 0).to(y.dtype)
+            x = self.activation(conv(x))
             if number % 2:
                 x = functional.avg_pool2d(x, 2)
         return x
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits [B, K] of images float32 [B, C, H, W] in [0, 1]."""
-        logits = self.head(self.features(images)).mean(dim=(2, 3))
-        if self.normalize:
-            logits = logits / torch.sqrt(logits.square().sum(dim=1, keepdim=True) + 1e-12)
-        return logits
+        """Compute the logits [B, K] of images float32 [B, C, H, W] in [0, 1]."""
+        outputs = self.head_activation(self.head(self.features(images)))
+        return self.output(outputs.mean(dim=(2, 3)))
+
+    def train(self, mode: bool = True) -> "Network":
+        """Note the mode; nothing here depends on it, and programs refuse to be told."""
+        self.training = mode
+        return self
 
 
 def load(path: str | Path) -> Network:
-    """The network of a .safetensors file written by `sparring convert --to torch`, on the CPU.
+    """Load the network of a file written by `sparring convert --to torch`, on the CPU.
 
-    Raises ValueError for a file that is not one, and RuntimeError for tensors that do not fit.
+    Args:
+        path: NAME.safetensors; programs of what the defense changed lie beside it, as
+            NAME.transform.pt2 and the like.
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: for a file that is none of these.
+        RuntimeError: for tensors that do not fit.
     """
     data = Path(path).read_bytes()
     # The format: eight bytes with the header's length, the header in JSON, then the numbers.
@@ -109,6 +90,7 @@ def load(path: str | Path) -> Network:
         size = int.from_bytes(data[:8], "little")
         header: dict[str, Any] = json.loads(data[8 : 8 + size])
         options = json.loads(header.pop("__metadata__")["network"])
+        hooks = options.pop("hooks", [])
         network = Network(**options)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
@@ -123,4 +105,7 @@ def load(path: str | Path) -> Network:
         flat = torch.frombuffer(bytearray(data[start:end]), dtype=torch.float32)
         state[name] = flat.reshape(entry["shape"])
     network.load_state_dict(state)
+    for hook in hooks:
+        program = torch.export.load(Path(path).with_suffix(f".{hook}.pt2"))
+        setattr(network, hook, program.module())
     return network.eval()

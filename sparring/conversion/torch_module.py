@@ -12,15 +12,21 @@ if TYPE_CHECKING:
 
 
 def as_torch_module(defense: Defense) -> Any:
-    """A torch.nn.Module that answers as the defense does: NCHW images in, logits out.
+    """Make a torch.nn.Module that answers as the defense does: NCHW images in, logits out.
 
-    Takes float32 [B, C, H, W] in [0, 1] and gives logits [B, K]; gradients flow where the defense
-    has them, and the module is in evaluation mode with its parameters frozen. Wrappers (EOT, BPDA)
-    may be put around the defense first. AutoAttack, torchattacks, foolbox and the Adversarial
-    Robustness Toolbox take such a module. What a defense rejects (`detect`) is no part of it.
+    AutoAttack, torchattacks, foolbox and the Adversarial Robustness Toolbox take such a module.
+    What a defense rejects (`detect`) is no part of it.
 
-    Raises SettingsError on other backends than PyTorch: a run trained on any of them can be loaded
-    with KERAS_BACKEND=torch.
+    Args:
+        defense: a trained defense, or one in wrappers (EOT, BPDA).
+
+    Returns:
+        A module that takes float32 [B, C, H, W] in [0, 1] and gives logits [B, K]. Gradients flow
+        where the defense has them; it is in evaluation mode, its parameters frozen.
+
+    Raises:
+        SettingsError: on other backends than PyTorch. A run trained on any of them can be loaded
+            with KERAS_BACKEND=torch.
     """
     if backend.name != "torch":
         raise SettingsError(
@@ -39,7 +45,7 @@ def as_torch_module(defense: Defense) -> Any:
             self.weights = torch.nn.ParameterList(variable.value for variable in variables)
 
         def forward(self, images: Any) -> Any:
-            """Logits [B, K] of images float32 [B, C, H, W] in [0, 1]."""
+            """Compute the logits [B, K] of images float32 [B, C, H, W] in [0, 1]."""
             return defense.logits(images.permute(0, 2, 3, 1))
 
     return TorchDefense().eval().requires_grad_(False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -11,47 +12,77 @@ import numpy as np
 from sparring import backend
 from sparring.backend import ops
 from sparring.data import Dataset, DatasetInfo
+from sparring.defenses.facts import CourseFiles, Expected
 from sparring.errors import DataError
-from sparring.networks.allconv import in_batches
+from sparring.networks.allconv import AllConv, in_batches
 from sparring.randomness import Chance, Stream, spread
 from sparring.tensors import Images, Logits, Scores
-from sparring.training.recipe import Recipe, Settings
+from sparring.training.recipe import Recipe
+from sparring.training.settings import Resolved, Settings, Table, check_table, resolve
 
 
 class Defense:
-    """A defense: which networks it trains, and how it answers with them.
+    """A trained defense: which networks it trains, and how it answers with them.
 
     A defense is one leaf class. It says what it changes; what stands here is the rule that all
     share: softmax of the one network's logits, nothing rejected.
 
-    Class attributes: `name`; `idea`, one line; `recipe`, how its network is trained;
-    `course_settings`; `adapted`, by data set the settings that differ there, and `tuned`, by preset
-    and data set ("" for any) those that differ in one preset; `networks`, how many it trains, in
-    words; `stochastic`: answers are drawn at random; `differentiable`: gradients of
-    `logits` by the images are useful as they are; `detects`: some inputs are rejected; `threshold`:
-    those whose score is above it; `borrows`: the defense whose weights it serves instead of
-    training; `outside`: what of its answer is not in its networks, for who takes those elsewhere;
-    `step_cost`: a training step beside the baseline's, measured, for who plans many trainings.
+    Args:
+        info: of the data set it was trained on.
+        settings: what it was trained with.
+        nets: its networks, trained.
+        arrays: what `Recipe.finish` gave, by "network/name".
 
-    Attributes: `info` (of the data set), `settings`, `nets`, `arrays` (from Recipe.finish, by
-    "network/name"), and of a loaded run `path`, `results`, what its training came to, and
-    `weights_sha256`.
+    Attributes:
+        results: of a loaded run, what its training came to.
+        path: of a loaded run, its directory.
+        weights_sha256: of a loaded run, the hash of its weights.
     """
 
     name: ClassVar[str]
+    """The file's name."""
     idea: ClassVar[str]
-    recipe: ClassVar[type[Recipe]] = Recipe
-    course_settings: ClassVar[Settings] = Settings()
-    adapted: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    tuned: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {}
+    """What it does, in one line."""
     networks: ClassVar[str] = "1"
+    """How many networks it trains, in words."""
     stochastic: ClassVar[bool] = False
+    """Whether answers are drawn at random."""
     differentiable: ClassVar[bool] = True
+    """Whether gradients of `logits` by the images are useful as they are."""
     detects: ClassVar[bool] = False
-    borrows: ClassVar[str | None] = None
+    """Whether some inputs are rejected."""
     threshold: ClassVar[float] = 0.5
+    """An input with a score above it is rejected."""
+    borrows: ClassVar[str | None] = None
+    """The defense whose weights it serves instead of training."""
     outside: ClassVar[str] = ""
+    """What of its answer is not in its networks, for who takes those elsewhere."""
+    published_success: ClassVar[int | None] = None
+    """The course's best published attack: % of 100 images of CIFAR-10 broken at Linf 4/255."""
     step_cost: ClassVar[float] = 1.0
+    """How long a training step takes, beside the baseline's, for who plans many trainings."""
+
+    network: ClassVar[type[AllConv]] = AllConv
+    """The network that the shared recipe trains."""
+    recipe: ClassVar[type[Recipe]] = Recipe
+    """How its networks are trained."""
+    settings_class: ClassVar[type[Settings]] = Settings
+    """Which settings there are."""
+    settings_table: ClassVar[Table] = {}
+    """What it wants otherwise than the shared table, by preset and data set; "*" is any."""
+    course_settings: ClassVar[Settings] = Settings()
+    """The settings that the course trained it with on CIFAR-10; follows from the table."""
+
+    course_files: ClassVar[CourseFiles | None] = None
+    """How the course kept it; None for a defense that the course had not."""
+    expected: ClassVar[Expected] = Expected()
+    """How it has to do on the digits, for the tests."""
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Check the settings and derive the course's."""
+        super().__init_subclass__(**arguments)
+        check_table(cls.settings_class, cls.settings_table)
+        cls.course_settings = resolve(cls.settings_class, {"": cls.settings_table}).settings
 
     def __init__(
         self,
@@ -73,22 +104,54 @@ class Defense:
     # Training
 
     @classmethod
-    def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
-        """One recipe for each network, in the order they are trained in."""
-        return [cls.recipe(info, settings, seed)]
+    def settings_for(
+        cls,
+        dataset: Dataset,
+        preset: str = "course",
+        given: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Resolved:
+        """Decide the settings this defense is trained with on a data set.
+
+        Args:
+            dataset: only the key of a built-in one chooses entries of tables, never a name.
+            preset: course or fast.
+            given: settings that the user asks for, by name.
+
+        Returns:
+            The settings, and by name where each came from.
+
+        Raises:
+            SettingsError: for an unknown preset or setting, or a value out of range.
+        """
+        tables = {f"the table of {cls.name}": cls.settings_table}
+        return resolve(
+            cls.settings_class, tables, preset, given, key=dataset.key, mirror=dataset.mirror
+        )
 
     @classmethod
-    def settings_for(cls, dataset: Dataset, preset: str = "course") -> Settings:
-        """The settings this defense is trained with on a data set unless told otherwise.
+    def network_settings(cls, info: DatasetInfo, settings: Settings) -> list[Settings]:
+        """Give the settings of each network, in the order they are trained in.
 
-        Raises SettingsError for a preset other than course and fast.
+        Args:
+            info: of the data set.
+            settings: the defense's.
         """
-        settings = cls.course_settings.scaled_to(dataset.name, preset)
-        tuned = cls.tuned.get(preset, {})
-        for changes in (tuned.get("", {}), cls.adapted.get(dataset.name, {})):
-            settings = settings.replace(**changes)
-        settings = settings.replace(**tuned.get(dataset.name, {}))
-        return settings if settings.flip is not None else settings.replace(flip=dataset.mirror)
+        return [settings]
+
+    @final
+    @classmethod
+    def recipes(cls, info: DatasetInfo, settings: Settings, seed: int) -> list[Recipe]:
+        """Give one recipe for each network, in the order they are trained in.
+
+        Args:
+            info: of the data set.
+            settings: the defense's; `network_settings` says what each network makes of them.
+            seed: the user's.
+        """
+        return [
+            cls.recipe(info, own, seed, number, cls.network)
+            for number, own in enumerate(cls.network_settings(info, settings))
+        ]
 
     # Answering, on tensors
 

@@ -7,8 +7,7 @@ change the label and match features and logits of an ordinary image at the same 
 
     sparring train injection --data digits
 
-Test accuracy with its settings (seed 0, PyTorch): digits 88.61 % (9.4 % rejected), Fashion-MNIST
-85.63 % (3.2 % rejected).
+Results: docs/results.md and docs/fast.md.
 
 Reference: a defense of the self-study course in evaluating adversarial robustness; trapdoors are of
 Shan et al. 2020, https://arxiv.org/abs/1904.08554.
@@ -16,7 +15,6 @@ Shan et al. 2020, https://arxiv.org/abs/1904.08554.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
@@ -26,10 +24,12 @@ from sparring import backend
 from sparring.backend import ops
 from sparring.data import Dataset
 from sparring.defenses.defense import Defense
+from sparring.defenses.facts import CourseArray, CourseFiles, Expected
 from sparring.networks.allconv import AllConv, in_batches, to_float
 from sparring.randomness import Chance, Stream
 from sparring.tensors import Images, Labels, Scores
-from sparring.training.recipe import Recipe, Settings, cross_entropy, hits
+from sparring.training.recipe import Recipe, cross_entropy, hits
+from sparring.training.settings import Settings, setting
 
 TOO_LIKE = 0.6  # an input's features to the signature of its answer
 TOO_UNLIKE = 0.8  # features under another class's pattern to that class's signature
@@ -37,17 +37,16 @@ MOST_UNLIKE = 3  # other classes that may be
 LEAST_WORKING = 0.8  # share of the others' patterns that have to work
 
 
-@dataclass(frozen=True, kw_only=True)
 class InjectionSettings(Settings):
     """The shared settings, and how strong the patterns are."""
 
-    learning_rate: float = 0.01
-    batch_size: int = 32  # half of the course's, which the patterned images double
-    strength: float = 0.02  # when served; training starts at 2.5 times it
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._expect("strength", 0 < self.strength <= 1, "above 0, at most 1")
+    strength: float = setting(
+        0.02,
+        "of the patterns when served; training starts at 2.5 times it",
+        "above 0, at most 1",
+        gt=0,
+        le=1,
+    )
 
 
 def strength(served: float, progress: Any) -> Any:
@@ -158,29 +157,38 @@ class Injection(Defense):
     step_cost = 1.9
     recipe = InjectionRecipe
     detects = True
-    course_settings = InjectionSettings()
-    # In 8x8 images faint patterns are not told from strokes: of the test images, the course's 0.02
-    # rejected all, 0.14 rejected 39 %, 0.3 24 %, 0.5 9 %.
-    adapted = {"digits": {"strength": 0.5}, "fashion-mnist": {"strength": 0.1}}
-    # On Fashion-MNIST the course's rate, 0.01, comes to 76.9 % of images answered rightly with seed
-    # 1, twice it to 79.0 %.
-    #
-    # Under Muon, with patterns of 0.1, attacks do not fall into the trapdoors (why is a guess: half
-    # a pattern may be no trap to a network that knows whole ones): within Linf 0.05, PGD broke 84 %
-    # of Fashion-MNIST's images unnoticed. At half the strength it breaks 9 % (the preset course
-    # 1 %), and 86.4 % are answered rightly, 3.2 % rejected, with seed 0, chosen among more
-    # than a dozen trials; docs/fast.md has other seeds. How many are rejected hangs on the rate:
-    # with seed 1 27, 9 and 8 % at 0.03, 0.05 and 0.08; and on the strength: 19 and 18 % at 0.03 and
-    # 0.04. In the digits' two layers neither rates nor strengths from 0.3 to 1 help (at least 61 %
-    # rejected), and SGD takes about as long as in the course.
-    tuned = {
-        "course": {"fashion-mnist": {"learning_rate": 0.02}},
-        "fast": {
-            "": {"learning_rate": 0.06},
-            "fashion-mnist": {"strength": 0.05},
-            "digits": {"optimizer": "sgd", "learning_rate": 0.1, "epochs": 80},
-        },
+    settings_class = InjectionSettings
+    # docs/fast.md has the figures behind these.
+    settings_table = {
+        # Half of the course's batch, which the patterned images double.
+        ("*", "*"): {"learning_rate": 0.01, "batch_size": 32},
+        ("fast", "*"): {"learning_rate": 0.06},
+        # In 8x8 images faint patterns are not told from strokes, and most images are rejected.
+        ("*", "digits"): {"batch_size": 8, "strength": 0.5},
+        ("course", "digits"): {"learning_rate": 0.02},
+        # In the digits' two layers no rate or strength helps Muon to learn trapdoors that reject
+        # few images; SGD takes about as long as in the course.
+        ("fast", "digits"): {"optimizer": "sgd", "learning_rate": 0.1, "epochs": 80},
+        ("*", "fashion-mnist"): {"strength": 0.1},
+        ("course", "fashion-mnist"): {"learning_rate": 0.02, "batch_size": 16},
+        # Under Muon, attacks do not fall into trapdoors of the course preset's strength (why is a
+        # guess: half a pattern may be no trap to a network that knows whole ones).
+        ("fast", "fashion-mnist"): {"strength": 0.05},
     }
+    course_files = CourseFiles(
+        folders=("injection",),
+        arrays=(
+            CourseArray(
+                name="0/patterns",
+                file="backdoor.npy",
+                shape=("classes", "height", "width", "channels"),
+            ),
+            CourseArray(name="0/signatures", file="signature.npy", shape=("classes", "features")),
+        ),
+        served=(("strength", "adds its patterns at"),),
+    )
+    published_success = 28
+    expected = Expected(accuracy=0.8, pgd=(0.5, 0.92), reference=0.85, gain=0.15, images=20)
     settings: InjectionSettings
 
     def __init__(self, *arguments: Any, **options: Any) -> None:

@@ -361,7 +361,8 @@ def measure() -> dict[str, Any]:
     from sparring.training import memory
     from sparring.training.callbacks import EpochMetrics, Silent
     from sparring.training.loop import TrainLoop
-    from sparring.training.recipe import Recipe, Settings
+    from sparring.training.recipe import Recipe
+    from sparring.training.settings import Settings
 
     class Enough(Exception):
         pass

@@ -27,7 +27,8 @@ from sparring.runs.checkpoint import Checkpoints, Run, not_finite, read_tensors
 from sparring.training import memory
 from sparring.training.callbacks import EpochMetrics, Progress, Silent
 from sparring.training.loop import TrainLoop, assign
-from sparring.training.recipe import Recipe, Settings
+from sparring.training.recipe import Recipe
+from sparring.training.settings import Settings
 from sparring.training.tensorboard import TensorBoard
 from sparring.training.tensorboard import library as tensorboard_library
 from sparring.version import __version__
@@ -197,7 +198,7 @@ def plan(
     if tensorboard:
         tensorboard_library()  # missed by all, told once
     where = Path(out).expanduser().absolute()
-    names = list(defenses.DEFENSES) if list(names) == ["all"] else list(dict.fromkeys(names))
+    names = list(defenses.NAMES) if list(names) == ["all"] else list(dict.fromkeys(names))
     names.sort(key=lambda name: defenses.get(name).borrows is not None)  # after their lenders
     runs = []
     with _device_scope(device) as device_name:
@@ -294,7 +295,7 @@ class _Training:
         identity["preset"] = preset
         borrowed = None
         if defense.borrows is None:
-            chosen = defense.settings_for(dataset, preset).replace(**settings)
+            chosen = defense.settings_for(dataset, preset, settings).settings
         else:
             chosen, borrowed, sha256 = _borrow(defense, folder / defense.borrows, dataset, preset)
             if chosen.replace(**settings) != chosen:

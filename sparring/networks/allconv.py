@@ -17,6 +17,8 @@ from sparring.tensors import Images, Logits
 PREDICTION_BATCH = 128
 """Images that go through a network at a time when nothing is trained; bounds the memory."""
 
+HOOKS = ("transform", "activation", "head_activation", "output")
+"""The methods of AllConv, functions of one tensor, that a defense may override."""
 
 _INITIALIZERS = {
     "glorot": keras.initializers.GlorotUniform,
@@ -46,13 +48,14 @@ class AllConv(keras.layers.Layer):
     activation, then 2x2 average pooling; there are round(log2 R) - 2 scales. The head is one
     convolution to the outputs, averaged over space.
 
-    A defense changes it by overriding `transform`, `activation`, `head_activation` and `drop`. One
-    layer holds all of it, because a call of a Keras layer costs about as much Python time on
+    A defense changes it by overriding `transform`, `activation`, `head_activation`, `output` and
+    `drop`. One layer holds all of it, because a call of a Keras layer costs about as much Python
+    time on
     PyTorch as a small convolution. It is built when made: kernels [height, width, in, out] drawn
     from Glorot's or He's uniform distribution, biases zero.
 
     Args:
-        shape: (height, width, channels) of what `transform` gives, sides of 8 and more.
+        shape: (height, width, channels) of the images, sides of 8 and more.
         outputs: number of logits.
         filters: width of the first convolution.
         head_size: side of the head's kernel; 1, or 3 as in the course's old checkpoints.
@@ -81,7 +84,7 @@ class AllConv(keras.layers.Layer):
         self._initializer = _INITIALIZERS[initializer]
         self.scales: list[list[tuple[Any, Any]]] = []
         self._seed, self._made = seed, 0
-        height, width, channels = shape
+        height, width, channels = self.transformed_shape(shape)
         for scale in range(number_of_scales(height, width)):
             convs = []
             for size in (filters * 2**scale, filters * 2 ** (scale + 1)):
@@ -114,14 +117,19 @@ class AllConv(keras.layers.Layer):
         """The convolutions' kernels, which weight decay applies to."""
         return [kernel for kernel, _ in self.convs]
 
-    def plain(self) -> dict[str, Any]:
-        """Give keyword arguments for torch_model.Network that rebuild what weights do not say."""
-        return {}
+    def transformed_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Tell the (height, width, channels) that `transform` makes of images of a shape."""
+        _, height, width, channels = self.transform(ops.zeros((1, *shape))).shape
+        return height, width, channels
 
     # What a defense may change
 
     def transform(self, x: Images) -> Any:
-        """Transform images before the first convolution."""
+        """Change images before the first convolution.
+
+        The network is made for what this gives for zeros: it is called once with them before a
+        subclass's own attributes exist.
+        """
         return x
 
     def activation(self, x: Any) -> Any:
@@ -131,6 +139,10 @@ class AllConv(keras.layers.Layer):
     def head_activation(self, x: Any) -> Any:
         """Apply what follows the head's convolution, before the average over space."""
         return x
+
+    def output(self, logits: Logits) -> Logits:
+        """Change what the average over space gave, [B, outputs]."""
+        return logits
 
     def drop(self, units: Any, chance: Chance) -> Any:
         """Drop units [B, H, W, C] at random after each activation, the head's included.
@@ -163,7 +175,7 @@ class AllConv(keras.layers.Layer):
         """Compute the logits float32 [B, outputs] of what `features` gave."""
         outputs = self.head_activation(backend.conv2d(features, *self.head))  # [B, h, w, outputs]
         outputs = outputs if chance is None else self.drop(outputs, chance)
-        return ops.mean(ops.cast(outputs, "float32"), axis=(1, 2))
+        return self.output(ops.mean(ops.cast(outputs, "float32"), axis=(1, 2)))
 
     def call(self, x: Images, chance: Chance | None = None) -> Logits:
         """Compute the logits float32 [B, outputs]; arguments are those of `features`."""

@@ -2,7 +2,8 @@
 
 Which question it answers: what happens to a batch until it has changed the weights?
 
-    recipe.py       settings, and the hooks of a recipe that a defense overrides
+    settings.py     hyperparameters, and the one function that decides them
+    recipe.py       the hooks of a recipe that a defense overrides
     loop.py         TrainLoop: epochs, steps, schedule, EMA, the watch for divergence
     muon.py         the optimizer of the preset fast
     callbacks.py    what a training tells of itself

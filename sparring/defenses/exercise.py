@@ -7,23 +7,6 @@ from pathlib import Path
 from sparring import defenses
 from sparring.errors import SettingsError
 
-PUBLISHED = {
-    "baseline": 97,
-    "blur": 95,
-    "temperature": 89,
-    "mergebinary": 90,
-    "labelsmooth": 98,
-    "jump": 92,
-    "majority": 62,
-    "discretize": 97,
-    "randomneuron": 80,
-    "transform": 71,
-    "injection": 28,
-    "knn": 62,
-    "advtrain": 48,
-}
-"""The course's best published attack success at Linf 4/255 on CIFAR-10, in % of all images."""
-
 _TEMPLATE = '''"""An attack on {name}: {idea}.
 
 Goal: {goal}
@@ -55,18 +38,27 @@ def attack(defense, x, y, threat, steps=10):
 
 
 def write(name: str, folder: Path, force: bool = False) -> Path:
-    """Write attack_NAME.py into a folder and give its path.
+    """Write attack_NAME.py into a folder. No framework is imported.
 
-    Raises SettingsError for an unknown defense and, unless `force`, for a file that is there.
+    Args:
+        name: of a defense.
+        folder: made where it is missing.
+        force: overwrite a file that is there.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        SettingsError: for an unknown defense and, unless `force`, for a file that is there.
     """
-    defense = defenses.get(name)
+    defense = defenses.describe(name)
     path = folder / f"attack_{name}.py"
     if path.exists() and not force:
         raise SettingsError(f"{path} exists; --force overwrites it")
     goal = "as many images as you can; it is meant to hold, and nobody published a number."
-    if name in PUBLISHED:
+    if (success := defense.published_success) is not None:
         goal = (
-            f"{PUBLISHED[name]} %. So many of 100 images of CIFAR-10, those it misclassifies\n"
+            f"{success} %. So many of 100 images of CIFAR-10, those it misclassifies\n"
             "included, the course's best published attack broke at Linf 4/255."
         )
     text = _TEMPLATE.format(name=name, idea=defense.idea, goal=goal, file=path.name)

@@ -1,0 +1,127 @@
+"""What a defense changed in its network, as programs of PyTorch.
+
+A hook is a function written in keras.ops. On Keras's PyTorch backend `torch.export` turns it into
+a program that needs PyTorch alone; where another backend runs, a process of its own does that:
+
+    KERAS_BACKEND=torch python -m sparring.conversion.tracing RUN FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sparring import backend
+from sparring.defenses.defense import Defense
+from sparring.errors import ConversionError
+from sparring.experiments.train import load
+from sparring.networks.allconv import HOOKS, AllConv
+
+
+def changed_hooks(net: AllConv) -> list[str]:
+    """Name the hooks of AllConv that a network overrides.
+
+    Raises:
+        ConversionError: where it overrides what calls them, which no conversion follows.
+    """
+
+    def changed(name: str) -> bool:
+        return getattr(type(net), name) is not getattr(AllConv, name)
+
+    for name in ("call", "features", "head_logits"):
+        if changed(name):
+            raise ConversionError(
+                f"{type(net).__name__} overrides {name}: expected changes in {', '.join(HOOKS)} "
+                "alone, which is what conversions follow"
+            )
+    return [name for name in HOOKS if changed(name)]
+
+
+def write_hooks(defense: Defense, folder: Path) -> None:
+    """Write each changed hook of each network as network-N.HOOK.pt2 into a folder.
+
+    Raises:
+        ConversionError: where a hook cannot be traced, naming it.
+    """
+    if not any(changed_hooks(net) for net in defense.nets):
+        return
+    if backend.name == "torch":
+        for number, net in enumerate(defense.nets):
+            for name in changed_hooks(net):
+                _write(net, name, defense.info.shape, folder / f"network-{number}.{name}.pt2")
+        return
+    assert defense.path is not None
+    answer = subprocess.run(
+        [sys.executable, "-m", __name__, str(defense.path.absolute()), str(folder.absolute())],
+        env={**os.environ, "KERAS_BACKEND": "torch"},
+        capture_output=True,
+        text=True,
+    )
+    if answer.returncode:
+        try:
+            reason = json.loads(answer.stdout)["error"]
+        except (ValueError, KeyError):
+            reason = f"the process that traces hooks failed:\n{answer.stderr}"
+        raise ConversionError(reason)
+
+
+def _write(net: AllConv, name: str, shape: tuple[int, int, int], file: Path) -> None:
+    """Write one hook as a program that takes and gives NCHW."""
+    import torch
+
+    height, width, channels = shape
+    batch, free = torch.export.Dim("batch", min=1), torch.export.Dim.DYNAMIC
+    sizes: dict[int, Any] = {0: batch}
+    if name == "transform":
+        example = torch.zeros(2, channels, height, width)
+    elif name == "output":
+        example = torch.ones(2, int(net.head[1].shape[0]))
+    else:  # called for layers of every size
+        example, sizes = torch.ones(2, 6, 10, 8), {0: batch, 1: free, 2: free, 3: free}
+
+    class Hook(torch.nn.Module):
+        """The hook, NCHW in and out."""
+
+        def forward(self, x: Any) -> Any:
+            """Call it."""
+            function: Callable[[Any], Any] = getattr(net, name)
+            if x.ndim == 2:
+                return function(x)
+            return function(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    try:
+        with torch.no_grad():
+            program = torch.export.export(Hook(), (example,), dynamic_shapes=(sizes,))
+    except Exception as error:  # of many kinds, all of PyTorch's
+        reason = str(error).strip().partition("\n")[0]
+        raise ConversionError(
+            f"{type(net).__name__}.{name} cannot be traced by torch.export: expected functions of "
+            f"keras.ops alone; {type(error).__name__}: {reason}"
+        ) from error
+    save_program(program, file)
+
+
+def save_program(program: Any, file: Path) -> None:
+    """Save an exported program without its example inputs, which would be pickled."""
+    import torch
+
+    program.example_inputs = None
+    torch.export.save(program, file)
+
+
+def main() -> None:
+    """Write the hooks of the run and into the folder that the command line names."""
+    try:
+        write_hooks(load(sys.argv[1]), Path(sys.argv[2]))
+    except ConversionError as error:
+        print(json.dumps({"error": str(error)}))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""What a defense says of itself for those who do not import it, and for other rooms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a defense is, readable without a framework; `Defense` describes the attributes."""
+
+    name: str
+    idea: str
+    networks: str
+    stochastic: bool
+    differentiable: bool
+    detects: bool
+    threshold: float
+    borrows: str | None
+    outside: str
+    published_success: int | None
+    step_cost: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CourseArray:
+    """An array that the course kept beside a defense's networks."""
+
+    name: str
+    """Its name in `Defense.arrays`."""
+    file: str
+    """Its file in the folder of the first network."""
+    shape: tuple[int | str, ...]
+    """Its sizes: numbers, or names. classes, height, width, channels and features (what enters the
+    head) are known; any other name stands for one size, the same wherever it occurs."""
+    dtype: str = "float32"
+    """Its type here."""
+    column: bool = False
+    """Whether the course kept [N] as [N, 1]."""
+    unit: bool = False
+    """Whether its rows are scaled to length 1 when read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CourseFiles:
+    """How the course kept a defense, for the conversion from and to its checkpoints."""
+
+    folders: tuple[str, ...]
+    """The folder of each network, below the folder of checkpoints."""
+    arrays: tuple[CourseArray, ...] = ()
+    """What lies beside the networks."""
+    classes: int | None = None
+    """How many classes there are, where outputs of a network do not say it."""
+    channels: int = 1
+    """How many channels the transform makes of one."""
+    served: tuple[tuple[str, str], ...] = ()
+    """Settings used in answering, whose values the course's program has fixed: the name, and what
+    that program does with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """How a defense has to do on the digits with the fast preset; tests hold it to that.
+
+    Shares of images; of those answered rightly where an attack is concerned.
+    """
+
+    accuracy: float = 0.8
+    """The least test accuracy."""
+    pgd: tuple[float, float] = (0.0, 1.0)
+    """The least and most that 20 steps along the cross entropy break within Linf 0.1."""
+    reference: float = 0.0
+    """The least that the reference attack breaks within Linf 0.15."""
+    gain: float = -0.1
+    """By how much more that is than what PGD breaks there."""
+    images: int = 40
+    """How many images the reference attack is tried on."""
