@@ -19,9 +19,12 @@ import sparring
 from sparring import backend
 from sparring.cli import app
 from sparring.conversion import convert, selfstudy
+from sparring.conversion.tracing import changed_hooks
 from sparring.data import Dataset
 from sparring.defenses import DEFENSES, get
+from sparring.defenses.defense import Defense
 from sparring.errors import ConversionError
+from sparring.networks.allconv import AllConv
 
 tf = pytest.importorskip("tensorflow")
 
@@ -169,6 +172,10 @@ def test_written_and_read_back_it_is_the_same(
 ) -> None:
     defense = sparring.load(own(name))
     assert defense.path is not None
+    if defense.course_files is None and changed_hooks(defense.nets[0]):
+        with pytest.raises(ConversionError, match=f"does not know {name}, whose network changes"):
+            convert.convert(defense.path, "selfstudy", tmp_path / "checkpoints")
+        return
     proof = convert.convert(defense.path, "selfstudy", tmp_path / "checkpoints")
     # The very weights, in the same framework: not even rounding differs.
     assert {each["largest_difference"] for each in proof["networks"].values()} == {0.0}
@@ -210,6 +217,21 @@ def test_what_the_course_could_not_serve_is_not_written(
     with pytest.raises(ConversionError, match=message):
         convert.convert(own(name, **settings), "selfstudy", tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_the_course_does_not_know_is_not_written(own: Callable[..., Path]) -> None:
+    class Halved(AllConv):
+        def transform(self, x: Any) -> Any:
+            return x / 2
+
+    class Other(Defense):
+        name = "other"
+
+    baseline = sparring.load(own("baseline"))
+    net = Halved(baseline.info.shape, 10, filters=6, head_size=3)
+    selfstudy._expect_as_the_course_s(Other(baseline.info, baseline.settings, baseline.nets))
+    with pytest.raises(ConversionError, match="other, whose network changes transform: it would"):
+        selfstudy._expect_as_the_course_s(Other(baseline.info, baseline.settings, [net]))
 
 
 def test_images_the_course_does_not_know_are_not_written(tmp_path: Path) -> None:
