@@ -39,7 +39,7 @@ def work(name: str, filters: int) -> None:
     """Train, test and save; print the peak in MB."""
     from sparring.data import Dataset
     from sparring.defenses import get
-    from sparring.runs.checkpoint import Run
+    from sparring.runs.directory import Run
     from sparring.training import memory
     from sparring.training.loop import TrainLoop
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import sparring
 from sparring import data, plots
 from sparring.attacks import FGSM, PGD, Attack, Noise
-from sparring.runs.checkpoint import write_atomically
+from sparring.runs.files import write_atomically
 from sparring.threat import Linf
 
 SHARES = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)

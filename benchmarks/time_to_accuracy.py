@@ -26,7 +26,7 @@ from typing import Any
 from benchmarks.turns import Contestant, Turn
 from sparring import data, plots
 from sparring.backend.choice import choose
-from sparring.runs.checkpoint import write_atomically
+from sparring.runs.files import write_atomically
 
 TURNS, LOOKS = 100, 40
 PLAIN = "plain"

@@ -35,13 +35,16 @@ if TYPE_CHECKING:
     from sparring.evaluation.evaluate import evaluate
     from sparring.evaluation.request import EvaluationRequest
     from sparring.evaluation.verdict import Verdict
-    from sparring.experiments.train import load, train, train_network
+    from sparring.experiments.load import load
+    from sparring.experiments.request import TrainingRequest
+    from sparring.experiments.train import train, train_network
     from sparring.threat import L2, Linf
 
 _HOMES = {
     "train": "experiments.train",
     "train_network": "experiments.train",
-    "load": "experiments.train",
+    "TrainingRequest": "experiments.request",
+    "load": "experiments.load",
     "evaluate": "evaluation.evaluate",
     "EvaluationRequest": "evaluation.request",
     "Verdict": "evaluation.verdict",
@@ -84,6 +87,7 @@ __all__ = [
     "SettingsError",
     "SparringError",
     "Square",
+    "TrainingRequest",
     "Verdict",
     "as_torch_module",
     "evaluate",

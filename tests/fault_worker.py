@@ -24,7 +24,7 @@ import sparring
 from sparring.data import Dataset
 from sparring.defenses import DEFENSES
 from sparring.errors import RunError
-from sparring.runs.checkpoint import Run
+from sparring.runs.directory import Run
 from sparring.training.callbacks import Silent
 from tests.conftest import patterns
 
@@ -141,7 +141,7 @@ def sweep(out: Path, prepared: Path | None, epochs: int, **first: Any) -> dict[s
             "kept": prepared is None or bool(left),
             "same": again == 0 and weights(run) == weights(whole),
             "files": sorted(path.name for path in run.iterdir() if path.name != ".lock"),
-            "lines": [(line["network"], line["epoch"]) for line in Run(run).metrics()],
+            "lines": [(line.network, line.epoch) for line in Run(run).metrics()],
         }
         expected = {
             "number": number,
@@ -149,7 +149,7 @@ def sweep(out: Path, prepared: Path | None, epochs: int, **first: Any) -> dict[s
             "kept": True,
             "same": True,
             "files": ["metrics.jsonl", "run.json", "weights.safetensors"],
-            "lines": [(line["network"], line["epoch"]) for line in Run(whole).metrics()],
+            "lines": [(line.network, line.epoch) for line in Run(whole).metrics()],
         }
         if found != expected:
             wrong.append(found)

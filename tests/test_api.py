@@ -18,8 +18,8 @@ import sparring
 from sparring.data import Dataset
 from sparring.errors import DataError, Diverged, RunError, SettingsError
 from sparring.experiments import train as api
-from sparring.runs import checkpoint
-from sparring.runs.checkpoint import Run
+from sparring.runs import files as run_files
+from sparring.runs.directory import Run
 from sparring.training.callbacks import EpochMetrics, Silent
 from sparring.training.recipe import Recipe
 
@@ -161,7 +161,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     assert weights[0] == weights[1]
     for whole, parts in zip(*lines, strict=True):
         for key in ("epoch", "loss", "accuracy", "test_accuracy", "learning_rate"):
-            assert whole[key] == parts[key]
+            assert getattr(whole, key) == getattr(parts, key)
 
 
 def test_a_damaged_state_falls_back_to_the_one_before(dataset: Dataset, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_damaged_state_falls_back_to_the_one_before(dataset: Dataset, tmp_path
     assert resumed.path is not None
     name = "weights.safetensors"
     assert (whole.path / name).read_bytes() == (resumed.path / name).read_bytes()
-    assert [line["epoch"] for line in Run(resumed.path).metrics()] == [1, 2, 3]
+    assert [line.epoch for line in Run(resumed.path).metrics()] == [1, 2, 3]
 
 
 def test_a_finished_run_is_left_alone(dataset: Dataset, tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_divergence_keeps_the_good_state(dataset: Dataset, tmp_path: Path) -> No
         sparring.train("baseline", dataset, out=tmp_path, **SMALL)
     assert (caught.value.defense, caught.value.epoch, caught.value.seed) == ("baseline", 2, 0)
     run = Run(tmp_path / "patterns/baseline")
-    assert run.read()["status"] == "diverged"
+    assert run.read().status == "diverged"
     assert files(run.path) == {"run.json", "state"}
     state = run.checkpoints(0).load()
     assert state is not None
@@ -290,9 +290,9 @@ def test_restarts_go_on_with_the_next_seeds(dataset: Dataset, tmp_path: Path) ->
     )
     assert "Beginning anew with seed 2." in recorder.messages
     run = Run(tmp_path / "patterns/baseline").read()
-    assert run["seed"] == 0
-    assert [(entry["seed"], entry["epoch"]) for entry in run["diverged"]] == [(0, 2), (1, 2)]
-    assert [line["epoch"] for line in Run(tmp_path / "patterns/baseline").metrics()] == [1, 2, 3]
+    assert run.seed == 0
+    assert [(entry.seed, entry.epoch) for entry in run.diverged or ()] == [(0, 2), (1, 2)]
+    assert [line.epoch for line in Run(tmp_path / "patterns/baseline").metrics()] == [1, 2, 3]
     # The weights are those that seed 2 gives by itself.
     alone = sparring.train("baseline", dataset, out=tmp_path / "alone", seed=2, **SMALL)
     np.testing.assert_array_equal(alone.classify(dataset.x_test), defense.classify(dataset.x_test))
@@ -313,11 +313,11 @@ def test_a_restarted_run_that_is_interrupted_goes_on_with_its_seed(
         sparring.train(
             "baseline", dataset, out=tmp_path, restarts=2, progress=StopInSeedTwo(), **SMALL
         )
-    assert Run(tmp_path / "patterns/baseline").read()["status"] == "training"
+    assert Run(tmp_path / "patterns/baseline").read().status == "training"
     recorder = Recorder()
     sparring.train("baseline", dataset, out=tmp_path, restarts=2, progress=recorder, **SMALL)
     assert [line.epoch for line in recorder.epochs] == [3]
-    assert Run(tmp_path / "patterns/baseline").read()["results"]["seeds_used"] == [2]
+    assert Run(tmp_path / "patterns/baseline").read().as_json()["results"]["seeds_used"] == [2]
 
 
 @pytest.mark.backend
@@ -344,7 +344,7 @@ def test_networks_trained_apart_are_the_same(dataset: Dataset, tmp_path: Path) -
     assert apart.path is not None
     weights = [(path / "weights.safetensors").read_bytes() for path in (whole.path, apart.path)]
     assert weights[0] == weights[1]
-    lines = [(line["network"], line["epoch"]) for line in Run(apart.path).metrics()]
+    lines = [(line.network, line.epoch) for line in Run(apart.path).metrics()]
     assert lines == [(network, epoch) for network in range(3) for epoch in (1, 2, 3)]
     sparring.train_network("majority", 1, dataset, **arguments)  # all is finished
     assert files(apart.path) == {"run.json", "metrics.jsonl", "weights.safetensors"}
@@ -413,7 +413,7 @@ def test_wrong_arguments_write_nothing(
 
 def test_on_the_cpu_by_name(dataset: Dataset, tmp_path: Path) -> None:
     sparring.train("baseline", dataset, out=tmp_path, device="cpu", **SMALL)
-    assert Run(tmp_path / "patterns/baseline").read()["device"] == "cpu"
+    assert Run(tmp_path / "patterns/baseline").read().device == "cpu"
 
 
 # Loading
@@ -438,9 +438,9 @@ def _edit(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 def _rewrite(run: Path, change: Callable[[dict[str, np.ndarray]], object]) -> None:
     """Other weights, saved as ours and recorded, as a wrong program would."""
-    arrays, about, _ = checkpoint.read_tensors(run / "weights.safetensors")
+    arrays, about, _ = run_files.read_tensors(run / "weights.safetensors")
     change(arrays)
-    sha256 = checkpoint.write_tensors(run / "weights.safetensors", arrays, about)
+    sha256 = run_files.write_tensors(run / "weights.safetensors", arrays, about)
     _edit(run, lambda values: values.update(weights_sha256=sha256))
 
 
@@ -448,7 +448,7 @@ WRONG_RUNS: list[tuple[Callable[[Path], object], str]] = [
     (lambda run: shutil.rmtree(run), "no such run directory"),
     (lambda run: (run / "run.json").unlink(), "has no run.json"),
     (lambda run: (run / "run.json").write_text("{}"), "run.json: damaged"),
-    (lambda run: _edit(run, lambda v: v.update(format=9)), "expected format 1, found 9"),
+    (lambda run: _edit(run, lambda v: v.update(format=9)), "expected format 1 to 2, found 9"),
     (lambda run: _edit(run, lambda v: v.pop("settings")), "run.json: damaged.*settings"),
     (lambda run: _edit(run, lambda v: v["settings"].update(filters="x")), "run.json: damaged"),
     (lambda run: _edit(run, lambda v: v.update(defense="other")), "unknown defense 'other'"),
@@ -488,7 +488,7 @@ def test_weights_that_are_not_finite_are_refused(
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "not_finite", lambda arrays: [])
+        patched.setattr(run_files, "not_finite", lambda arrays: [])
         _rewrite(run, lambda a: a.update({"0/head_bias": np.full(4, np.nan, np.float32)}))
     with pytest.raises(RunError, match="NaN or infinity in 0/head_bias"):
         sparring.load(run)
@@ -505,7 +505,7 @@ def test_networks_answer_in_the_order_they_were_trained_in(
 ) -> None:
     defense = sparring.train(name, dataset, out=tmp_path, filters=4, epochs=2, eval_every=0)
     assert defense.path is not None
-    arrays, _, _ = checkpoint.read_tensors(Run(defense.path).weights_file)
+    arrays, _, _ = run_files.read_tensors(Run(defense.path).weights_file)
     for number, net in enumerate(defense.nets):
         kernel = ops.convert_to_numpy(net.head[0].value)
         np.testing.assert_array_equal(kernel, arrays[f"{number}/head_kernel"])
@@ -517,4 +517,4 @@ def test_a_run_says_whose_weights_it_serves(dataset: Dataset, tmp_path: Path) ->
     run = sparring.train("randomneuron", dataset, out=tmp_path)
     assert run.path is not None
     lent = {"defense": "baseline", "sha256": lender.weights_sha256}
-    assert Run(run.path).read()["weights_from"] == lent
+    assert Run(run.path).read().as_json()["weights_from"] == lent

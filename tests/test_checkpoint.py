@@ -15,7 +15,9 @@ import pytest
 import safetensors.numpy
 
 from sparring.errors import RunError
-from sparring.runs.checkpoint import Checkpoints, Run, read_tensors, write_atomically, write_tensors
+from sparring.runs.directory import Checkpoints, Run
+from sparring.runs.files import read_tensors, write_atomically, write_tensors
+from sparring.runs.records import Attempt, EpochMetrics, RunRecord
 
 ARRAYS = {"a/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array(7, np.int32)}
 
@@ -105,22 +107,38 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
 
 # Runs
 
+RECORD = RunRecord(
+    defense="baseline", dataset={"name": "digits"}, settings={}, seed=0, backend="torch",
+    status="training",
+)  # fmt: skip
+
+
+def metrics(network: int, epoch: int) -> EpochMetrics:
+    return EpochMetrics(network, epoch, 0.5, 0.5, None, 0.03, 100.0, 1.0)
+
+
+def attempt(seed: int) -> Attempt:
+    return Attempt(seed=seed, network=1, epoch=2, step=3)
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     run = Run(tmp_path / "digits" / "baseline")
     with run.locked():
-        run.write({"defense": "baseline", "status": "training"})
+        run.write(RECORD)
     return run
 
 
 def test_run_json(run: Run) -> None:
-    assert run.read() == {"format": 1, "defense": "baseline", "status": "training"}
+    assert run.read() == RECORD
+    assert json.loads(run.json_file.read_text()) == {"format": 2, **RECORD.as_json()}
     for contents, message in (
         ("{", "damaged"),
         ("[]", "damaged"),
         ('{"format": "1"}', "damaged"),
-        ('{"format": 2}', "expected format 1, found 2: written by a newer version"),
+        ('{"format": 2}', "damaged: expected defense to be text, found None"),
+        ('{"format": 3}', "expected format 1 to 2, found 3: written by a newer version"),
+        ('{"format": 0}', "expected format 1 to 2, found 0: written by another version"),
     ):
         run.json_file.write_text(contents)
         with pytest.raises(RunError, match=message):
@@ -140,15 +158,15 @@ def checkpoints(run: Run) -> Iterator[Checkpoints]:
 
 def test_metrics_are_trimmed_and_a_torn_line_is_dropped(run: Run, checkpoints: Checkpoints) -> None:
     for epoch in (1, 2, 3):
-        checkpoints.append_metrics({"network": 1, "epoch": epoch})
+        checkpoints.append_metrics(metrics(1, epoch))
     with checkpoints.metrics_file.open("a") as file:
         file.write('{"network": 1, "ep')
     checkpoints.trim_metrics(2)
     kept = [json.loads(line) for line in checkpoints.metrics_file.read_text().splitlines()]
     assert [line["epoch"] for line in kept] == [1, 2]
     with run.checkpoints(0).locked():
-        run.checkpoints(0).append_metrics({"network": 0, "epoch": 7})
-    assert [(line["network"], line["epoch"]) for line in run.metrics()] == [(0, 7), (1, 1), (1, 2)]
+        run.checkpoints(0).append_metrics(metrics(0, 7))
+    assert [(line.network, line.epoch) for line in run.metrics()] == [(0, 7), (1, 1), (1, 2)]
 
 
 def test_the_last_two_epochs_are_kept_and_a_damaged_one_passed_over(
@@ -181,12 +199,12 @@ def test_the_last_two_epochs_are_kept_and_a_damaged_one_passed_over(
 
 def test_what_is_given_up_is_remembered(checkpoints: Checkpoints) -> None:
     checkpoints.save(1, ARRAYS)
-    checkpoints.append_metrics({"network": 1, "epoch": 1})
-    checkpoints.give_up({"seed": 3})
+    checkpoints.append_metrics(metrics(1, 1))
+    checkpoints.give_up(attempt(3))
     assert checkpoints.load() is None
     assert checkpoints.metrics() == []
-    checkpoints.give_up({"seed": 4})
-    assert checkpoints.diverged() == [{"seed": 3}, {"seed": 4}]
+    checkpoints.give_up(attempt(4))
+    assert checkpoints.diverged() == [attempt(3), attempt(4)]
     checkpoints.diverged_file.write_text("{")
     with pytest.raises(RunError, match=r"diverged\.json: damaged"):
         checkpoints.diverged()
@@ -218,19 +236,18 @@ def test_a_run_is_not_cleared_while_a_network_is_trained(run: Run) -> None:
 
 
 def test_clear_puts_a_finished_run_aside_until_the_next_is_finished(run: Run) -> None:
-    values = {"defense": "baseline", "settings": {}}
     with run.locked():
-        run.finish(values, ARRAYS)
-        assert run.read()["status"] == "finished"
+        run.finish(RECORD, ARRAYS)
+        assert run.read().status == "finished"
         assert not run.state_folder.exists()
         first = run.weights_file.read_bytes()
         run.clear()
         assert not run.exists()
         assert (run.previous_folder / "weights.safetensors").read_bytes() == first
-        run.write({**values, "status": "training"})
+        run.write(RECORD)
         run.clear()  # an unfinished run must not push the finished one out
         assert (run.previous_folder / "weights.safetensors").read_bytes() == first
-        run.finish(values, ARRAYS)
+        run.finish(RECORD, ARRAYS)
         assert not run.previous_folder.exists()
 
 

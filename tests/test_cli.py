@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 
 from sparring.cli import app, display
 from sparring.defenses import DEFENSES
-from sparring.runs.checkpoint import Run
+from sparring.runs.directory import Run
 from sparring.training.callbacks import EpochMetrics
 
 SMALL = ["--filters", "4", "--epochs", "2", "--limit-train", "64", "--quiet"]
@@ -61,8 +61,9 @@ def test_train_ends_with_a_summary(call: Callable[..., Result], tmp_path: Path) 
     assert "-" in call("list").output.split("baseline")[1]
     answer = call("train", "baseline", *SMALL)
     assert answer.exit_code == 0, answer.output
-    results = Run("runs/digits/baseline").read()["results"]
-    assert f"test accuracy {results['test_accuracy']:.2%}" in answer.output
+    results = Run("runs/digits/baseline").read().results
+    assert results is not None
+    assert f"test accuracy {results.test_accuracy:.2%}" in answer.output
     assert "runs/digits/baseline/weights.safetensors" in answer.output
     assert "defense = sparring.load('runs/digits/baseline')" in answer.output
     listed = call("list").output
@@ -123,10 +124,10 @@ def test_config_file(call: Callable[..., Result], tmp_path: Path) -> None:
     answer = call("train", "baseline", "--config", "c.yaml", "--epochs", "2")
     assert answer.exit_code == 0, answer.output
     run = Run("runs/digits/baseline").read()
-    assert run["settings"]["epochs"] == 2  # the command line comes first
-    assert (run["settings"]["filters"], run["settings"]["momentum"]) == (4, 0.8)
-    assert run["settings"]["weight_decay"] == 0.001  # which YAML takes for text
-    assert run["dataset"]["train_images"] == 64
+    assert run.settings["epochs"] == 2  # the command line comes first
+    assert (run.settings["filters"], run.settings["momentum"]) == (4, 0.8)
+    assert run.settings["weight_decay"] == 0.001  # which YAML takes for text
+    assert run.dataset["train_images"] == 64
 
 
 def test_config_file_takes_the_settings_of_the_defense(
@@ -135,7 +136,7 @@ def test_config_file_takes_the_settings_of_the_defense(
     (tmp_path / "c.yaml").write_text("base: 1.02\nepochs: 1\nfilters: 4\n")
     answer = call("train", "temperature", "--config", "c.yaml")
     assert answer.exit_code == 0, answer.output
-    assert Run("runs/digits/temperature").read()["settings"]["base"] == 1.02
+    assert Run("runs/digits/temperature").read().settings["base"] == 1.02
     answer = call("train", "baseline", "--config", "c.yaml")
     assert answer.exit_code == 1
     assert "c.yaml: unknown option 'base'. Valid: data, " in answer.output
@@ -184,7 +185,7 @@ def test_other_settings_are_refused(call: Callable[..., Result]) -> None:
 def test_a_busy_run_is_refused(call: Callable[..., Result]) -> None:
     # The lock is the process's own, so another one has to hold it.
     code = (
-        "import sys; from sparring.runs.checkpoint import Run\n"
+        "import sys; from sparring.runs.directory import Run\n"
         "with Run('runs/digits/baseline').locked(): print('held', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen(
@@ -263,7 +264,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
     assert resumed.returncode == 0, output
     assert re.search(r"Resuming .* after epoch [3-7] of network 1", output), output
     assert (run / "weights.safetensors").read_bytes() == uninterrupted
-    assert [line["epoch"] for line in Run(run).metrics()] == list(range(1, 9))
+    assert [line.epoch for line in Run(run).metrics()] == list(range(1, 9))
 
 
 # The display

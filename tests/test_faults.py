@@ -26,7 +26,9 @@ from sparring.data import Dataset, load
 from sparring.defenses import DEFENSES, get
 from sparring.errors import ConversionError, DataError, RunError
 from sparring.evaluation.evaluate import evaluate as judge
-from sparring.runs.checkpoint import Checkpoints, Run, read_tensors, write_tensors
+from sparring.runs.directory import Checkpoints, Run
+from sparring.runs.files import read_tensors, write_tensors
+from sparring.runs.records import Attempt
 from sparring.training.callbacks import EpochMetrics, Silent
 from sparring.training.recipe import Recipe
 
@@ -151,8 +153,9 @@ def test_every_defense_killed_at_random_steps(tmp_path: Path) -> None:
 
 SENDING = """
 import os, signal, sys
-from sparring.runs import checkpoint
+from sparring.runs import directory, files
 from sparring import cli
+from sparring.cli import program
 from sparring.training import recipe, loop as train_loop
 
 def sending(owner, name, call):
@@ -169,10 +172,10 @@ for place in sys.argv.pop(1).split(","):
         "step": (train_loop.TrainLoop, "_look", 6),
         "evaluation": (recipe.Recipe, "evaluate", 2),
         "compile": (recipe.Recipe, "loss", 1),
-        "tensors": (checkpoint.safetensors.numpy, "save", 2),
-        "write": (checkpoint.os, "fsync", 7),
-        "unwinding": (checkpoint.Path, "unlink", 4),
-        "ending": (cli, "_fail", 1),
+        "tensors": (files.safetensors.numpy, "save", 2),
+        "write": (files.os, "fsync", 7),
+        "unwinding": (directory.Path, "unlink", 4),
+        "ending": (program, "fail", 1),
     }[place])
 cli.main()
 """
@@ -183,7 +186,7 @@ def _terminated(whole: Path, out: Path, places: str) -> None:
     assert answer.returncode == 143, answer.stderr
     assert answer.stderr.endswith(f"sparring: Terminated. {GOES_ON}\n")
     assert "Traceback" not in answer.stderr
-    assert Run(out / "digits/baseline").read()["status"] == "training"
+    assert Run(out / "digits/baseline").read().status == "training"
     assert weights(digits(out)) == weights(whole)
     assert not list(out.rglob("*.tmp"))
 
@@ -347,11 +350,11 @@ def test_a_run_of_a_newer_version_is_not_gone_on_with(stopped: Path, tmp_path: P
     out = tmp_path / "runs"
     shutil.copytree(stopped, out)
     file = out / "digits/baseline/run.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "format": 2}))
+    file.write_text(json.dumps({**json.loads(file.read_text()), "format": 3}))
     before = {path: path.read_bytes() for path in states(out)}
     answer = CliRunner().invoke(app, ["train", "baseline", *DIGITS, "--out", str(out)])
     assert answer.exit_code == 1
-    assert "expected format 1, found 2: written by a newer version" in answer.output
+    assert "expected format 1 to 2, found 3: written by a newer version" in answer.output
     assert {path: path.read_bytes() for path in states(out)} == before
 
 
@@ -365,9 +368,9 @@ def test_an_attempt_given_up_is_not_gone_on_with(
     def die(path: Path, data: bytes) -> None:
         raise Stop
 
-    monkeypatch.setattr("sparring.runs.checkpoint.write_atomically", die)
+    monkeypatch.setattr("sparring.runs.files.write_atomically", die)
     with pytest.raises(Stop):
-        checkpoints.give_up({"seed": 0})
+        checkpoints.give_up(Attempt(seed=0, network=0, epoch=1, step=1))
     assert checkpoints.load() is None
 
 
@@ -414,7 +417,7 @@ def test_a_pickle_in_an_unfinished_run(
         path.write_bytes(bomb)
     if message is None:  # lines of metrics are for people
         assert weights(digits(out)) == weights(whole)
-        assert [line["epoch"] for line in Run(run).metrics()] == [3]
+        assert [line.epoch for line in Run(run).metrics()] == [3]
     else:
         with pytest.raises(RunError, match=message):
             digits(out)
@@ -578,7 +581,7 @@ def test_hardly_any_images(
     answer = defense.classify(dataset.x_test)
     assert answer.shape == (1, 4)
     assert np.isfinite(answer).all()
-    assert all(np.isfinite(line["loss"]) for line in Run(tmp_path / "patterns" / name).metrics())
+    assert all(np.isfinite(line.loss) for line in Run(tmp_path / "patterns" / name).metrics())
 
 
 class Faulty(Recipe):
@@ -605,7 +608,7 @@ def test_a_recipe_that_raises(
         sparring.train("baseline", dataset, out=tmp_path, **SMALL)
     assert any(entry.name == "loss" and entry.path == Path(__file__) for entry in caught.traceback)
     run = Run(tmp_path / "patterns/baseline")
-    assert run.read()["status"] == "training"
+    assert run.read().status == "training"
     monkeypatch.setattr(Faulty, "mended", True)
     recorder = Recorder()
     mended = sparring.train("baseline", dataset, out=tmp_path, progress=recorder, **SMALL)
@@ -634,7 +637,7 @@ def test_standard_output_is_closed(whole: Path, tmp_path: Path, quiet: bool) -> 
         )
     assert answer.returncode == 141, answer.stderr
     assert answer.stderr == f"sparring: Standard output was closed. {GOES_ON}\n"
-    status = Run(tmp_path / "digits/baseline").read()["status"]
+    status = Run(tmp_path / "digits/baseline").read().status
     assert status == ("finished" if quiet else "training")
     assert weights(digits(tmp_path)) == weights(whole)
 
@@ -657,7 +660,7 @@ def test_a_c_locale_and_odd_paths(tmp_path: Path) -> None:
     assert "Traceback" not in answer.stderr
     assert "weights.safetensors" in answer.stdout
     run = folder / "größe 1" / "baseline"
-    assert Run(run).read()["status"] == "finished"
+    assert Run(run).read().status == "finished"
     assert sparring.load(run).classify(dataset.x_test).shape == (16, 10)
 
 

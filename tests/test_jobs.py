@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from sparring.data import load
 from sparring.errors import RunError, SettingsError, SparringError
 from sparring.experiments import machine
 from sparring.experiments import schedule as jobs
-from sparring.experiments import train as api
+from sparring.experiments.plan import plan
+from sparring.experiments.request import Answer, Plan, PlanRequest, TrainingRequest
 from sparring.experiments.schedule import Job
-from sparring.runs.checkpoint import Run
+from sparring.runs.directory import Run
+from sparring.runs.records import EpochMetrics, RunRecord
 
 TINY = ["--filters", "4", "--epochs", "2", "--limit-train", "64"]
 ENVIRONMENT = {**os.environ, "KERAS_BACKEND": "torch"}
@@ -33,50 +36,56 @@ ENVIRONMENT = {**os.environ, "KERAS_BACKEND": "torch"}
 # The scheduler alone: processes that end as they are told
 
 
-class Fake:
-    """A process that ends with a code after so many looks."""
-
-    def __init__(self, code: int, looks: int = 1) -> None:
-        self.code, self.looks, self.stopped = code, looks, list[bool]()
-
-    def poll(self) -> int | None:
-        self.looks -= 1
-        return self.code if self.looks < 0 or self.stopped else None
-
-    def stop(self, *, now: bool) -> None:
-        self.stopped.append(now)
-
-
 class FakeWorkers:
-    """Room for so many; the n-th start of a job gives its n-th code, 0 after the last."""
+    """Room for so many; the n-th start of a job gives its n-th answer, a code of 0 after the last.
 
-    def __init__(self, room: int, codes: dict[str, list[int]] | None = None) -> None:
-        self.room, self.codes = room, codes or {}
-        self.running: list[Fake] = []
+    A job ends at the watcher's next look.
+    """
+
+    def __init__(self, room: int, answers: dict[str, list[Answer]] | None = None) -> None:
+        self.room, self.answers = room, answers or {}
+        self.running: dict[Future[Answer], Answer] = {}
         self.order: list[str] = []
+        self.stopped: dict[Future[Answer], list[bool]] = {}
         self.most, self.closed = 0, False
 
-    def start(self, job: Job) -> Fake | None:
-        self.running = [process for process in self.running if process.looks >= 0]
+    def start(self, job: Job) -> Future[Answer] | None:
         if len(self.running) >= self.room:
             return None
-        codes = self.codes.get(job.title, [])
-        process = Fake(codes.pop(0) if codes else 0)
-        self.running.append(process)
+        answers = self.answers.get(job.title, [])
+        started: Future[Answer] = Future()
+        self.running[started] = answers.pop(0) if answers else Answer()
+        self.stopped[started] = []
         self.most = max(self.most, len(self.running))
         self.order.append(job.title)
-        return process
+        return started
+
+    def end(self) -> None:
+        """Whatever runs comes to its end."""
+        while self.running:
+            started, answer = self.running.popitem()
+            started.set_result(answer)
+
+    def stop(self, started: Future[Answer], *, now: bool) -> None:
+        self.stopped[started].append(now)
+        if not started.done():
+            self.running.pop(started, None)
+            started.set_result(Answer(code=143))
 
     def close(self) -> None:
         self.closed = True
 
 
-class Told:
-    """A watcher that remembers."""
+def killed(code: int) -> Answer:
+    return Answer(code=code)
 
-    def __init__(self, stop_at: str = "") -> None:
+
+class Told:
+    """A watcher that remembers, and lets jobs end at every look."""
+
+    def __init__(self, workers: FakeWorkers, stop_at: str = "") -> None:
         self.lines: list[str] = []
-        self.stop_at = stop_at
+        self.workers, self.stop_at = workers, stop_at
 
     def begin(self, jobs: Sequence[Job]) -> None:
         pass
@@ -87,7 +96,7 @@ class Told:
             raise KeyboardInterrupt
 
     def look(self) -> None:
-        pass
+        self.workers.end()
 
 
 @pytest.fixture(autouse=True)
@@ -96,14 +105,15 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make(title: str, *needs: Job, out: Path = Path("none")) -> Job:
-    return Job(title, out / title, None, 1, 1.0, {}, list(needs))
+    request = TrainingRequest(defense=title)
+    return Job(title, out / title, request, 1, 1.0, list(needs))
 
 
 def test_order_and_room() -> None:
     first, second = make("first"), make("second")
     last = make("last", first, second)
     workers = FakeWorkers(2)
-    jobs.run([last, first, second], workers, Told())
+    jobs.run([last, first, second], workers, Told(workers))
     assert workers.order == ["first", "second", "last"]
     assert workers.most == 2
     assert workers.closed
@@ -120,10 +130,9 @@ def test_what_fails_takes_with_it_what_needs_it_and_nothing_else(tmp_path: Path)
     bad, good = make("bad", out=tmp_path), make("good")
     after = make("after", bad)
     last = make("last", after)
-    bad.log.parent.mkdir(parents=True)
-    bad.log.write_text("epoch 1/2\nsparring: bad diverged: the loss became nan\nLast losses\n")
-    told = Told()
-    jobs.run([bad, after, last, good], FakeWorkers(1, {"bad": [3]}), told)
+    diverged = Answer(message="bad diverged: the loss became nan", kind="Diverged", code=3)
+    workers = FakeWorkers(1, {"bad": [diverged]})
+    jobs.run([bad, after, last, good], workers, Told(workers))
     assert [job.state for job in (bad, after, last, good)] == ["failed", "failed", "failed", "done"]
     assert bad.message == "bad diverged: the loss became nan"
     assert after.message == "needs bad, which failed"
@@ -133,8 +142,8 @@ def test_what_fails_takes_with_it_what_needs_it_and_nothing_else(tmp_path: Path)
 @pytest.mark.parametrize("code", [-9, -15, 137, 143])
 def test_a_killed_job_is_started_again_but_not_for_ever(code: int) -> None:
     once, always = make("once"), make("always")
-    workers = FakeWorkers(1, {"once": [code], "always": [code] * 9})
-    told = Told()
+    workers = FakeWorkers(1, {"once": [killed(code)], "always": [killed(code)] * 9})
+    told = Told(workers)
     jobs.run([once, always], workers, told)
     assert once.state == "done"
     assert workers.order.count("once") == 2
@@ -147,22 +156,24 @@ def test_a_killed_job_is_started_again_but_not_for_ever(code: int) -> None:
 def test_when_the_scheduler_stops_its_jobs_stop() -> None:
     workers = FakeWorkers(2)
     with pytest.raises(KeyboardInterrupt):
-        jobs.run([make("first"), make("second")], workers, Told("second: started"))
-    assert [process.stopped[0] for process in workers.running] == [False, False]
+        jobs.run([make("first"), make("second")], workers, Told(workers, "second: started"))
+    assert list(workers.stopped.values()) == [[False], [False]]
     assert workers.closed
 
 
 def test_a_second_signal_leaves_no_choice() -> None:
-    class Stubborn(Fake):
-        def poll(self) -> int | None:
-            if self.stopped == [False]:
+    class Stubborn(FakeWorkers):
+        def stop(self, started: Future[Answer], *, now: bool) -> None:
+            self.stopped[started].append(now)
+            if not now:
                 raise KeyboardInterrupt  # while being waited for
-            return None
 
-    process = Stubborn(0)
+    workers = Stubborn(1)
+    started = workers.start(make("stubborn"))
+    assert started is not None
     with pytest.raises(KeyboardInterrupt):
-        jobs._stop([process])
-    assert process.stopped == [False, True]
+        jobs._stop([started], workers)
+    assert workers.stopped[started] == [False, True]
 
 
 # Places
@@ -190,10 +201,17 @@ def test_places_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 # Planning
 
 
+def planned(names: list[str], seeds: list[int], out: Path, **settings: Any) -> list[Job]:
+    """The jobs of a plan, which goes through JSON as it does between processes."""
+    common = TrainingRequest(defense=names[0], out=out, settings=settings)
+    request = PlanRequest(defenses=names, data=["digits"], seeds=seeds, common=common)
+    request = PlanRequest.from_json(json.loads(json.dumps(request.as_json())))
+    return jobs.jobs_of(Plan.from_json(json.loads(json.dumps(plan(request).as_json()))))
+
+
 def test_a_plan_becomes_jobs(tmp_path: Path) -> None:
     names = ["randomneuron", "majority", "baseline"]
-    plan = api.plan(names, ["digits"], seeds=[0, 3], out=tmp_path, filters=4, epochs=2)
-    todo = jobs.jobs_of(plan, {"filters": 4, "epochs": 2})
+    todo = planned(names, seeds=[0, 3], out=tmp_path, filters=4, epochs=2)
     titles = [job.title for job in todo if job.title.endswith("seed 3") or "seed 3," in job.title]
     assert titles == [
         "majority on digits, seed 3, network 1",
@@ -208,27 +226,30 @@ def test_a_plan_becomes_jobs(tmp_path: Path) -> None:
     assert [job.title for job in lent.needs] == ["baseline on digits, seed 3"]
     assert lent.run == tmp_path / "seed-3" / "digits" / "randomneuron"
     part = by_title["majority on digits, seed 0, network 2"]
-    assert part.request == {
-        "do": "network", "filters": 4, "epochs": 2, "name": "majority", "network": 1,
-        "data": "digits", "seed": 0, "out": str(tmp_path / "seed-0"),
-    }  # fmt: skip
+    assert part.request == TrainingRequest(
+        defense="majority", data="digits", seed=0, out=tmp_path / "seed-0", network=1,
+        settings={"filters": 4, "epochs": 2},
+    )  # fmt: skip
     assert list(tmp_path.iterdir()) == []  # planning writes nothing
 
     dataset = load("digits")
     sparring.train("baseline", dataset, out=tmp_path / "seed-0", filters=4, epochs=2)
-    plan = api.plan(names, ["digits"], seeds=[0], out=tmp_path, filters=4, epochs=2)
-    todo = jobs.jobs_of(plan, {})
+    todo = planned(names, seeds=[0], out=tmp_path, filters=4, epochs=2)
     assert "baseline on digits, seed 0" not in [job.title for job in todo]
     assert todo[-1].needs == []  # randomneuron's lender is there
-    plan = api.plan(["baseline"], ["digits"], seeds=[0], out=tmp_path, filters=5)
-    [refused] = jobs.jobs_of(plan, {})
+    [refused] = planned(["baseline"], seeds=[0], out=tmp_path, filters=5)
     assert refused.state == "failed"
     assert "filters is 4 there, 5 here" in refused.message
 
 
 def test_a_plan_that_cannot_be_made_says_why() -> None:
     with pytest.raises(SparringError, match=r"unknown defense 'basline'\. Did you mean"):
-        jobs.plan({"names": ["basline"], "data": ["digits"]}, {"KERAS_BACKEND": "torch"})
+        jobs.plan(
+            PlanRequest(
+                defenses=["basline"], data=["digits"], common=TrainingRequest(defense="basline")
+            ),
+            {"KERAS_BACKEND": "torch"},
+        )
 
 
 # Real processes
@@ -248,13 +269,22 @@ def test_train_many_goes_on_past_failures_and_resumes(
     busy = Run(out / "digits" / "blur")
     options = ("train", "majority", "blur", "randomneuron", "baseline", *TINY, "--out", out)
     with busy.locked():
-        busy.write({"defense": "blur"})
+        busy.write(
+            RunRecord(
+                defense="blur",
+                dataset={"name": "digits"},
+                settings={},
+                seed=0,
+                backend="torch",
+                status="training",
+            )
+        )
         answer = call(*options, "--jobs", "2")
     assert answer.exit_code == 1, answer.output
     assert "1 of 7 jobs failed: blur on digits" in answer.output
     assert "blur on digits: failed" in answer.output
     for name in ("majority", "randomneuron", "baseline"):
-        assert Run(out / "digits" / name).read()["status"] == "finished"
+        assert Run(out / "digits" / name).read().status == "finished"
     logs = {path.name for path in (out / "digits" / "majority" / "logs").iterdir()}
     assert logs == {"defense.log", *(f"network-{number:03d}.log" for number in range(3))}
     assert "Traceback" not in answer.output
@@ -379,7 +409,9 @@ def test_the_scheduler_holds_no_framework(tmp_path: Path) -> None:
     """Under 200 MB, it and all it imports."""
     code = (
         "import sys\n"
-        "from sparring import cli, jobs, display\n"
+        "from sparring import cli\n"
+        "from sparring.cli import display\n"
+        "from sparring.experiments import schedule\n"
         "try:\n    cli.app(sys.argv[1:], standalone_mode=False)\n"
         "finally:\n"
         "    print(sorted({'keras', 'torch', 'tensorflow', 'jax'} & set(sys.modules)),\n"
@@ -400,12 +432,10 @@ def test_the_scheduler_holds_no_framework(tmp_path: Path) -> None:
 def test_lines_and_the_live_display_of_many(tmp_path: Path) -> None:
     done, running = make("done", out=tmp_path), make("running", out=tmp_path)
     done.state, running.state = "done", "running"
-    running.network, running.epochs = 0, 8
+    running.request, running.epochs = TrainingRequest(defense="running", network=0), 8
     checkpoints = Run(running.run).checkpoints(0)
     with checkpoints.locked():
-        checkpoints.append_metrics(
-            {"epoch": 2, "seconds": 10.0, "loss": 0.5, "test_accuracy": 0.875}
-        )
+        checkpoints.append_metrics(EpochMetrics(0, 2, 0.5, 0.5, 0.875, 0.03, 100.0, 10.0))
     console = Console(force_terminal=True, width=150, record=True)
     with display.ManyLive(console) as live:
         live.begin([done, running])
@@ -462,6 +492,6 @@ def test_on_a_ray_cluster_whose_worker_is_killed(tmp_path: Path) -> None:
     log = (run.path / "logs" / "network-000.log").read_text()
     assert "Terminated" in log  # the training went with its worker
     assert "Resuming" in log
-    epochs = [(line["network"], line["epoch"]) for line in run.metrics()]
+    epochs = [(line.network, line.epoch) for line in run.metrics()]
     assert epochs == [(network, epoch) for network in range(3) for epoch in range(1, 31)]
     assert json.loads(run.json_file.read_text())["status"] == "finished"

@@ -37,7 +37,7 @@ from sparring.evaluation.rates import Mean, Rate, duration
 from sparring.evaluation.verdict import ROW, Verdict
 from sparring.randomness import Chance, Stream, spread
 from sparring.runs import records
-from sparring.runs.checkpoint import read_tensors
+from sparring.runs.files import read_tensors
 from sparring.runs.records import Evaluated, EvaluationWarning, ThreatRecord
 from sparring.threat import L2, Linf
 from sparring.training.settings import Settings

@@ -244,10 +244,13 @@ def test_runs_are_found_whatever_their_folders_are_called(tmp_path: Path) -> Non
         (b"\xff\xfe\x00", "damaged"),
         (b"[" * 100_000, "damaged: RecursionError"),
         (b'{"format": "1"}', "damaged"),
-        (b'{"format": 2}', "expected format 1, found 2: written by a newer version"),
-        (b'{"format": 1}', "expected defense to be text, found None"),
-        (b'{"format": 1, "defense": 3}', "expected defense to be text, found 3"),
-        (b'{"format": 1, "defense": "x", "dataset": []}', "expected dataset to be an object"),
+        (b'{"format": 3}', "expected format 1 to 2, found 3: written by a newer version"),
+        (b'{"format": 1}', "damaged: expected defense to be text, found None"),
+        (b'{"format": 1, "defense": 3}', "damaged: expected defense to be text, found 3"),
+        (
+            b'{"format": 1, "defense": "x", "dataset": []}',
+            "damaged: expected dataset to be an object",
+        ),
     ],
 )
 def test_a_damaged_run_is_reported(tmp_path: Path, contents: bytes, problem: str) -> None:

@@ -414,7 +414,8 @@ def test_knn_scale_is_clipped_and_labels_are_not_used() -> None:
 
 
 def test_a_run_without_its_embeddings_is_refused(tmp_path: Path) -> None:
-    from sparring.runs.checkpoint import Run, read_tensors
+    from sparring.runs.directory import Run
+    from sparring.runs.files import read_tensors
 
     x, y = patterns(16)
     dataset = Dataset("patterns", x, y, x, y, tuple("abcd"))

@@ -17,8 +17,9 @@ import sparring
 from sparring.cli import app
 from sparring.data import Dataset
 from sparring.errors import Diverged, SettingsError
-from sparring.experiments import train as api
-from sparring.runs.checkpoint import Run
+from sparring.experiments.plan import plan
+from sparring.experiments.request import PlanRequest, TrainingRequest
+from sparring.runs.directory import Run
 from sparring.training import tensorboard
 from sparring.training.callbacks import EpochMetrics, Silent
 from sparring.training.tensorboard import TAGS
@@ -97,7 +98,7 @@ def expected(run: Run) -> list[dict[str, Any]]:
     return [
         {
             name: float(np.float32(value)) if isinstance(value, float) else value
-            for name, value in line.items()
+            for name, value in line.as_json().items()
             if name != "seconds"
         }
         for line in run.metrics()
@@ -162,7 +163,7 @@ def test_a_resumed_run_repeats_and_leaves_out_nothing(
     assert len(run.metrics()) == 6
     sparring.train("majority", dataset, out=tmp_path, tensorboard=True, **settings)
     assert logged(run) == expected(run)
-    assert [(line["network"], line["epoch"]) for line in run.metrics()] == [
+    assert [(line.network, line.epoch) for line in run.metrics()] == [
         (network, epoch) for network in range(3) for epoch in range(1, 4)
     ]
 
@@ -201,8 +202,8 @@ def test_an_event_file_cut_short_by_a_kill(dataset: Dataset, tmp_path: Path) -> 
     whole = last.read_bytes()
     for size in (len(whole) - 1, 40, 7, 0):
         last.write_bytes(whole[:size])
-        with tensorboard.TensorBoard(Silent(), run) as logs:
-            logs.catch_up()
+        with tensorboard.TensorBoard(Silent(), run):
+            pass
         [first, _, added] = sorted((run.tensorboard_folder / "network-1").iterdir())
         steps = [event.step for file in (first, added) for event in list(events(file))[1:]]
         assert steps == [1, 1, 2, 2]  # the epoch each file begins with, and the epoch itself
@@ -405,6 +406,7 @@ def test_the_option_for_many(call: Callable[..., Result]) -> None:
 def test_many_miss_the_library_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     monkeypatch.delitem(sys.modules, "tensorboardX.proto.event_pb2", raising=False)
+    common = TrainingRequest(defense="all", out=tmp_path, tensorboard=True)
     with pytest.raises(SettingsError, match=r"pip install 'sparring\[tensorboard\]'"):
-        api.plan(["all"], ["digits"], out=tmp_path, tensorboard=True)
+        plan(PlanRequest(defenses=["all"], data=["digits"], common=common))
     assert list(tmp_path.iterdir()) == []

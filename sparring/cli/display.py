@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live as LiveText
@@ -16,14 +15,12 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
+from typing_extensions import override
 
-from sparring.errors import RunError
 from sparring.evaluation.rates import duration
-from sparring.runs.checkpoint import Run
-from sparring.training.callbacks import EpochMetrics, Progress, Silent
-
-if TYPE_CHECKING:  # the scheduler shows its jobs without a framework
-    from sparring.experiments.schedule import Job
+from sparring.experiments.schedule import Job, Watcher
+from sparring.runs.directory import Run
+from sparring.training.callbacks import Callback, EpochMetrics, Silent
 
 _SECONDS_BETWEEN_LINES = 30
 
@@ -31,13 +28,14 @@ _SECONDS_BETWEEN_LINES = 30
 class Output(Console):
     """A console that leaves to the command line what a closed standard output means."""
 
+    @override
     def on_broken_pipe(self) -> None:
         # Called while the error is handled.
         raise
 
 
 def figures(metrics: EpochMetrics, seconds_left: float) -> str:
-    """One epoch's figures as text."""
+    """Put one epoch's figures into words."""
     tested = "" if metrics.test_accuracy is None else f"  test {metrics.test_accuracy:6.2%}"
     return (
         f"loss {metrics.loss:.4f}  accuracy {metrics.accuracy:6.2%}{tested}  "
@@ -47,31 +45,36 @@ def figures(metrics: EpochMetrics, seconds_left: float) -> str:
 
 
 def place(epoch: int, epochs: int, network: int = 0, networks: int = 1) -> str:
-    """Which epoch, and of which network where there are several; `network` counts from 0."""
+    """Say which epoch, and of which network where there are several; `network` counts from 0."""
     which = f"network {network + 1}/{networks}  " if networks > 1 else ""
     return f"{which}epoch {epoch:{len(str(epochs))}}/{epochs}"
 
 
 class Lines(Silent):
-    """Plain lines: one an epoch, and one at most every half minute inside a long epoch."""
+    """Print plain lines: one an epoch, and at most one every half minute inside a long epoch."""
 
     def __init__(self, console: Console) -> None:
+        """Print to a console."""
         self._console = console
         self._network = self._networks = self._epoch = self._epochs = self._steps = 0
         self._last = time.monotonic()
 
+    @override
     def begin(self, network: int, networks: int, epoch: int, epochs: int, steps: int) -> None:
         self._network, self._networks = network, networks
         self._epoch, self._epochs, self._steps = epoch, epochs, steps
 
+    @override
     def step(self, step: int, loss: float) -> None:
         if time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
             self.message(f"{self._place(1)}  step {step}/{self._steps}  loss {loss:.4f}")
 
+    @override
     def epoch(self, metrics: EpochMetrics, seconds_left: float) -> None:
         self._epoch = metrics.epoch
         self.message(f"{self._place()}  {figures(metrics, seconds_left)}")
 
+    @override
     def message(self, text: str) -> None:
         self._last = time.monotonic()
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -82,9 +85,10 @@ class Lines(Silent):
 
 
 class Live(Lines):
-    """A bar that moves with every step, the last epoch's figures beside it."""
+    """Draw a bar that moves with every step, the last epoch's figures beside it."""
 
     def __init__(self, console: Console) -> None:
+        """Draw on a console, which has to be a terminal."""
         super().__init__(console)
         self._bar = Bar(
             TextColumn("{task.description}"),
@@ -103,10 +107,12 @@ class Live(Lines):
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
+    @override
     def begin(self, network: int, networks: int, epoch: int, epochs: int, steps: int) -> None:
         super().begin(network, networks, epoch, epochs, steps)
         self._bar.update(self._task, total=epochs * steps, completed=epoch * steps, visible=True)
 
+    @override
     def step(self, step: int, loss: float) -> None:
         self._bar.update(
             self._task,
@@ -115,6 +121,7 @@ class Live(Lines):
             figures=self._figures or f"loss {loss:.4f}",
         )
 
+    @override
     def epoch(self, metrics: EpochMetrics, seconds_left: float) -> None:
         self._figures = figures(metrics, seconds_left)
         if metrics.epoch == self._epochs:
@@ -124,7 +131,7 @@ class Live(Lines):
 
 @contextmanager
 def told() -> Iterator[Callable[[str], None]]:
-    """A function told what is being done: one live line on a terminal, plain lines elsewhere."""
+    """Give a function told what is being done: a live line on a terminal, plain lines elsewhere."""
     console = Output(stderr=True)
     if console.is_terminal and not console.is_dumb_terminal:
         with console.status("", spinner="line", refresh_per_second=4) as status:
@@ -135,7 +142,7 @@ def told() -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def counted(quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
-    """A function told (done, total, text): a bar on a terminal, now and then a line elsewhere."""
+    """Give a function told (done, total, text): a bar on a terminal, else a line now and then."""
     console = Output()
     if quiet:
         yield lambda done, total, text: None
@@ -160,8 +167,8 @@ def counted(quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
 
 
 @contextmanager
-def shown(quiet: bool) -> Iterator[Progress]:
-    """The Progress that fits where standard output goes."""
+def shown(quiet: bool) -> Iterator[Callback]:
+    """Give the callback that fits where standard output goes."""
     console = Output()
     if quiet:
         yield Silent()
@@ -172,22 +179,26 @@ def shown(quiet: bool) -> Iterator[Progress]:
         yield Lines(console)
 
 
-class ManyLines:
-    """Plain lines of many jobs: what becomes of each, and how all stand every half minute."""
+class ManyLines(Watcher):
+    """Print plain lines of many jobs: what becomes of each, and now and then how all stand."""
 
     def __init__(self, console: Console) -> None:
+        """Print to a console."""
         self._console = console
         self._jobs: list[Job] = []
         self._begun = self._last = time.monotonic()
 
+    @override
     def begin(self, jobs: Sequence[Job]) -> None:
         self._jobs = list(jobs)
         self._line(f"{len(jobs)} jobs")
 
+    @override
     def change(self, job: Job, what: str) -> None:
         after = f" after {duration(job.seconds)}" if what == "done" else ""
         self._line(f"{job.title}: {what.splitlines()[0]}{after}")
 
+    @override
     def look(self) -> None:
         if time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
             running = [f"[{line}]" for job in self._jobs if (line := self._running(job))]
@@ -210,21 +221,21 @@ class ManyLines:
             return ""
         if not job.epochs:
             return job.title
-        metrics = job.progress()
-        done, text = metrics.get("epoch", 0), ""
-        if metrics:
-            left = (job.epochs - done) * metrics["seconds"]
-            tested = metrics["test_accuracy"]
-            text = f", loss {metrics['loss']:.4f}"
-            text += "" if tested is None else f", test {tested:.2%}"
-            text += f", {duration(left)} left"
-        return f"{job.title}: epoch {done}/{job.epochs}{text}"
+        if (metrics := job.progress()) is None:
+            return f"{job.title}: epoch 0/{job.epochs}"
+        tested = metrics.test_accuracy
+        return (
+            f"{job.title}: epoch {metrics.epoch}/{job.epochs}, loss {metrics.loss:.4f}"
+            f"{'' if tested is None else f', test {tested:.2%}'}, "
+            f"{duration((job.epochs - metrics.epoch) * metrics.seconds)} left"
+        )
 
 
 class ManyLive(ManyLines):
-    """The running jobs, a line each, and how all stand; what fails stays above."""
+    """Draw the running jobs, a line each, and how all stand; what fails stays above."""
 
     def __init__(self, console: Console) -> None:
+        """Draw on a console, which has to be a terminal."""
         super().__init__(console)
         self._live = LiveText(console=console, transient=True, refresh_per_second=4)
         self._looked = 0.0
@@ -236,10 +247,12 @@ class ManyLive(ManyLines):
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
+    @override
     def change(self, job: Job, what: str) -> None:
         if what != "started":
             super().change(job, what)
 
+    @override
     def look(self) -> None:
         if time.monotonic() - self._looked < 1:
             return
@@ -250,7 +263,7 @@ class ManyLive(ManyLines):
 
 @contextmanager
 def many(quiet: bool) -> Iterator[ManyLines]:
-    """The Watcher of many jobs that fits where standard output goes."""
+    """Give the watcher of many jobs that fits where standard output goes."""
     console = Output()
     if quiet:
         yield ManyLines(Output(quiet=True))
@@ -262,21 +275,27 @@ def many(quiet: bool) -> Iterator[ManyLines]:
 
 
 def table_of_runs(runs: Sequence[Path], out: Path, messages: Mapping[Path, str]) -> Table:
-    """What runs in a folder came to, a row each; a message where one is not finished."""
+    """Tabulate what runs came to, by names relative to `out`; messages are of unfinished ones."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("run", "test accuracy", "rejected", "training time", ""):
         table.add_column(column, overflow="fold")
     for path in runs:
         shown = path.relative_to(out.absolute()) if path.is_relative_to(out.absolute()) else path
-        try:
-            values = Run(path).read()
-        except RunError:
-            values = {}
-        if values.get("status") == "finished":
-            results = values["results"]
-            cells = [f"{results[what]:.2%}" for what in ("test_accuracy", "rejected")]
-            table.add_row(str(shown), *cells, duration(results["seconds"]), "")
+        run = Run(path)
+        results = run.read().results if run.status() == "finished" else None
+        if results is not None:
+            rates = (results.test_accuracy, results.rejected)
+            cells = ["-" if rate is None else f"{rate:.2%}" for rate in rates]
+            table.add_row(str(shown), *cells, duration(results.seconds or 0), "")
         else:
             message = messages.get(path, "")
             table.add_row(str(shown), "-", "-", "-", *message.splitlines()[:1])
     return table
+
+
+def columns(rows: Iterable[Sequence[str]]) -> str:
+    """Lay out rows of texts in columns as wide as their widest text."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    cells = [[text.ljust(width) for text, width in zip(row, widths, strict=True)] for row in rows]
+    return "\n".join("  ".join(row).rstrip() for row in cells)

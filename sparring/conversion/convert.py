@@ -14,8 +14,9 @@ from sparring.conversion.targets import TARGETS, Answer
 from sparring.data import Dataset
 from sparring.defenses.defense import Defense
 from sparring.errors import ConversionError, SettingsError, unknown_name
-from sparring.experiments.train import load
+from sparring.experiments.load import load
 from sparring.networks.allconv import AllConv, in_batches
+from sparring.runs.directory import Run
 from sparring.version import __version__
 
 INPUTS = 256
@@ -127,13 +128,13 @@ def _compare(net: AllConv, answer: Answer, inputs: np.ndarray, number: int) -> D
 def _card(defense: Defense, to: str, proof: Proof) -> str:
     """Write a README for what was converted."""
     assert defense.path is not None
-    run = json.loads((defense.path / "run.json").read_bytes())
+    run = Run(defense.path).read()
     worst = max(network["largest_difference"] for network in proof["networks"].values())
     sizes = dict(zip("HWC", defense.info.shape, strict=True))
     layout = "".join(str(sizes.get(letter, letter)) for letter in TARGETS[to].layout)
     networks = f"{len(defense.nets)} network{'s' if len(defense.nets) > 1 else ''}"
     rest = f"Left out: {defense.outside}." if defense.outside else "Nothing is left out."
-    results = run["results"]
+    results = run.results.as_json() if run.results else {}
     figures = ", ".join(
         f"{what.replace('_', ' ')} {results[what]:.2%}"
         for what in ("test_accuracy", "rejected")
@@ -145,9 +146,9 @@ def _card(defense: Defense, to: str, proof: Proof) -> str:
 
 - Images: float32 in [0, 1], {layout}.
 - Classes: {", ".join(defense.info.class_names)}.
-- The defense: {figures or "not tested"}; seed {run.get("seed")}, trained on {run.get("backend")}.
-- SHA-256 of the run's weights: {run["weights_sha256"]}
+- The defense: {figures or "not tested"}; seed {run.seed}, trained on {run.backend}.
+- SHA-256 of the run's weights: {run.weights_sha256}
 - Largest difference of a logit on {proof["inputs"]} inputs: {worst:.3g} (conversion.json).
-- Settings: {json.dumps(run["settings"])}
+- Settings: {json.dumps(run.settings)}
 
 {TARGETS[to].use}"""

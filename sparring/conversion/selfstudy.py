@@ -25,7 +25,8 @@ from sparring.defenses.defense import Defense
 from sparring.defenses.facts import CourseFiles
 from sparring.errors import ConversionError, SettingsError
 from sparring.networks.allconv import AllConv, in_batches
-from sparring.runs.checkpoint import Run
+from sparring.runs.directory import Run
+from sparring.runs.records import Results, RunRecord
 from sparring.training.loop import arrays_of
 from sparring.training.recipe import Recipe
 from sparring.version import __version__
@@ -97,13 +98,13 @@ def convert(path: str | Path, out: str | Path, *, name: str | None = None) -> li
         networks = [_read(place) for place in places]
         ready.append(_prepare(defense_name, networks, places[0], out))
     lines = []
-    for run, values, arrays, networks in ready:
+    for run, record, arrays, networks in ready:
         with run.locked():
-            run.finish(values, arrays)
+            run.finish(record, arrays)
         unfinished = any(network.unfinished for network in networks)
         note = ", unfinished: its EMA weights" if unfinished else ""
         read = ", ".join(network.source for network in networks)
-        lines.append(f"{values['defense']}: {run.path} from {read}{note}")
+        lines.append(f"{record.defense}: {run.path} from {read}{note}")
     if name is None and [path] not in sources.values():
         lines += [f"Passed over {folder}, which no defense has" for folder in _unknown(path)]
     return lines
@@ -320,7 +321,7 @@ def _check(prefix: str, layers: list[int], convs: list[tuple[np.ndarray, np.ndar
 
 def _prepare(
     name: str, networks: list[Imported], place: Path, out: Path
-) -> tuple[Run, dict[str, Any], dict[str, np.ndarray], list[Imported]]:
+) -> tuple[Run, RunRecord, dict[str, np.ndarray], list[Imported]]:
     """Make the run that networks become, in memory."""
     defense = defenses.get(name)
     first = networks[0]
@@ -365,19 +366,21 @@ def _prepare(
     run = Run(out / info.name / name)
     if run.exists():
         raise ConversionError(f"{run.path} holds a run already; choose another folder with -o")
-    values = {
-        "defense": name,
-        "dataset": info.as_json(),
-        "settings": settings.as_json(),
-        "seed": 0,
-        "backend": "tensorflow",
-        "imported_from": [network.source for network in networks],
-        "unfinished": any(network.unfinished for network in networks),
-        "versions": {"sparring": __version__},
-        "results": {},
-        "imported": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    return run, values, arrays, networks
+    record = RunRecord(
+        defense=name,
+        dataset=info.as_json(),
+        settings=settings.as_json(),
+        networks=[recipe.settings.as_json() for recipe in recipes],
+        seed=0,
+        backend="tensorflow",
+        status="training",
+        imported_from=[network.source for network in networks],
+        unfinished=any(network.unfinished for network in networks),
+        versions={"sparring": __version__},
+        results=Results(),
+        imported=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return run, record, arrays, networks
 
 
 def _net(recipe: Recipe, network: Imported, name: str) -> AllConv:

@@ -19,7 +19,7 @@ from typing import Any
 from sparring import backend
 from sparring.defenses.defense import Defense
 from sparring.errors import ConversionError
-from sparring.experiments.train import load
+from sparring.experiments.load import load
 from sparring.networks.allconv import HOOKS, AllConv
 
 

@@ -29,7 +29,7 @@ from sparring.evaluation import checks
 from sparring.evaluation.judge import Judge
 from sparring.evaluation.request import EvaluationRequest
 from sparring.evaluation.verdict import Verdict, images_of
-from sparring.experiments.train import load
+from sparring.experiments.load import load
 from sparring.runs.records import (
     Evaluated,
     EvaluationWarning,

@@ -13,7 +13,7 @@ from sparring import plots
 from sparring.data import Dataset
 from sparring.errors import RunError
 from sparring.evaluation.rates import Rate
-from sparring.runs.checkpoint import read_tensors, write_atomically, write_tensors
+from sparring.runs.files import read_tensors, write_atomically, write_tensors
 from sparring.runs.records import (
     Evaluated,
     EvaluationWarning,

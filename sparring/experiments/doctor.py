@@ -17,11 +17,11 @@ import sys
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from itertools import chain, pairwise
+from itertools import chain, pairwise, zip_longest
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -135,34 +135,33 @@ class Findings:
 
     def __str__(self) -> str:
         load = "" if self.load is None else f", load {self.load:.1f}"
-        lines = [
-            f"Sparring  {self.sparring}, Python {self.python} ({self.executable}), {self.system}",
-            f"Machine   {self.cores:.3g} of {self.cores_there} cores usable{load}, memory "
-            f"{_gibibytes(self.memory_bytes)}, {_gibibytes(self.memory_free_bytes)} of it free",
+        gpus = "; ".join(f"{count} x {gpu}" for gpu, count in Counter(self.gpus).items())
+        backends = [*chain.from_iterable(map(_backend_lines, self.backends)), *self._notes()]
+        rows = [
+            (
+                "Sparring",
+                f"{self.sparring}, Python {self.python} ({self.executable}), {self.system}",
+            ),
+            (
+                "Machine",
+                f"{self.cores:.3g} of {self.cores_there} cores usable{load}, memory "
+                f"{_gibibytes(self.memory_bytes)}, {_gibibytes(self.memory_free_bytes)} of it free",
+            ),
+            *([("GPUs", gpus or self.gpu_error)] if gpus or self.gpu_error else []),
+            *zip_longest(["Backends"], backends, fillvalue=""),
+            *zip_longest(["Data"], map(_dataset_line, self.datasets), fillvalue=""),
+            ("Runs", _folder_line(self.runs)),
+            ("Downloads", _folder_line(self.downloads)),
+            ("Extras", self._extras_line()),
         ]
-        if self.gpus or self.gpu_error:
-            counted = [f"{count} x {gpu}" for gpu, count in Counter(self.gpus).items()]
-            lines.append(f"GPUs      {'; '.join(counted) or self.gpu_error}")
-        lines += _labeled(
-            "Backends", [*chain.from_iterable(map(_backend_lines, self.backends)), *self._notes()]
+        wrapper = textwrap.TextWrapper(
+            WIDTH,
+            subsequent_indent=10 * " ",
+            max_lines=2,
+            placeholder=" ...",
+            break_on_hyphens=False,
         )
-        lines += _labeled("Data", map(_dataset_line, self.datasets))
-        lines += [
-            f"Runs      {_folder_line(self.runs)}",
-            f"Downloads {_folder_line(self.downloads)}",
-            f"Extras    {self._extras_line()}",
-        ]
-        return "\n".join(
-            textwrap.fill(
-                line,
-                WIDTH,
-                subsequent_indent=10 * " ",
-                max_lines=2,
-                placeholder=" ...",
-                break_on_hyphens=False,
-            )
-            for line in lines
-        )
+        return "\n".join(wrapper.fill(f"{label:<10}{text}") for label, text in rows)
 
     def _notes(self) -> Iterator[str]:
         default = self.default_backend
@@ -204,9 +203,10 @@ def examine(
         probe: train on every backend for a second and read data sets; False only looks whether
             they are there.
         timeout: seconds after which a backend that does not answer is broken.
-        tell: is told what is being done.
+        tell: told what is being done.
 
-    Raises DataError when data_dir is no folder.
+    Raises:
+        DataError: when data_dir is no folder.
     """
     if data_dir is not None and not Path(data_dir).expanduser().is_dir():
         raise DataError(f"{data_dir}: no such folder")
@@ -223,11 +223,11 @@ def examine(
         else:
             tell(f"Probing {name}: importing it, then training for a second ...")
             backends.append(probe_backend(name, timeout, has_gpu=bool(gpus)))
-    found = []
+    data_sets = []
     for name in datasets.NAMES:
         if probe:
             tell(f"Reading {name} ...")
-        found.append(_dataset(name, data_dir, read=probe))
+        data_sets.append(_dataset(name, data_dir, read=probe))
     return Findings(
         sparring=__version__,
         python=platform.python_version(),
@@ -243,7 +243,7 @@ def examine(
         keras=_version("keras"),
         default_backend=os.environ.get("KERAS_BACKEND", backend_choice.default()),
         backends=tuple(backends),
-        datasets=tuple(found),
+        datasets=tuple(data_sets),
         runs=_folder(Path(out).expanduser()),
         downloads=_folder(datasets.cache_folder()),
         extras=_extras(),
@@ -278,30 +278,19 @@ def probe_backend(name: str, timeout: float = TIMEOUT, *, has_gpu: bool = False)
     try:
         measured = json.loads(output)
     except ValueError:
-        version = _version_of_module(name)
-        return BackendFinding(
-            name, "broken", version, error=_what_went_wrong(code, errors, timeout)
-        )
-    devices = tuple(measured["devices"])
+        wrong = _what_went_wrong(code, errors, timeout)
+        return BackendFinding(name, "broken", _version_of_module(name), error=wrong)
+    devices, version = tuple(measured["devices"]), measured["version"]
     hint = None
     if has_gpu and not any(device.startswith("gpu") for device in devices):
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        if visible is not None:
+        if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
             why = f"CUDA_VISIBLE_DEVICES is {visible!r}"
-        elif "+cu" in measured["version"]:
-            why = f"{name} {measured['version']} may need a newer driver"
         else:
-            why = _GPU_BUILDS[name]
+            newer = f"{name} {version} may need a newer driver"
+            why = newer if "+cu" in version else _GPU_BUILDS[name]
         hint = f"sees no GPU: {why}"
-    return BackendFinding(
-        name,
-        "works",
-        measured["version"],
-        devices,
-        measured["steps_per_second"],
-        BATCH * measured["steps_per_second"],
-        hint=hint,
-    )
+    pace = measured["steps_per_second"]
+    return BackendFinding(name, "works", version, devices, pace, BATCH * pace, hint=hint)
 
 
 def _run(
@@ -493,11 +482,6 @@ def _version_of_module(name: str) -> str | None:
 
 
 # Lines
-
-
-def _labeled(label: str, texts: Iterable[str]) -> list[str]:
-    """Lines whose text begins in one column, the first with a label."""
-    return [f"{'' if index else label:<10}{text}" for index, text in enumerate(texts)]
 
 
 def _backend_lines(backend: BackendFinding) -> Iterator[str]:

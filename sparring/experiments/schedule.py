@@ -2,12 +2,12 @@
 
 A job is one network of one defense with one seed on one data set, in a process of its own; once an
 ensemble's networks are trained, one more job puts them together and tests the defense. The
-scheduler holds no framework: what there is to do it asks a process that does.
+scheduler imports no framework: what there is to do it asks a process that does.
 
 Processes are started here, on this machine's cores or GPUs, or by Ray on a cluster whose machines
-share the folder of runs. A job that is killed goes on from its last checkpoint; one that fails is
-reported while the others finish; when the scheduler stops, its jobs stop too, and the same call
-goes on from where they were.
+share the folder of runs; either way a job that was started is a future of its process's `Answer`.
+A job that is killed goes on from its last checkpoint; one that fails is reported while the others
+finish; when the scheduler stops, its jobs stop too, and the same call goes on from where they were.
 """
 
 from __future__ import annotations
@@ -20,15 +20,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, field, replace
+from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 from sparring.errors import RunError, SettingsError, SparringError
 from sparring.experiments import machine
-from sparring.runs.checkpoint import Run
+from sparring.experiments.request import Answer, Plan, PlanRequest, TrainingRequest
+from sparring.runs.directory import Run
+from sparring.runs.records import EpochMetrics
 
 KILLED_AT_MOST = 3
 """How often a job whose process is killed is started again."""
@@ -44,202 +48,216 @@ _THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS
 
 @dataclass(eq=False)
 class Job:
-    """One process's work.
-
-    Attributes: `title`, for people; `run`, its run directory; `network`, the one it trains, or None
-    for the whole defense; `epochs` it trains, 0 where nothing is left to train; `work`, how long it
-    takes beside others; `request`, what `sparring job` is told; `needs`, jobs that have to be done
-    before; `state`: waiting, running, done, failed; `message`, why it failed; `killed`, how often
-    its process was; `seconds` its processes ran.
-    """
+    """One process's work."""
 
     title: str
+    """What people know it by."""
     run: Path
-    network: int | None
+    """The run directory it works on."""
+    request: TrainingRequest
+    """What it trains: one network, or the whole defense."""
     epochs: int
+    """How many it trains; 0 where nothing is left to train."""
     work: float
-    request: dict[str, Any]
+    """How long it takes beside other jobs."""
     needs: list[Job] = field(default_factory=list)
+    """Jobs that have to be done before."""
     state: str = "waiting"
+    """waiting, running, done or failed."""
     message: str = ""
+    """Why it failed."""
     killed: int = 0
+    """How often its process was."""
     seconds: float = 0.0
+    """How long its processes ran."""
 
     @property
     def log(self) -> Path:
-        """Where what it prints goes."""
-        name = "defense" if self.network is None else f"network-{self.network:03d}"
+        """The file that what it prints goes to."""
+        network = self.request.network
+        name = "defense" if network is None else f"network-{network:03d}"
         return self.run / "logs" / f"{name}.log"
 
     def last_lines(self, count: int = 12) -> list[str]:
-        """The end of its log."""
+        """Read the end of its log, for people."""
         if not self.log.is_file():
             return []
         return self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-count:]
 
-    def progress(self) -> dict[str, Any]:
-        """The last epoch's metrics of what it trains, empty before the first."""
-        run = Run(self.run)
-        lines = (
-            run.checkpoints(self.network).metrics() if self.network is not None else run.metrics()
-        )
-        return lines[-1] if lines else {}
-
-
-class Process(Protocol):
-    """A job that was started."""
-
-    def poll(self) -> int | None:
-        """Its exit code, negative where a signal ended it; None while it runs."""
-
-    def stop(self, *, now: bool) -> None:
-        """Ask it to stop, or `now` leave it no choice."""
+    def progress(self) -> EpochMetrics | None:
+        """Read the last epoch's metrics of what it trains; None before the first."""
+        run, network = Run(self.run), self.request.network
+        lines = run.metrics() if network is None else run.checkpoints(network).metrics()
+        return lines[-1] if lines else None
 
 
 class Workers(Protocol):
     """Where jobs run."""
 
-    def start(self, job: Job) -> Process | None:
+    def start(self, job: Job) -> Future[Answer] | None:
         """Start a job; None while there is no room."""
 
+    def stop(self, started: Future[Answer], *, now: bool) -> None:
+        """Ask a job that was started to stop, or `now` leave it no choice."""
+
     def close(self) -> None:
-        """Nothing more will be started."""
+        """Called once nothing more will be started."""
 
 
 class Watcher(Protocol):
     """Who is told what becomes of the jobs."""
 
     def begin(self, jobs: Sequence[Job]) -> None:
-        """These are all."""
+        """Called once with every job before the first starts."""
 
     def change(self, job: Job, what: str) -> None:
-        """A job was started, is done, is to be tried again, or failed."""
+        """Called when a job was started, is done, is to be tried again, or failed."""
 
     def look(self) -> None:
-        """Time went by."""
+        """Called about ten times a second while jobs run."""
 
 
 # What there is to do
 
 
-def plan(
-    request: Mapping[str, Any], environment: Mapping[str, str] | None = None
-) -> dict[str, Any]:
-    """What `api.plan` gives, from a process of its own, which has a framework and this has not.
+def plan(request: PlanRequest, environment: Mapping[str, str] | None = None) -> Plan:
+    """Ask a process that has a framework, which this one has not, what there is to train.
 
-    Raises SparringError with its message.
+    Raises:
+        SparringError: with the process's message.
     """
-    answer = subprocess.run(
-        _command({"do": "plan", **request}),
+    process = subprocess.run(
+        _command({"plan": request.as_json()}),
         capture_output=True,
         text=True,
         encoding="utf-8",
         env={**os.environ, **(environment or {})},
     )
-    if answer.returncode:
-        text = answer.stderr.strip()
-        raise SparringError(text.rpartition("sparring: ")[2] or f"exit code {answer.returncode}")
-    return dict(json.loads(answer.stdout.splitlines()[-1]))
+    answer = Answer.from_line(process.stdout, process.returncode)
+    if answer.code:
+        raise SparringError(answer.message or process.stderr.strip())
+    return Plan.from_json(answer.result)
 
 
-def jobs_of(plan: Mapping[str, Any], options: Mapping[str, Any]) -> list[Job]:
-    """The jobs of a plan's runs that are not finished, in the order of the plan."""
+def jobs_of(plan: Plan) -> list[Job]:
+    """List the jobs of a plan's runs that are not finished, in the order of the plan."""
     jobs: list[Job] = []
-    last: dict[str, Job] = {}
-    for entry in plan["runs"]:
-        path, several = Path(entry["path"]), entry["networks"] > 1
-        if entry["status"] == "finished":
+    last: dict[Path, Job] = {}
+    for run in plan.runs:
+        if run.status == "finished":
             continue
-        request = {**options, **entry["request"]}
-        title, epochs, work = entry["title"], entry["epochs"], entry["work"]
-        whole = Job(title, path, None, epochs, work, {"do": "train", **request})
-        if several:
-            whole.title, whole.epochs = f"{title}, all networks", 0
+        whole = Job(run.title, run.path, run.request, run.epochs, run.work)
+        if run.networks > 1:
+            whole.title, whole.epochs = f"{run.title}, all networks", 0
             whole.needs = [
                 Job(
-                    f"{title}, network {network + 1}",
-                    *(path, network, epochs, work),
-                    {"do": "network", **request, "network": network},
+                    f"{run.title}, network {network + 1}",
+                    run.path,
+                    replace(run.request, network=network),
+                    run.epochs,
+                    run.work,
                 )
-                for network in range(entry["networks"])
+                for network in range(run.networks)
             ]
-        if (needed := last.get(entry["needs"])) is not None:
-            whole.needs.append(needed)
-        if entry["error"]:
-            whole.state, whole.message, whole.needs = "failed", entry["error"], []
-        last[entry["path"]] = whole
-        jobs += [*(each for each in whole.needs if each.run == whole.run), whole]
+        jobs += [*whole.needs, whole]
+        if run.needs in last:
+            whole.needs = [*whole.needs, last[run.needs]]
+        if run.error:
+            whole.state, whole.message, whole.needs = "failed", run.error, []
+        last[run.path] = whole
     return jobs
 
 
-# Where jobs run
+# Processes
 
 
 def _command(request: Mapping[str, Any]) -> list[str]:
     return [sys.executable, "-m", "sparring", "job", json.dumps(request)]
 
 
-def _start(job_request: Mapping[str, Any], log: Path, environment: Mapping[str, str]) -> Any:
-    """A process that works on a request, and stops when this process ends, however it ends."""
+def _start(
+    request: Mapping[str, Any], log: Path, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Start a process that works on a request, and stops when this one ends, however it ends."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         return subprocess.Popen(
-            _command(job_request),
+            _command({"train": request}),
             # Its end of this pipe closes with the process that holds ours.
             stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
+            stdout=subprocess.PIPE,  # its answer, and nothing else
+            stderr=output,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
             # Ctrl-C goes to the scheduler, which stops its jobs in order.
             start_new_session=True,
         )
 
 
-class _Local:
-    """A process on this machine, which gives its place back when it ends."""
-
-    def __init__(self, process: Any, give_back: Callable[[], None]) -> None:
-        self._process, self._give_back = process, give_back
-        self._ended = False
-
-    def poll(self) -> int | None:
-        code: int | None = self._process.poll()
-        if code is not None and not self._ended:
-            self._ended = True
-            self._process.stdin.close()
-            self._give_back()
-        return code
-
-    def stop(self, *, now: bool) -> None:
-        if self.poll() is None:
-            self._process.kill() if now else self._process.terminate()
+def _answer_of(process: subprocess.Popen[bytes]) -> Answer:
+    """Wait for a process to end, and read what it answers."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process.stdout:
+        line = process.stdout.read().decode(errors="replace")
+    code = process.wait()
+    process.stdin.close()
+    return Answer.from_line(line, code)
 
 
 class Processes:
-    """Processes on this machine, one for each place; a place is what its environment adds."""
+    """Processes on this machine, one at a time for each place.
+
+    Args:
+        places: what the environment of a process has besides, one for each that runs at a time.
+    """
 
     def __init__(self, places: Sequence[Mapping[str, str]]) -> None:
+        """Start nothing yet."""
         self._free = list(reversed(places))
+        self._threads = ThreadPoolExecutor(len(places))  # each waits for a process
+        self._running: dict[Future[Answer], subprocess.Popen[bytes]] = {}
 
-    def start(self, job: Job) -> Process | None:
+    def start(self, job: Job) -> Future[Answer] | None:
+        """Start a job's process; None while all places are taken."""
         if not self._free:
             return None
         place = self._free.pop()
-        return _Local(_start(job.request, job.log, place), lambda: self._free.append(place))
+        process = _start(job.request.as_json(), job.log, place)
+
+        def answer() -> Answer:
+            try:
+                return _answer_of(process)
+            finally:
+                self._free.append(place)
+
+        started = self._threads.submit(answer)
+        self._running[started] = process
+        return started
+
+    def stop(self, started: Future[Answer], *, now: bool) -> None:
+        """Send SIGTERM, or SIGKILL `now`."""
+        process = self._running[started]
+        process.kill() if now else process.terminate()
 
     def close(self) -> None:
-        """Nothing is left behind."""
+        """Wait for nothing: what was started ends by itself or was stopped."""
+        self._threads.shutdown(wait=False)
 
 
 def places(jobs: str | int, devices: Sequence[str], work: int) -> list[dict[str, str]]:
-    """One environment for each process that is to run at a time.
+    """Share this machine among processes.
 
     Args:
-        jobs: how many, or "auto": one for each GPU, else as many as cores and memory allow.
-        devices: of the backend, as `backend.devices` names them.
+        jobs: how many run at a time, or "auto": one for each GPU, else as many as cores and memory
+            allow.
+        devices: of the backend, as `sparring.backend.devices` names them.
         work: how many jobs there are; more places are of no use.
 
-    Each gets its GPU, or its share of the cores as threads. Raises SettingsError.
+    Returns:
+        One environment for each process, with its GPU, or its share of the cores as threads.
+
+    Raises:
+        SettingsError: when `jobs` is no number of 1 or more.
     """
     gpus = [device.partition(":")[2] for device in devices if device.startswith("gpu")]
     if gpus and (visible := os.environ.get("CUDA_VISIBLE_DEVICES")):
@@ -257,30 +275,37 @@ def places(jobs: str | int, devices: Sequence[str], work: int) -> list[dict[str,
             raise SettingsError(f"jobs: expected a number of 1 or more, or auto, got {jobs!r}")
     count = max(1, min(count, work))
     threads = str(max(1, cores // count))
-    made = []
+    environments = []
     for place in range(count):
         environment = dict.fromkeys(_THREADS, threads) if count > 1 else {}
         if gpus and count > 1:
             environment["CUDA_VISIBLE_DEVICES"] = gpus[place % len(gpus)]
-        made.append(environment)
-    return made
+        environments.append(environment)
+    return environments
+
+
+# Ray
 
 
 class Cluster:
     """Tasks of a Ray cluster, each of which runs one job's process on its machine.
+
+    Machines need Sparring with the backend, and the folder of runs and the data at the same path.
 
     Args:
         address: of the cluster, or "local" for one on this machine that ends with this program.
         environment: what every job's is to have.
         threads: CPUs of a job where the cluster has no GPU.
 
-    Machines need Sparring with the backend, and the folder of runs and the data at the same path.
-    Raises SettingsError without Ray and RunError when the cluster is not there.
+    Raises:
+        SettingsError: without Ray.
+        RunError: when the cluster is not there.
     """
 
     def __init__(
         self, address: str, environment: Mapping[str, str] | None = None, threads: int = 1
     ) -> None:
+        """Connect to the cluster, or start a local one."""
         try:
             self._ray: Any = import_module("ray")
         except ImportError as error:
@@ -302,68 +327,66 @@ class Cluster:
             signal.signal(signal.SIGTERM, handler)  # Ray puts its own in place
         gpus = 1 if self._ray.cluster_resources().get("GPU") else 0
         shares = {} if gpus else dict.fromkeys(_THREADS, str(threads))
-        added = {**(environment or {}), **shares}
+        self._environment = {**(environment or {}), **shares}
         # A job that was killed is started again by the scheduler, which counts.
         kind: Any = self._ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)
-        remote = kind(_work)
-        self._submit: Callable[[Job], Any] = lambda job: remote.remote(
-            job.request, str(job.log), added
-        )
+        self._task = kind(_work)
+        self._references: dict[Future[Answer], Any] = {}
 
-    def start(self, job: Job) -> Process | None:
-        return _Task(self._ray, self._submit(job))
+    def start(self, job: Job) -> Future[Answer] | None:
+        """Hand a job to Ray, which starts it once there is room."""
+        reference = self._task.remote(job.request.as_json(), str(job.log), self._environment)
+        started: Future[Answer] = Future()
+        self._references[started] = reference
+        reference.future().add_done_callback(lambda task: started.set_result(self._answer(task)))
+        return started
+
+    def _answer(self, task: Future[Any]) -> Answer:
+        """Read what a task came to; without an answer, how it ended as an exit code."""
+        try:
+            return Answer(**task.result())
+        except (self._ray.exceptions.TaskCancelledError, KeyboardInterrupt):
+            return Answer(code=143)
+        except (self._ray.exceptions.RayError, OSError):
+            # The worker, its machine or the cluster went away; what it ran stopped with it.
+            return Answer(code=-9)
+        except Exception as error:
+            return Answer(message=f"{type(error).__name__}: {error}", code=1)
+
+    def stop(self, started: Future[Answer], *, now: bool) -> None:
+        """Cancel a job's task."""
+        self._ray.cancel(self._references[started], force=now)
 
     def close(self) -> None:
+        """Leave the cluster; a local one ends."""
         self._ray.shutdown()
 
 
 def _expect_somebody(address: str) -> None:
-    """OSError unless something listens at HOST:PORT; Ray itself tries for minutes."""
+    """Raise OSError unless something listens at HOST:PORT; Ray itself tries for minutes."""
     host, colon, port = address.rpartition("//")[2].rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def _work(request: Mapping[str, Any], log: str, environment: Mapping[str, str]) -> int:
-    """What a Ray worker does: run one job's process to its end."""
+def _work(request: Mapping[str, Any], log: str, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Run one job's process to its end; what a Ray worker does."""
     process = _start(request, Path(log), environment)
     try:
-        return int(process.wait())
+        return asdict(_answer_of(process))
     finally:
         with contextlib.suppress(OSError):
             process.terminate()
-        process.stdin.close()
         process.wait()
-
-
-class _Task:
-    """A task of Ray as a Process."""
-
-    def __init__(self, ray: Any, reference: Any) -> None:
-        self._ray, self._reference = ray, reference
-
-    def poll(self) -> int | None:
-        if not self._ray.wait([self._reference], timeout=0)[0]:
-            return None
-        try:
-            return int(self._ray.get(self._reference))
-        except (self._ray.exceptions.TaskCancelledError, KeyboardInterrupt):
-            return 143
-        except (self._ray.exceptions.RayError, OSError):
-            # The worker, its machine or the cluster went away; what it ran stopped with it.
-            return -9
-
-    def stop(self, *, now: bool) -> None:
-        self._ray.cancel(self._reference, force=now)
 
 
 # The scheduler
 
 
 def longest_first(jobs: Sequence[Job]) -> list[Job]:
-    """Jobs in the order that ends soonest where several run at a time.
+    """Put jobs in the order that ends soonest where several run at a time.
 
-    A long one begun last would run alone; five zoos on 8 devices end 30 % sooner.
+    A long one begun last would run alone.
     """
     return sorted(jobs, key=lambda job: -job.work)
 
@@ -371,49 +394,59 @@ def longest_first(jobs: Sequence[Job]) -> list[Job]:
 def run(jobs: Sequence[Job], workers: Workers, watcher: Watcher) -> None:
     """Bring every job to its end, done or failed; on any exception stop those that run.
 
-    Jobs are started in this order, each once those it needs are done.
+    Args:
+        jobs: started in this order, each once those it needs are done.
+        workers: where they run.
+        watcher: told what becomes of them.
     """
-    running: dict[Job, tuple[Process, float]] = {}
     watcher.begin(jobs)
     for job in jobs:
         if job.state == "failed":
             watcher.change(job, f"failed: {job.message}")
+    order = TopologicalSorter({job: job.needs for job in jobs})
+    order.prepare()
+    places = {job: place for place, job in enumerate(jobs)}
+    ready: list[Job] = []
+    running: dict[Future[Answer], tuple[Job, float]] = {}
     try:
-        while running or any(job.state == "waiting" for job in jobs):
-            for job in _ready(jobs, watcher):
-                if (process := workers.start(job)) is None:
+        while order.is_active():
+            ready = sorted([*ready, *order.get_ready()], key=lambda job: places[job])
+            for job in list(ready):
+                if _cannot_start(job, watcher):
+                    order.done(job)
+                elif (started := workers.start(job)) is None:
                     break
-                running[job] = process, time.monotonic()
-                job.state = "running"
-                watcher.change(job, "started")
-            for job, (process, begun) in list(running.items()):
-                if (code := process.poll()) is not None:
-                    del running[job]
-                    job.seconds += time.monotonic() - begun
-                    _ended(job, code, watcher)
+                else:
+                    running[started] = job, time.monotonic()
+                    job.state = "running"
+                    watcher.change(job, "started")
+                ready.remove(job)
+            ended, _ = wait(running, timeout=_SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED)
+            for answered in ended:
+                job, begun = running.pop(answered)
+                job.seconds += time.monotonic() - begun
+                _end(job, answered.result(), watcher)
+                ready.append(job) if job.state == "waiting" else order.done(job)
             watcher.look()
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
     except BaseException:
-        _stop([process for process, _ in running.values()])
+        _stop(list(running), workers)
         raise
     finally:
         workers.close()
 
 
-def _ready(jobs: Sequence[Job], watcher: Watcher) -> Iterator[Job]:
-    """Jobs that can be started; those that never can become failed."""
-    for job in jobs:
-        if job.state != "waiting":
-            continue
-        if failed := [each for each in job.needs if each.state == "failed"]:
-            job.state, job.message = "failed", f"needs {failed[0].title}, which failed"
-            watcher.change(job, job.message)
-        elif all(each.state == "done" for each in job.needs):
-            yield job
+def _cannot_start(job: Job, watcher: Watcher) -> bool:
+    """Whether a job failed before it could start; one whose need failed becomes failed."""
+    failed = [need for need in job.needs if need.state == "failed"]
+    if failed and job.state == "waiting":
+        job.state, job.message = "failed", f"needs {failed[0].title}, which failed"
+        watcher.change(job, job.message)
+    return job.state == "failed"
 
 
-def _ended(job: Job, code: int, watcher: Watcher) -> None:
-    """What becomes of a job whose process ended."""
+def _end(job: Job, answer: Answer, watcher: Watcher) -> None:
+    """Note what becomes of a job whose process ended."""
+    code = answer.code
     if code == 0:
         job.state = "done"
         watcher.change(job, "done")
@@ -422,22 +455,17 @@ def _ended(job: Job, code: int, watcher: Watcher) -> None:
         job.state = "waiting"
         watcher.change(job, f"killed (exit code {code}); it goes on from its last checkpoint")
     else:
-        errors = [line for line in job.last_lines(50) if line.startswith("sparring: ")]
-        job.state = "failed"
-        job.message = errors[-1].removeprefix("sparring: ") if errors else f"exit code {code}"
+        job.state, job.message = "failed", answer.message or f"exit code {code}"
         watcher.change(job, f"failed: {job.message}")
 
 
-def _stop(processes: Sequence[Process]) -> None:
-    """Stop processes: politely, and at a second signal or after a while at once."""
+def _stop(running: Sequence[Future[Answer]], workers: Workers) -> None:
+    """Stop jobs: politely, and at a second signal or after a while at once."""
     try:
-        for process in processes:
-            process.stop(now=False)
-        deadline = time.monotonic() + _SECONDS_TO_STOP
-        while time.monotonic() < deadline:
-            if all(process.poll() is not None for process in processes):
-                return
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        for started in running:
+            workers.stop(started, now=False)
+        wait(running, timeout=_SECONDS_TO_STOP)
     finally:
-        for process in processes:
-            process.stop(now=True)
+        for started in running:
+            if not started.done():
+                workers.stop(started, now=True)

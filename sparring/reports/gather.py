@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from sparring.errors import RunError
 from sparring.evaluation.rates import Mean, Rate
-from sparring.runs.checkpoint import Run
+from sparring.runs.directory import Run
 from sparring.runs.records import RatesRecord, VerdictRecord, short_name, verdict_folder
 from sparring.version import __version__
 
@@ -439,7 +439,7 @@ def find(folder: Path, unreadable: Callable[[OSError], None] | None = None) -> l
 def _read(path: Path, where: str) -> TrainedRun:
     """A run directory; RunError, ValueError or OSError when its run.json is no good."""
     run = Run(path)
-    values = _printable(run.read())
+    values = _printable(run.read().as_json())
     for name, kind in (
         *(("defense", str), ("dataset", dict), ("settings", dict)),
         *(("seed", int), ("backend", str), ("status", str)),
@@ -501,13 +501,8 @@ def _curves(run: Run, finished: bool, notes: list[str]) -> list[Curve]:
         notes.append(f"metrics.jsonl: {error.strerror}")
         lines = []
     for line in lines:
-        network, epoch = line.get("network"), line.get("epoch")
-        if type(network) is type(epoch) is int and max(abs(network), abs(epoch)) < 1e9:
-            used += 1
-            networks[network][epoch] = (
-                _number(line.get("loss")),
-                _number(line.get("test_accuracy")),
-            )
+        used += 1
+        networks[line.network][line.epoch] = (_number(line.loss), _number(line.test_accuracy))
     # A kill may cut the last line short.
     if written - used > (0 if finished else 1):
         notes.append(f"metrics.jsonl: damaged: {used} of {written} lines can be read")

@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 from sparring.reports import tables
 from sparring.reports.gather import Gathered
 from sparring.reports.pictures import pictures
-from sparring.runs.checkpoint import write_atomically
+from sparring.runs.files import write_atomically
 from sparring.version import __version__
 
 

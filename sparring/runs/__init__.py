@@ -1,7 +1,8 @@
-"""Runs: the directory a training leaves, written so that a kill at any moment loses nothing.
+"""Runs: the folder that one training writes, and everything that is read from it.
 
-Which question it answers: what is on disk, and can it be trusted?
+Which question it answers: what is on disk of a training, and can it be trusted?
 
-    checkpoint.py  the run directory, its files, epoch states, atomic writes
-    records.py     the JSON files as typed values
+    records.py    what run.json and its neighbors say, as typed records
+    directory.py  the folder of a run, and the states that resuming needs
+    files.py      atomic writes, verified reads
 """

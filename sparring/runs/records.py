@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import (
     BaseModel,
@@ -19,13 +20,20 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    PlainValidator,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
 from pydantic_core import to_jsonable_python
 
+from sparring.data import DatasetInfo
 from sparring.errors import RunError
-from sparring.runs.checkpoint import write_atomically
+from sparring.runs.files import write_atomically
+
+FORMAT = 2
+"""Version of run.json that is written. 1, which lacks `networks`, is read too."""
 
 VERDICT_FORMAT = 2
 """Version of verdict.json as it is written; format 1, called report.json, is read too."""
@@ -245,3 +253,234 @@ def short_name(attack: str) -> str:
     """Give a name for an attack in words, as pgd for PGD(steps=40)."""
     word = re.match(r"\w+", attack)
     return word[0].lower() if word else "attack"
+
+
+# A run
+
+_LARGEST = 1e100
+_LARGEST_COUNT = 10**9
+
+
+def figure(value: Any) -> float | None:
+    """Give a finite number of sensible size as a float, None for anything else."""
+    return float(value) if type(value) in (int, float) and abs(value) < _LARGEST else None
+
+
+def _tolerant(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Validate a value that only people read; what is not as expected counts as unknown."""
+    try:
+        return validate(value)
+    except ValidationError:
+        return None
+
+
+Figure = Annotated[float | None, PlainValidator(figure)]
+"""A number for people; None where it is unknown or makes no sense."""
+
+
+class _Open(Record, extra="allow"):
+    """A record that is written again; keys that are not known are kept."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the record as plain JSON values, without what is unknown."""
+        return self.model_dump(exclude_none=True)
+
+
+class Results(_Open):
+    """What a finished training came to."""
+
+    test_accuracy: Figure = None
+    """Share of the test images, in [0, 1], answered correctly and not rejected."""
+    rejected: Figure = None
+    """Share of the test images, in [0, 1], that were rejected."""
+    seconds: Figure = None
+    """Time of training, without tests, of all networks together."""
+    seeds_used: Annotated[list[int] | None, WrapValidator(_tolerant)] = None
+    """The seed each network was trained with, which differs from the run's after a restart."""
+    finished: Annotated[str | None, WrapValidator(_tolerant)] = None
+    """When, in ISO 8601."""
+
+
+class Attempt(_Open):
+    """A training of a network that diverged and was given up."""
+
+    seed: int
+    """The user's seed, plus the restarts before."""
+    network: int | None = None
+    """Counted from 0."""
+    epoch: int | None = None
+    """Counted from 1."""
+    step: int | None = None
+    """Within the epoch, counted from 1."""
+
+
+class WeightsFrom(_Open):
+    """The trained defense whose weights another one serves."""
+
+    defense: str
+    """Its name."""
+    sha256: str = ""
+    """The hash of its weights."""
+
+
+class RunRecord(_Open):
+    """What was trained, on what and how, and what it came to: run.json."""
+
+    defense: str
+    """Name of the defense."""
+    dataset: dict[str, Any]
+    """The fields of `sparring.data.DatasetInfo`, with a name at least; `info` has them typed."""
+    preset: str = "course"
+    """The recipe's variant: course or fast. Runs from before there were presets had the course's.
+    """
+    settings: dict[str, Any]
+    """The settings of the whole defense."""
+    networks: Annotated[list[dict[str, Any]] | None, WrapValidator(_tolerant)] = None
+    """The settings each network was trained with, in order; None in runs of format 1."""
+    weights_from: Annotated[WeightsFrom | None, WrapValidator(_tolerant)] = None
+    """Whose weights it serves, where it trained none itself."""
+    seed: int
+    """The user's; everything random follows from it."""
+    backend: str
+    """torch, tensorflow or jax."""
+    device: Any = None
+    """As `sparring.backend.devices` names it."""
+    machine: Any = None
+    """System, processor and number of cores."""
+    versions: Any = None
+    """Versions of the packages it was trained with, by name."""
+    command: Any = None
+    """The command line it was begun with."""
+    started: Any = None
+    """When, in ISO 8601."""
+    imported: Any = None
+    """When it was converted from another program's files, in ISO 8601."""
+    imported_from: Any = None
+    """Those files."""
+    unfinished: Any = None
+    """Whether the other program's training had not ended."""
+    status: str
+    """training, diverged or finished."""
+    diverged: Annotated[list[Attempt] | None, WrapValidator(_tolerant)] = None
+    """What was given up, of all networks; None where nothing was."""
+    results: Annotated[Results | None, WrapValidator(_tolerant)] = None
+    """What it came to; None before the end."""
+    weights_sha256: Annotated[str | None, WrapValidator(_tolerant)] = None
+    """Hash of all that weights.safetensors holds; None before the end."""
+    format: int = Field(default=FORMAT)
+    """Version of the file it was read from."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the training came to its end."""
+        return self.status == "finished"
+
+    @property
+    def dataset_name(self) -> str:
+        """Name of the data set."""
+        return str(self.dataset["name"])
+
+    @property
+    def info(self) -> DatasetInfo:
+        """The data set as a network knows it. Raises KeyError, TypeError or ValueError."""
+        return DatasetInfo.from_json(self.dataset)
+
+    def identity(self) -> dict[str, Any]:
+        """List what tells this training from another, by dotted names in plain JSON values."""
+        values = {
+            "defense": self.defense,
+            "dataset": self.dataset,
+            "preset": self.preset,
+            "weights_from": self.weights_from.as_json() if self.weights_from else {},
+            "settings": self.settings,
+            "seed": self.seed,
+            "backend": self.backend,
+        }
+        flat = {}
+        for name, value in values.items():
+            parts = value if isinstance(value, dict) else {"": value}
+            for part, inner in parts.items():
+                flat[f"{name}.{part}".rstrip(".")] = (
+                    list(inner) if isinstance(inner, tuple) else inner
+                )
+        return flat
+
+    def with_changes(self, **changes: Any) -> Self:
+        """Give a record with some fields replaced; values are not checked."""
+        return self.model_copy(update=changes)
+
+    def as_json(self) -> dict[str, Any]:
+        """Give run.json's values; what is unknown is left out."""
+        return {"format": FORMAT, **self.model_dump(exclude_none=True, exclude={"format"})}
+
+    @classmethod
+    def from_json(cls, values: Any, file: object) -> RunRecord:
+        """Check the values of a run.json.
+
+        Raises:
+            RunError: naming the file, when they are of a newer version or not as they should be.
+        """
+        version = values.get("format") if isinstance(values, dict) else None
+        if type(version) is not int:
+            raise RunError(f"{file}: damaged: expected an object with an integer 'format'")
+        if not 1 <= version <= FORMAT:
+            which = "a newer" if version > FORMAT else "another"
+            raise RunError(
+                f"{file}: expected format 1 to {FORMAT}, found {version}: written by {which} "
+                "version of Sparring"
+            )
+        try:
+            record = cls.model_validate(values)
+        except ValidationError as error:
+            raise RunError(f"{file}: damaged: {problem(error)}") from error
+        if type(name := record.dataset.get("name")) is not str:
+            raise RunError(f"{file}: damaged: expected name to be text, found {name!r:.40}")
+        return record
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """What one epoch came to; a line of metrics.jsonl."""
+
+    network: int
+    """Counted from 0."""
+    epoch: int
+    """Counted from 1."""
+    loss: float
+    """Mean over the augmented training images with the raw weights as they changed, with weight
+    decay's term."""
+    accuracy: float
+    """Share of the augmented training images, in [0, 1], that the raw weights got right."""
+    test_accuracy: float | None
+    """Share of the test images, in [0, 1], that the EMA weights get right; None where it was not
+    asked for."""
+    learning_rate: float
+    """Of the last step."""
+    images_per_second: float
+    """Pace of training."""
+    seconds: float
+    """Time of training, without the test."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the line as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> EpochMetrics:
+        """Read a line; figures that make no sense become NaN, the test accuracy None.
+
+        Raises:
+            ValueError: when it does not say of which network and epoch it is.
+        """
+        for name in ("network", "epoch"):
+            value = values.get(name)
+            if type(value) is not int or abs(value) > _LARGEST_COUNT:
+                raise ValueError(f"{name}: expected a number, got {value!r:.40}")
+        known = {
+            name: number
+            for name in cls.__dataclass_fields__
+            if (number := figure(values.get(name))) is not None
+        }
+        unknown = dict.fromkeys(cls.__dataclass_fields__, math.nan) | {"test_accuracy": None}
+        whole = {"network": values["network"], "epoch": values["epoch"]}
+        return cls(**{**unknown, **known, **whole})

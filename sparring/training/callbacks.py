@@ -2,50 +2,56 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
-
-@dataclass(frozen=True)
-class EpochMetrics:
-    """What one epoch came to; a line of metrics.jsonl.
-
-    `network` counts from 0, `epoch` from 1. `loss` and `accuracy` are means over the augmented
-    training images with the raw weights as they changed, `loss` with weight decay's term;
-    `test_accuracy` is of the EMA weights, None where it was not asked for; `learning_rate` is the
-    last step's; `seconds` covers training, not testing.
-    """
-
-    network: int
-    epoch: int
-    loss: float
-    accuracy: float
-    test_accuracy: float | None
-    learning_rate: float
-    images_per_second: float
-    seconds: float
+from sparring.runs.records import EpochMetrics as EpochMetrics
 
 
-class Progress(Protocol):
-    """Who is told how training goes: a terminal, a log, a test."""
+class Callback(Protocol):
+    """Who is told how training goes: a terminal, a log, a notebook, a test."""
 
     def begin(self, network: int, networks: int, epoch: int, epochs: int, steps: int) -> None:
-        """A network's training starts after `epoch` of `epochs`, of `steps` steps each."""
+        """Called when the training of a network starts or goes on.
+
+        Args:
+            network: which one, counted from 0.
+            networks: how many the defense has.
+            epoch: epochs that are done.
+            epochs: epochs in all.
+            steps: steps of an epoch.
+        """
 
     def step(self, step: int, loss: float) -> None:
-        """Losses up to `step` of the running epoch were looked at; `loss` is the last."""
+        """Called when losses of the running epoch were looked at.
+
+        Args:
+            step: the last of them, counted from 1.
+            loss: its loss.
+        """
 
     def epoch(self, metrics: EpochMetrics, seconds_left: float) -> None:
-        """An epoch ended and is saved."""
+        """Called when an epoch ended and is saved.
+
+        Args:
+            metrics: what it came to.
+            seconds_left: time that the network's other epochs will take.
+        """
 
     def message(self, text: str) -> None:
-        """Something the user should know."""
+        """Called with a sentence that the user should know."""
 
 
 class Silent:
-    """The Progress that tells nobody."""
+    """A callback that tells nobody."""
 
-    def begin(self, network: int, networks: int, epoch: int, epochs: int, steps: int) -> None: ...
-    def step(self, step: int, loss: float) -> None: ...
-    def epoch(self, metrics: EpochMetrics, seconds_left: float) -> None: ...
-    def message(self, text: str) -> None: ...
+    def begin(self, network: int, networks: int, epoch: int, epochs: int, steps: int) -> None:
+        """Tell nobody; as are all."""
+
+    def step(self, step: int, loss: float) -> None:
+        """Tell nobody."""
+
+    def epoch(self, metrics: EpochMetrics, seconds_left: float) -> None:
+        """Tell nobody."""
+
+    def message(self, text: str) -> None:
+        """Tell nobody."""

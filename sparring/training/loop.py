@@ -16,8 +16,8 @@ from sparring.data import Dataset
 from sparring.errors import Diverged, RunError
 from sparring.networks.allconv import to_float
 from sparring.randomness import Stream
-from sparring.runs.checkpoint import not_finite
-from sparring.training.callbacks import EpochMetrics, Progress
+from sparring.runs.files import not_finite
+from sparring.training.callbacks import Callback, EpochMetrics
 from sparring.training.muon import Muon
 from sparring.training.recipe import Recipe
 
@@ -28,10 +28,15 @@ _WARM_UP = 0.05  # share of the training in which a linear schedule rises
 
 
 def learning_rate_factor(schedule: str, progress: Any) -> Any:
-    """What the learning rate is multiplied with at progress p in [0, 1].
+    """Give the factor of the learning rate at some progress.
 
-    cosine: cos(7/16 pi p), ends at 0.195. linear: up from 0.1 over the first twentieth, then down
-    to 0.
+    Args:
+        schedule: "cosine", cos(7/16 pi p), which ends at 0.195; or "linear", up from 0.1 over the
+            first twentieth, then down to 0.
+        progress: p, the share of all updates that are done, in [0, 1]; a number or a scalar tensor.
+
+    Returns:
+        The factor, in [0, 1].
     """
     if schedule == "cosine":
         return ops.cos(7 / 16 * math.pi * progress)
@@ -40,9 +45,9 @@ def learning_rate_factor(schedule: str, progress: Any) -> Any:
 
 @final
 class TrainLoop:
-    """Trains one network; learning rate, weight decay, EMA and the watch for divergence are here.
+    """Train one network by one recipe, with learning rate, weight decay, EMA and divergence.
 
-    Minimizes recipe.loss + weight_decay / 2 * sum of squared kernels by SGD with momentum,
+    It minimizes recipe.loss + weight_decay / 2 * sum of squared kernels by SGD with momentum,
     v <- m v - lr g, w <- w + v, or by `Muon`, with lr following `learning_rate_factor`. The EMA of
     all trainable weights starts at the initial ones with decay min(ema_decay, (1 + t) / (10 + t))
     at update t.
@@ -51,11 +56,23 @@ class TrainLoop:
     restored from `state()` after an epoch goes on bit for bit as if it had never stopped, on the
     same backend and machine.
 
-    Attributes: `net` (raw weights), `ema` (the same network with averaged weights), `epoch`
-    (epochs done).
+    Args:
+        recipe: how the network is built, augmented for, and what its loss is.
+        dataset: images and labels to train on, and to test on.
+        defense: name of the defense, for messages.
+
+    Attributes:
+        recipe: as given.
+        dataset: as given.
+        settings: the recipe's.
+        net: the network with its raw weights.
+        ema: the same network with averaged weights.
+        epoch: epochs that are done.
+        steps_per_epoch: steps of an epoch, the last of which may be of a smaller batch.
     """
 
     def __init__(self, recipe: Recipe, dataset: Dataset, defense: str = "") -> None:
+        """Build the networks and the optimizer; nothing is compiled yet."""
         self.recipe, self.dataset, self.settings = recipe, dataset, recipe.settings
         self._defense, self._network = defense, recipe.network
         self.net, self.ema = recipe.net(), recipe.net()
@@ -78,7 +95,7 @@ class TrainLoop:
         self._many_steps = backend.compile_many(self._train_on, self._variables())
 
     def _variables(self) -> list[Any]:
-        """Everything a training step may change."""
+        """List everything a training step may change."""
         return [
             *self.net.variables,
             *self.ema.variables,
@@ -89,39 +106,56 @@ class TrainLoop:
     # One step, on the device
 
     def _train_on(self, images: Any, labels: Any, indices: Any) -> tuple[Any, Any]:
+        """Train on one batch.
+
+        Args:
+            images: of the data set, uint8 [N, H, W, C].
+            labels: theirs, int32 [N].
+            indices: which of them are the batch, int32 [B].
+
+        Returns:
+            The loss with weight decay, and how many images were answered correctly; scalars.
+        """
         progress = self._progress()
         self.recipe.on_progress(self.net, progress)
-        x = to_float(ops.take(images, indices, axis=0))
-        x, y = self.recipe.augment(x, ops.take(labels, indices, axis=0))
+        x = to_float(ops.take(images, indices, axis=0))  # [B, H, W, C] in [0, 1]
+        x, y = self.recipe.augment(x, ops.take(labels, indices, axis=0))  # y: [B]
 
-        variables, kernels = self.net.trainable_variables, self.net.kernels
+        variables = self.net.trainable_variables
         loss, hits, gradients = backend.value_and_gradients(
             lambda: self.recipe.loss(self.net, x, y), variables, self._variables()
         )
-        # Weight decay is a term of the loss; its gradient is known and need not be derived.
-        penalty, penalized = self.settings.weight_decay, {id(kernel) for kernel in kernels}
-        if penalty:
-            flat = [ops.reshape(kernel, (-1,)) for kernel in kernels]
-            loss = loss + penalty / 2 * sum(ops.dot(weights, weights) for weights in flat)
-            gradients = [
-                gradient + penalty * variable if id(variable) in penalized else gradient
-                for gradient, variable in zip(gradients, variables, strict=True)
-            ]
+        loss, gradients = self._add_weight_decay(loss, gradients)
         if self.settings.optimizer == "sgd":
             rate = self._rate(progress)
             gradients = [gradient * rate for gradient in gradients]
         updates = ops.cast(self._optimizer.iterations, "float32")
         self._optimizer.apply(gradients)
+        # Warm-up: early on, the average follows the weights closely.
         decay = ops.minimum(self.settings.ema_decay, (1 + updates) / (10 + updates))
         backend.moving_average(self.ema.trainable_variables, variables, decay)
         return loss, hits
 
+    def _add_weight_decay(self, loss: Any, gradients: list[Any]) -> tuple[Any, list[Any]]:
+        """Add L2 on kernels to the loss (a scalar) and to the gradients of all variables."""
+        # Its gradient is known and need not be derived.
+        penalty, kernels = self.settings.weight_decay, self.net.kernels
+        if penalty:
+            flat = [ops.reshape(kernel, (-1,)) for kernel in kernels]  # [weights of the kernel]
+            loss = loss + penalty / 2 * sum(ops.dot(weights, weights) for weights in flat)
+            penalized = {id(kernel) for kernel in kernels}
+            gradients = [
+                gradient + penalty * variable if id(variable) in penalized else gradient
+                for gradient, variable in zip(gradients, self.net.trainable_variables, strict=True)
+            ]
+        return loss, gradients
+
     def _progress(self) -> Any:
-        """The share of all updates that are done, in [0, 1)."""
+        """Give the share of all updates that are done, in [0, 1)."""
         return ops.cast(self._optimizer.iterations, "float32") / self._steps
 
     def _rate(self, progress: Any) -> Any:
-        """The learning rate at progress in [0, 1]."""
+        """Give the learning rate at progress in [0, 1]."""
         settings = self.settings
         return settings.learning_rate * learning_rate_factor(settings.schedule, progress)
 
@@ -130,7 +164,7 @@ class TrainLoop:
     def run(
         self,
         save: Callable[[EpochMetrics], None],
-        progress: Progress,
+        callback: Callback,
         networks: int = 1,
         eval_every: int = 1,
     ) -> None:
@@ -138,21 +172,22 @@ class TrainLoop:
 
         Args:
             save: called with an EpochMetrics after every epoch.
-            progress: is told how it goes.
+            callback: told how it goes.
             networks: how many networks the defense trains, for the display.
             eval_every: epochs from one test of the EMA weights to the next; 0 tests at the end
                 alone. The last epoch is always tested.
 
-        Raises Diverged when a loss, or at an epoch's end a weight, is not finite. Then `save` was
-        not called for that epoch.
+        Raises:
+            Diverged: when a loss, or at an epoch's end a weight, is not finite. Then `save` was not
+                called for that epoch.
         """
         settings, data = self.settings, self.dataset
-        images = ops.convert_to_tensor(data.x_train)
-        labels = ops.convert_to_tensor(data.y_train)
-        progress.begin(self._network, networks, self.epoch, settings.epochs, self.steps_per_epoch)
+        images = ops.convert_to_tensor(data.x_train)  # uint8 [N, H, W, C], on the device
+        labels = ops.convert_to_tensor(data.y_train)  # int32 [N]
+        callback.begin(self._network, networks, self.epoch, settings.epochs, self.steps_per_epoch)
         begun, done = time.monotonic(), self.epoch
         while self.epoch < settings.epochs:
-            loss, hits, seconds = self._run_epoch(images, labels, progress)
+            loss, hits, seconds = self._run_epoch(images, labels, callback)
             self.epoch += 1
             last = self.epoch == settings.epochs
             tested = last or (eval_every > 0 and self.epoch % eval_every == 0)
@@ -170,18 +205,18 @@ class TrainLoop:
             )
             save(metrics)
             pace = (time.monotonic() - begun) / (self.epoch - done)
-            progress.epoch(metrics, pace * (settings.epochs - self.epoch))
+            callback.epoch(metrics, pace * (settings.epochs - self.epoch))
             if last and metrics.accuracy < _ABOVE_CHANCE * self.recipe.chance(self.net):
-                progress.message(
+                callback.message(
                     f"Network {self._network + 1} is hardly better than guessing: in its last "
                     f"epoch {metrics.accuracy:.2%} of the training images were right. Try a lower "
                     f"learning rate than {settings.learning_rate:g}, more epochs, or another seed."
                 )
 
     def _run_epoch(
-        self, images: Any, labels: Any, progress: Progress
+        self, images: Any, labels: Any, callback: Callback
     ) -> tuple[float, float, float]:
-        """Train one epoch; mean loss, hits, and seconds."""
+        """Train one epoch; gives its mean loss, its hits, and its seconds."""
         size, begun = self.settings.batch_size, time.monotonic()
         self.recipe.random.seed(self.recipe.spread(Stream.AUGMENTATION, self.epoch))
         losses: list[float] = []
@@ -189,14 +224,14 @@ class TrainLoop:
         for some_losses, some_hits in self._train(images, labels):
             losses += self._look(some_losses, len(losses))
             hits += float(ops.convert_to_numpy(some_hits).sum())
-            progress.step(len(losses), losses[-1])
+            callback.step(len(losses), losses[-1])
         self._expect_finite_weights()
         sizes = np.full(self.steps_per_epoch, size)
         sizes[-1] = len(self.dataset.x_train) - size * (self.steps_per_epoch - 1)
         return float(np.average(losses, weights=sizes)), hits, time.monotonic() - begun
 
     def _train(self, images: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
-        """One epoch's steps; losses and hits of the steps made at once, scalars or [S]."""
+        """Train one epoch; yields losses and hits of the steps made at once, scalars or [S]."""
         order, size = self._order(), self.settings.batch_size
         # An accelerator would wait for the host at each step and each look at a loss. On a CPU
         # neither costs anything, and XLA's convolutions inside a loop cost dozens of times more.
@@ -209,17 +244,17 @@ class TrainLoop:
             yield self._step(images, labels, indices)
 
     def _order(self) -> np.ndarray:
-        """This epoch's order of the training images."""
+        """Draw this epoch's order of the training images, int32 [N]."""
         seed = self.recipe.spread(Stream.ORDER, self.epoch)
         order = np.random.default_rng(seed).permutation(len(self.dataset.x_train))
         return order.astype(np.int32)
 
     def _learning_rate(self, step: int) -> float:
-        """The learning rate at a step counted from 0 over all epochs."""
+        """Give the learning rate at a step counted from 0 over all epochs."""
         return float(ops.convert_to_numpy(self._rate(step / self._steps)))
 
     def _look(self, tensor: Any, steps_before: int) -> list[float]:
-        """The losses of the steps after `steps_before`; Diverged at the first not finite."""
+        """Read the losses of the steps after `steps_before`; Diverged at the first not finite."""
         losses: list[float] = np.atleast_1d(ops.convert_to_numpy(tensor)).tolist()
         for step, loss in enumerate(losses, start=steps_before + 1):
             self._losses.append(loss)
@@ -247,7 +282,7 @@ class TrainLoop:
     # Saving and resuming
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything resuming after this epoch needs, as arrays by name."""
+        """List everything that resuming after this epoch needs, as arrays by name."""
         return {
             **arrays_of("net", self.net.trainable_variables),
             **arrays_of("ema", self.ema.trainable_variables),
@@ -256,7 +291,15 @@ class TrainLoop:
         }
 
     def restore(self, arrays: Mapping[str, np.ndarray], epoch: int) -> None:
-        """Go on after `epoch` from what `state` gave; RunError when names or shapes differ."""
+        """Go on from what `state` gave.
+
+        Args:
+            arrays: by name.
+            epoch: the one they were saved after, counted from 1.
+
+        Raises:
+            RunError: when names, shapes or dtypes are others.
+        """
         for prefix, variables in (
             ("net", self.net.trainable_variables),
             ("ema", self.ema.trainable_variables),
@@ -267,7 +310,7 @@ class TrainLoop:
         self.epoch = epoch
 
     def weights(self) -> dict[str, np.ndarray]:
-        """The EMA weights by name, as weights.safetensors holds them."""
+        """List the EMA weights by name, as weights.safetensors holds them."""
         return arrays_of(str(self._network), self.ema.trainable_variables)
 
 
@@ -276,6 +319,7 @@ def _names(prefix: str, variables: list[Any]) -> list[str]:
 
 
 def arrays_of(prefix: str, variables: list[Any]) -> dict[str, np.ndarray]:
+    """Copy variables into arrays, named prefix/... as their paths below the network's."""
     names = _names(prefix, variables)
     return {
         name: np.array(ops.convert_to_numpy(variable.value))
@@ -284,9 +328,18 @@ def arrays_of(prefix: str, variables: list[Any]) -> dict[str, np.ndarray]:
 
 
 def assign(prefix: str, variables: list[Any], arrays: Mapping[str, np.ndarray]) -> list[str]:
-    """Give variables the arrays named prefix/... and return those names.
+    """Give variables the arrays that `arrays_of` named.
 
-    Raises RunError, naming it, when one is missing or of another shape or dtype.
+    Args:
+        prefix: of their names.
+        variables: whose values are replaced.
+        arrays: by name, others too.
+
+    Returns:
+        The names that were used.
+
+    Raises:
+        RunError: naming it, when one is missing or of another shape or dtype.
     """
     names = _names(prefix, variables)
     missing = [name for name in names if name not in arrays]

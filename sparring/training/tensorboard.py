@@ -9,25 +9,30 @@ from __future__ import annotations
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from importlib import import_module
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from sparring.errors import SettingsError
-from sparring.runs.checkpoint import Run
-from sparring.training.callbacks import EpochMetrics, Progress
+from sparring.runs.directory import Run
+from sparring.training.callbacks import Callback, EpochMetrics
 
 TAGS = ("loss", "accuracy", "test_accuracy", "learning_rate", "images_per_second")
 """The scalars, named as in metrics.jsonl; their step is the epoch."""
 
 
 def library() -> Any:
-    """The package tensorboardX. Raises SettingsError when it is missing or cannot be imported."""
+    """Import the package tensorboardX.
+
+    Raises:
+        SettingsError: when it is missing or cannot be imported.
+    """
     # It imports torch wherever that is installed, which a process on TensorFlow must not do last.
     modules: dict[str, Any] = sys.modules
     modules.setdefault("torch", None)
@@ -44,18 +49,24 @@ def library() -> Any:
             del modules["torch"]
 
 
-class TensorBoard:
-    """A Progress that logs every epoch into the run's folder tensorboard and tells another one.
+class TensorBoard(Callback):
+    """Log every epoch into the run's folder tensorboard, and tell another callback.
 
     One event file a session: it begins with the first epoch of metrics.jsonl that is not logged
     yet, so no epoch is repeated or left out, whatever earlier sessions logged. The first error of
-    the library or the disk ends the logs of this training, with a message, and nothing else. With a
-    `network` it is told of that one alone, and logs no other.
+    the library or the disk ends the logs of this training, with a message, and nothing else.
 
-    Raises SettingsError when the library cannot be imported.
+    Args:
+        progress: the other callback.
+        run: whose folder it is.
+        network: the only one it is told of, counted from 0, and logs; None for all.
+
+    Raises:
+        SettingsError: when the library cannot be imported.
     """
 
-    def __init__(self, progress: Progress, run: Run, network: int | None = None) -> None:
+    def __init__(self, progress: Callback, run: Run, network: int | None = None) -> None:
+        """Import the library; nothing is written yet."""
         self._progress, self._run, self._network = progress, run, network
         self._library = library()
         self._events = self._library.proto.event_pb2
@@ -63,40 +74,42 @@ class TensorBoard:
         self._failed = False
 
     def __enter__(self) -> TensorBoard:
+        self._guarded(self._catch_up)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._guarded(self._close)
 
-    # What a Progress is told
+    # What a callback is told
 
+    @override
     def begin(self, network: int, networks: int, epoch: int, epochs: int, steps: int) -> None:
-        self.catch_up()
+        self._guarded(self._catch_up)
         self._progress.begin(network, networks, epoch, epochs, steps)
 
+    @override
     def step(self, step: int, loss: float) -> None:
         self._progress.step(step, loss)
 
+    @override
     def epoch(self, metrics: EpochMetrics, seconds_left: float) -> None:
-        self._guarded(lambda: self._add([asdict(metrics)]))
+        self._guarded(lambda: self._add([metrics]))
         self._progress.epoch(metrics, seconds_left)
 
+    @override
     def message(self, text: str) -> None:
         self._progress.message(text)
 
     # Reading and writing
 
-    def catch_up(self) -> None:
-        """Log what metrics.jsonl holds and the logs do not."""
-        self._guarded(self._catch_up)
-
     def _catch_up(self) -> None:
+        """Log what metrics.jsonl holds and the logs do not."""
         self._close()
-        for network, group in groupby(self._run.metrics(), itemgetter("network")):
+        for network, group in groupby(self._run.metrics(), attrgetter("network")):
             if self._network not in (None, network):
                 continue  # another process's
             lines, logged = list(group), self._logged(network)
-            missing = (at for at, line in enumerate(lines) if line["epoch"] not in logged)
+            missing = (at for at, line in enumerate(lines) if line.epoch not in logged)
             self._add(lines[next(missing, len(lines)) :])
 
     def _folder(self, network: int) -> Path:
@@ -118,17 +131,19 @@ class TensorBoard:
                     epochs.add(event.step)
         return epochs
 
-    def _add(self, lines: Sequence[Mapping[str, Any]]) -> None:
+    def _add(self, lines: Sequence[EpochMetrics]) -> None:
         """Log lines of metrics.jsonl of one network, the last of which has just come to its end."""
         # Epochs of earlier sessions are dated as if there had been no break, for the time axis.
-        ago = sum(line["seconds"] for line in lines)
+        ago = sum(line.seconds for line in lines)
         for line in lines:
-            network, epoch = line["network"], line["epoch"]
-            ago -= line["seconds"]
+            network, epoch = line.network, line.epoch
+            ago -= line.seconds
             if network not in self._records:
                 self._open(network, epoch)
             values = [
-                {"tag": tag, "simple_value": line[tag]} for tag in TAGS if line[tag] is not None
+                {"tag": tag, "simple_value": value}
+                for tag in TAGS
+                if (value := getattr(line, tag)) is not None
             ]
             self._write(network, ago, step=epoch, summary={"value": values})
         for records in self._records.values():

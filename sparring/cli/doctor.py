@@ -1,0 +1,42 @@
+"""sparring doctor: what this machine can do."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparring.cli.program import EXIT_FAILED, app, handled
+
+
+@app.command()
+def doctor(
+    probe: Annotated[
+        bool, typer.Option(help="Train on each backend for a second, and read the data sets.")
+    ] = True,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder to look for the data sets' files in.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Say what this machine can do: cores, memory, backends and their speed, data sets, disk.
+
+    Each backend is tried in a process of its own, for a second after importing it, so a broken one
+    is reported like any other. The exit code is 0 when at least one backend works (with --no-probe:
+    is installed).
+    """
+    with handled():
+        from sparring.cli import display
+        from sparring.experiments import doctor as doctoring
+
+        with display.told() as tell:
+            found = doctoring.examine(data_dir, out, probe=probe, tell=tell)
+        text = json.dumps(found.as_json(), indent=2) if as_json else str(found)
+        encoding = sys.stdout.encoding or "utf-8"
+        print(text.encode(encoding, "backslashreplace").decode(encoding))
+        if not found.usable:
+            raise typer.Exit(EXIT_FAILED)

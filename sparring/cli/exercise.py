@@ -1,0 +1,31 @@
+"""sparring exercise: an attack to fill in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparring.cli.program import app, handled
+
+
+@app.command()
+def exercise(
+    defense: Annotated[str, typer.Argument(help="Name of the defense to break.")],
+    out: Annotated[Path, typer.Option(help="Folder to write it into.")] = Path(),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
+) -> None:
+    """Write an attack to fill in, attack_NAME.py, for breaking a defense yourself.
+
+    'sparring attack NAME attack_NAME.py' grades it.
+    """
+    with handled():
+        from sparring.defenses import exercise as exercises
+
+        path = exercises.write(defense, out, force)
+        print(
+            f"{path}\n"
+            f"Train     sparring train {defense}\n"
+            f"Grade     sparring attack {defense} {path}"
+        )

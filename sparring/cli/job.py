@@ -1,0 +1,79 @@
+"""sparring job: one request of a schedule, answered with one line of JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from contextlib import suppress
+from dataclasses import replace
+from typing import Annotated, Any
+
+import typer
+
+from sparring.backend import choice as backend_choice
+from sparring.cli.program import Failed, app, handled
+from sparring.experiments.request import Answer, PlanRequest, TrainingRequest
+
+_SECONDS_TO_END = 60.0
+
+
+@app.command("job", hidden=True)
+def work(request: Annotated[str, typer.Argument(help="What to do, in JSON.")]) -> None:
+    """Work on one request of a schedule and answer with one line of JSON.
+
+    The request is {"plan": ...} or {"train": ...}; the answer is {"result": ...} or {"error":
+    {"type": ..., "message": ...}}. Whatever else is printed goes to standard error.
+    """
+    answering = os.dup(1)
+    os.dup2(2, 1)  # what a framework prints must not get between
+    answer = Answer()
+    try:
+        with handled("The scheduler starts it again."):
+            answer = Answer(_done(json.loads(request)))
+    except Failed as failed:
+        answer = Answer(message=failed.message, kind=failed.kind)
+        raise
+    except Exception as error:
+        answer = Answer(message=f"{type(error).__name__}: {error}", kind=type(error).__name__)
+        raise
+    finally:
+        # Nobody may be left to hear it.
+        with suppress(OSError), os.fdopen(answering, "w", encoding="utf-8") as output:
+            output.write(answer.as_line())
+
+
+def _done(request: dict[str, Any]) -> Any:
+    """Do what is asked for; what comes of it, as JSON values."""
+    backend_choice.choose()
+    if "plan" in request:
+        from sparring.experiments.plan import plan
+
+        return plan(PlanRequest.from_json(request["plan"])).as_json()
+
+    from sparring.cli import display
+    from sparring.cli.train import summary
+    from sparring.experiments.train import train, train_network
+
+    _stop_with_standard_input()
+    # A job before this one may not have quite ended.
+    wanted = replace(TrainingRequest.from_json(request["train"]), wait=_SECONDS_TO_END)
+    with display.shown(quiet=False) as progress:
+        if wanted.network is None:
+            print(summary(train(wanted, progress=progress)))
+        else:
+            train_network(wanted, progress=progress)
+    return None
+
+
+def _stop_with_standard_input() -> None:
+    """End this process as SIGTERM would when standard input closes, as it does with its owner."""
+
+    def watch() -> None:
+        # Not sys.stdin, whose lock would be held when the interpreter ends.
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()

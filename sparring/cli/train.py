@@ -1,0 +1,277 @@
+"""sparring train: one training, or many as jobs of their own."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sparring.backend import choice as backend_choice
+from sparring.cli.options import BackendOption, assignments, from_fields, number
+from sparring.cli.program import app, fail, handled
+from sparring.errors import SettingsError, unknown_name
+from sparring.experiments.request import PlanRequest, TrainingRequest, option
+
+if TYPE_CHECKING:  # it has a framework
+    from sparring.defenses.defense import Defense
+
+_SETTINGS = "sparring.settings"
+_NOT_IN_CONFIG = ("config", "defense", "set_", "explain")
+
+
+def _read_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Take the options of a YAML file, where one is given, for defaults."""
+    if path is not None:
+        _take(context, path)
+    return path
+
+
+def _take(context: typer.Context, path: Path) -> None:
+    """Make the values of a YAML file the options' defaults; settings that are none are kept."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise typer.BadParameter(f"{path}: {error}") from error
+    settings = values.pop("settings", None) or {} if isinstance(values, dict) else None
+    if not isinstance(settings, dict):
+        raise typer.BadParameter(f"{path}: expected lines of name: value, found {values!r}")
+    values = {str(name).replace("-", "_"): number(value) for name, value in values.items()}
+    settings = {str(name).replace("-", "_"): number(value) for name, value in settings.items()}
+    options = {parameter.name for parameter in context.command.params} - {*_NOT_IN_CONFIG}
+    context.default_map = {name: value for name, value in values.items() if name in options}
+    others = {name: value for name, value in values.items() if name not in options}
+    context.meta[_SETTINGS] = {**others, **settings}
+
+
+@dataclass(frozen=True)
+class SettingOptions:
+    """The settings that most people change; `--set` takes all."""
+
+    filters: int | None = option(None, "Width of the first convolution.", "N")
+    epochs: int | None = option(None, "How often to go through the training images.", "N")
+    batch_size: int | None = option(None, "Images in one training step.", "N")
+    learning_rate: float | None = option(None, "At its highest; it falls from there.", "X")
+    precision: str | None = option(
+        None,
+        "Of convolutions while training; bfloat16 is faster where the processor has it.",
+        "float32|bfloat16",
+    )
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            "-s",
+            metavar="NAME=VALUE",
+            help="Any setting of the defense, as momentum=0.8; repeatable.",
+        ),
+    ] = None
+
+    def given(self) -> dict[str, Any]:
+        """List the settings that were given, by name."""
+        named = {name: value for name, value in asdict(self).items() if name != "set_"}
+        given = {name: value for name, value in named.items() if value is not None}
+        return {**given, **assignments(self.set_, "--set")} if self.set_ else given
+
+
+@dataclass(frozen=True)
+class HowOptions:
+    """How `sparring train` goes about it, apart from what a training is."""
+
+    backend: BackendOption = None
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.yaml",
+            help="Options and settings by name (epochs: 10); the command line comes first.",
+            is_eager=True,
+            callback=_read_config,
+        ),
+    ] = None
+    seeds: str | None = option(None, "Train with each of these seeds, into OUT/seed-N.", "A-B,C")
+    jobs: str | None = option(None, "Train so many networks at a time, as processes.", "N|auto")
+    cluster: str | None = option(
+        None, "Train on a Ray cluster, or start one here.", "ADDRESS|local"
+    )
+    network: int | None = option(None, "Train one network of an ensemble, counted from 1.", "N")
+    explain: bool = option(False, "Print each setting and where it comes from; train nothing.")
+    quiet: bool = option(False, "Print nothing but the final summary.", "", "--quiet", "-q")
+
+
+@app.command()
+@from_fields
+def train(
+    *,
+    context: typer.Context,
+    defense: Annotated[
+        list[str],
+        typer.Argument(
+            help="Names of defenses, as 'sparring list' shows them, or all of them: all.",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME|FILE.npz",
+            help="digits (embedded), fashion-mnist, cifar10, or your own images as an .npz file "
+            "with x_train, y_train, x_test, y_test; repeatable.",
+        ),
+    ] = ["digits"],  # noqa: B006 - never changed
+    request: partial[TrainingRequest],
+    settings: SettingOptions,
+    how: HowOptions,
+) -> None:
+    """Train a defense, or go on with its unfinished training.
+
+    The run goes to OUT/<data set>/<defense>: its weights, settings, results and the metrics of
+    every epoch. Run the same command again after an interruption and it goes on from the last
+    completed epoch. Several defenses, data sets or seeds, and 'all', are trained as jobs of their
+    own, one after the other or --jobs at a time; what is finished is skipped, and one that fails
+    does not stop the others. Settings not given here are the defense's own; --set and --config
+    take all of them (momentum, weight_decay, ema_decay, head_size, flip, optimizer, schedule,
+    initializer, and the defense's own, as eps of pgdtrain).
+    """
+    without = "" if not request.keywords["force"] else " without --force"
+    with handled(f"The same command{without} goes on from the last completed epoch."):
+        backend = backend_choice.choose(how.backend)
+        in_config = context.meta.get(_SETTINGS, {})
+        wanted = request(
+            defense=defense[0],
+            data=data[0],
+            network=None if how.network is None else how.network - 1,
+            settings={**in_config, **settings.given()},
+        )
+        wanted.check_names(defense, data)
+        many = how.seeds or how.jobs or how.cluster or defense == ["all"]
+        if many or len(defense) > 1 or len(data) > 1:
+            if how.network is not None:
+                raise typer.BadParameter("--network goes with a single defense, data set and seed")
+            plan = PlanRequest(defenses=defense, data=data, seeds=_seeds(how.seeds), common=wanted)
+            _train_many(plan, how, backend)
+        else:
+            if in_config:
+                _expect_settings(context, how.config, defense[0], in_config)
+            _train_one(wanted, how)
+
+
+def _train_one(request: TrainingRequest, how: HowOptions) -> None:
+    """Train one defense or network here, or say what it would be trained with."""
+    from sparring.cli import display
+    from sparring.experiments.train import train, train_network
+
+    if how.explain:
+        from sparring.experiments.plan import explain
+
+        print(display.columns(explain(request)))
+        return
+    with display.shown(how.quiet) as progress:
+        if request.network is not None:
+            train_network(request, progress=progress)
+            return
+        trained = train(request, progress=progress)
+    print(summary(trained))
+
+
+def _expect_settings(
+    context: typer.Context, config: Path | None, defense: str, given: Mapping[str, Any]
+) -> None:
+    """Raise SettingsError for a name in the config file that is neither option nor setting."""
+    from sparring import defenses
+
+    names = defenses.get(defense).course_settings.names()
+    for name in given:
+        if name not in names:
+            valid = [option for option in context.params if option not in _NOT_IN_CONFIG]
+            valid += [setting for setting in names if setting not in valid]
+            raise SettingsError(f"--config {config}: {unknown_name('option', name, valid)}")
+
+
+def _train_many(request: PlanRequest, how: HowOptions, backend: str) -> None:
+    """Train many defenses as jobs, and end with a table and what failed."""
+    from sparring.cli import display
+    from sparring.experiments import schedule
+
+    if how.jobs and how.cluster:
+        raise typer.BadParameter("--jobs is for this machine, --cluster for others: give one")
+    if how.explain:
+        raise typer.BadParameter("--explain goes with a single defense, data set and seed")
+    environment = {"KERAS_BACKEND": backend}
+    with display.shown(how.quiet) as progress:
+        progress.message("Looking at what there is to do.")
+    plan = schedule.plan(request, environment)
+    jobs = schedule.jobs_of(plan)
+    if how.cluster:
+        workers: schedule.Workers = schedule.Cluster(how.cluster, environment)
+        jobs = schedule.longest_first(jobs)
+    else:
+        # A device that was named is every job's; else each gets its own.
+        devices = [] if request.common.device else plan.devices
+        places = schedule.places(how.jobs or 1, devices, len(jobs))
+        workers = schedule.Processes([environment | place for place in places])
+        jobs = schedule.longest_first(jobs) if len(places) > 1 else jobs
+    with display.many(how.quiet) as watcher:
+        schedule.run(jobs, workers, watcher)
+    messages = {job.run: job.message for job in jobs}
+    runs = [run.path for run in plan.runs]
+    display.Output().print(display.table_of_runs(runs, request.common.out, messages))
+    failed = [job for job in jobs if job.state == "failed"]
+    for job in failed:
+        if lines := job.last_lines():
+            print(f"\n{job.title}: the end of {job.log}")
+            print("".join(f"    {line}\n" for line in lines), end="")
+    if failed:
+        titles = ", ".join(dict.fromkeys(job.title for job in failed))
+        fail(f"{len(failed)} of {len(jobs)} jobs failed: {titles}")
+
+
+def _seeds(text: str | None) -> Sequence[int]:
+    """Read seeds given as 0-4,7."""
+    if text is None:
+        return []
+    numbers: list[int] = []
+    for part in text.split(","):
+        if (match := re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())) is None:
+            raise typer.BadParameter(f"--seeds: expected seeds as 0-4 or 0,2,5, got {text!r}")
+        first, last = match.groups()
+        numbers += range(int(first), int(last or first) + 1)
+    return list(dict.fromkeys(numbers))
+
+
+def summary(trained: Defense) -> str:
+    """Say what was trained, where it is, and what to do with it, in a few lines."""
+    from sparring.evaluation.rates import duration
+    from sparring.runs.directory import Run
+
+    assert trained.path is not None
+    run, results = Run(trained.path), trained.results
+    height, width, channels = trained.info.shape
+    rejected = f", {results['rejected']:.2%} rejected" if trained.detects else ""
+    folder = run.tensorboard_folder
+    logs = f"Logs      tensorboard --logdir {folder}\n" if folder.is_dir() else ""
+    return (
+        f"{trained.name} on {trained.info.name}: test accuracy {results['test_accuracy']:.2%} "
+        f"(EMA weights, {trained.info.test_images:,} images{rejected}), "
+        f"trained in {duration(results['seconds'])}\n"
+        f"Weights   {run.weights_file}\n"
+        f"Run       {run.json_file} and metrics.jsonl\n"
+        f"{logs}"
+        f"Next      in {_python()}:\n"
+        f"              import sparring\n"
+        f"              defense = sparring.load('{run.path}')\n"
+        f"              defense.classify(images)  # uint8 or floats in [0, 1], "
+        f"[B, {height}, {width}, {channels}]"
+    )
+
+
+def _python() -> str:
+    """The running interpreter as one would type it here."""
+    python = Path(sys.executable)
+    return str(python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python)

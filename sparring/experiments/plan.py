@@ -1,0 +1,91 @@
+"""Look at what there is to train, before a schedule starts it or a person asks why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+
+from sparring import backend, defenses
+from sparring.data import Dataset
+from sparring.errors import RunError
+from sparring.experiments.request import Plan, PlannedRun, PlanRequest, TrainingRequest
+from sparring.experiments.train import Training, device_scope, load_data
+from sparring.runs.directory import Run
+from sparring.training.tensorboard import library as tensorboard_library
+
+
+def plan(request: PlanRequest) -> Plan:
+    """Look at many trainings; runs that `force` is to train anew are put aside now.
+
+    Raises:
+        SettingsError: for names and settings that are none.
+        DataError: for data that are missing or damaged.
+    """
+    common = request.common.from_anywhere()
+    if common.tensorboard:
+        tensorboard_library()  # missed by all, told once
+    names = list(dict.fromkeys(request.defenses))
+    names = list(defenses.NAMES) if names == ["all"] else names
+    names.sort(key=lambda name: defenses.get(name).borrows is not None)  # after their lenders
+    runs = []
+    with device_scope(common.device) as device:
+        for source in request.data:
+            on_source = replace(common, data=source).from_anywhere()
+            dataset = load_data(on_source)
+            for seed, name in product(request.seeds or [common.seed], names):
+                out = common.out / f"seed-{seed}" if request.seeds else common.out
+                wanted = replace(on_source, defense=name, seed=seed, out=out)
+                run = PlannedRun(
+                    request=replace(wanted, force=False),
+                    path=out / dataset.name / name,
+                    title=f"{name} on {dataset.name}" + f", seed {seed}" * bool(request.seeds),
+                )
+                lender = defenses.get(name).borrows
+                if lender is not None and lender in names:
+                    # What it takes is not there yet, so neither can it be checked.
+                    status = "new" if wanted.force else Run(run.path).status()
+                    needs = out / dataset.name / lender
+                    runs.append(replace(run, request=wanted, needs=needs, status=status))
+                else:
+                    runs.append(_looked_at(run, wanted, dataset, device))
+    return Plan(backend.devices(), runs)
+
+
+def _looked_at(
+    run: PlannedRun, request: TrainingRequest, dataset: Dataset, device: str
+) -> PlannedRun:
+    """Fill in what is known of a run that can be trained at once."""
+    try:
+        training = Training(request, dataset)
+        if training.run.exists():
+            with training.run.locked():
+                training.begin(device, request.force)
+    except RunError as error:
+        return replace(run, error=str(error))
+    recipes = training.recipes()
+    settings = recipes[0].settings
+    images = dataset.info.train_images * settings.epochs
+    return replace(
+        run,
+        networks=len(recipes),
+        epochs=settings.epochs,
+        work=images * settings.filters**2 * training.defense.step_cost,
+        status=training.run.status(),
+    )
+
+
+def explain(request: TrainingRequest) -> Iterator[tuple[str, str, str]]:
+    """Say what a training would be trained with, and why; nothing is trained.
+
+    Yields:
+        Name, value and origin of each setting; then those of networks that differ from it.
+    """
+    training = Training(request)
+    shared = training.settings.as_json()
+    for name, value in shared.items():
+        yield name, str(value), training.origins[name]
+    for number, settings in enumerate(training.record.networks or []):
+        for name, value in settings.items():
+            if value != shared.get(name):
+                yield f"network {number + 1}: {name}", str(value), f"made of {shared.get(name)}"

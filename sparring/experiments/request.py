@@ -1,0 +1,237 @@
+"""What is asked for: one training, a plan of many, and what a plan finds; all of it plain JSON.
+
+Command line, Python and config file build a `TrainingRequest`, and everything down to the loop
+passes it on whole. Its fields are the command line's options too: each holds its help.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import ConfigDict, InstanceOf, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
+
+from sparring import data as datasets
+from sparring import defenses as registry
+from sparring.data import Dataset
+from sparring.errors import SettingsError, describe_invalid, unknown_name
+from sparring.training.settings import PRESETS
+
+
+def option(default: Any, text: str, metavar: str = "", *names: str) -> Any:
+    """Declare a field that is an option of the command line too (`sparring.cli.options`).
+
+    Args:
+        default: the field's default.
+        text: the option's help, a sentence.
+        metavar: what stands for the value in the help; by default its type.
+        *names: as --seed; by default made of the field's name.
+
+    Returns:
+        A dataclass field.
+    """
+    return field(default=default, metadata={"help": text, "metavar": metavar, "names": names})
+
+
+class _Json:
+    """A dataclass that goes through JSON, whatever JSON values, paths and such it is made of."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the fields as JSON values; SettingsError when a Dataset is among them."""
+        try:
+            return dict(TypeAdapter(type(self)).dump_python(self, mode="json"))
+        except PydanticSerializationError as error:
+            raise SettingsError(
+                "a training in another process needs the name of a data set or the path of an .npz "
+                "file, got a Dataset, which is in this process's memory; sparring.train takes it "
+                f"({error})"
+            ) from error
+
+    @classmethod
+    def from_json(cls, values: Any) -> Self:
+        """Read what `as_json` gave; SettingsError names what is not as it should be."""
+        try:
+            return TypeAdapter(cls).validate_python(values)
+        except ValidationError as error:
+            raise SettingsError(f"{cls.__name__}: {describe_invalid(error)}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRequest(_Json):
+    """Everything that one training needs.
+
+    Raises:
+        SettingsError: for a seed, restarts or eval_every that are no numbers of 0 or more.
+    """
+
+    defense: str
+    """Name of the defense, as in `sparring list`."""
+    data: str | InstanceOf[Dataset] = "digits"
+    """A built-in data set's name, or the path of an .npz file; within one process also a Dataset.
+    """
+    preset: str = option(
+        "course",
+        "How it learns: by the course's recipe, or by Muon in far fewer steps.",
+        "course|fast",
+    )
+    data_dir: Path | None = option(
+        None, "Folder with the data set's files, instead of downloading them."
+    )
+    limit_train: int | None = option(None, "Use only the first N training images.", "N")
+    limit_test: int | None = option(None, "Use only the first N test images.", "N")
+    seed: int = option(0, "Everything random follows from it.", "N")
+    device: str | None = option(None, "cpu, gpu, gpu:1, ... Default: a GPU if any.", "NAME")
+    out: Path = option(Path("runs"), "Folder of runs.")
+    eval_every: int = option(1, "Epochs between tests; 0 tests only at the end.", "N")
+    restarts: int = option(0, "If training diverges, try again with the next N seeds.", "N")
+    force: bool = option(False, "Train anew where there is a run already.")
+    tensorboard: bool = option(False, "Log for TensorBoard too, in the run's folder.")
+    wait: float = 0.0
+    """Seconds to wait for another process that trains the same."""
+    network: int | None = None
+    """The one network of an ensemble to train, counted from 0; None for the whole defense."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings by name; the rest is the defense's own."""
+
+    def __post_init__(self) -> None:
+        """Check numbers, and take texts for paths."""
+        for name in ("seed", "restarts", "eval_every"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 0:
+                raise SettingsError(f"{name}: expected an integer of 0 or more, got {value!r}")
+        object.__setattr__(self, "out", Path(self.out).expanduser())
+        if self.data_dir is not None:
+            object.__setattr__(self, "data_dir", Path(self.data_dir).expanduser())
+
+    @classmethod
+    def of(
+        cls,
+        defense: str | Self,
+        data: str | Dataset,
+        settings: Mapping[str, Any] | None,
+        options: Mapping[str, Any],
+    ) -> Self:
+        """Build a request from the arguments of `sparring.train`.
+
+        Args:
+            defense: its name; or a request, of which `options` change some fields.
+            data: a name, a path or a Dataset.
+            settings: by name.
+            options: fields of the request; other names are taken for settings.
+        """
+        if isinstance(defense, cls):
+            return replace(defense, **options) if options else defense
+        own = {name: value for name, value in options.items() if name in cls.option_names()}
+        rest = {name: value for name, value in options.items() if name not in own}
+        return cls(defense=str(defense), data=data, settings={**(settings or {}), **rest}, **own)
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        """List what `sparring.train` takes by name, settings apart."""
+        names = [value.name for value in fields(cls)]
+        return [name for name in names if name not in ("defense", "data", "network", "settings")]
+
+    def check_names(self, defenses: Sequence[str], data: Sequence[str]) -> None:
+        """Refuse names that are none before anything is loaded or a framework imported.
+
+        Raises:
+            SettingsError: for a defense, preset or data set that is none, listing the valid ones.
+        """
+        if self.preset not in PRESETS:
+            raise SettingsError(unknown_name("preset", self.preset, PRESETS))
+        for name in defenses if list(defenses) != ["all"] else ():
+            registry.describe(name)
+        for name in data:
+            if name not in datasets.NAMES and not name.endswith(".npz"):
+                datasets.load(name)  # which refuses it
+
+    def from_anywhere(self) -> Self:
+        """Give the request with absolute paths, for a process that runs in another folder."""
+        data = self.data
+        if isinstance(data, str) and data not in datasets.NAMES:
+            data = str(Path(data).expanduser().absolute())
+        data_dir = None if self.data_dir is None else self.data_dir.absolute()
+        return replace(self, data=data, data_dir=data_dir, out=self.out.absolute())
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRequest(_Json):
+    """Many trainings: each of the defenses on each of the data sets with each of the seeds."""
+
+    defenses: Sequence[str]
+    """Names; "all" alone stands for all."""
+    data: Sequence[str]
+    """Names, or paths of .npz files."""
+    seeds: Sequence[int] = ()
+    """Each trains into out/seed-N; without any, the common one's trains into out."""
+    common: TrainingRequest
+    """All the rest. Its defense and data are not looked at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRun(_Json):
+    """One run of a plan: what the schedule has to know of it."""
+
+    request: TrainingRequest
+    """What to train, with absolute paths."""
+    path: Path
+    """Its run directory."""
+    title: str
+    """What people know it by."""
+    networks: int = 1
+    """How many are trained; one also where weights are borrowed."""
+    epochs: int = 0
+    """Of each network; 0 where nothing is trained."""
+    work: float = 0.0
+    """How long a network takes, beside others of the plan."""
+    status: str = "new"
+    """new, training, diverged or finished."""
+    needs: Path | None = None
+    """The run directory that has to be finished before."""
+    error: str = ""
+    """Why it cannot be trained."""
+
+
+@dataclass(frozen=True)
+class Plan(_Json):
+    """What a plan found."""
+
+    devices: Sequence[str]
+    """The backend's, the default one first."""
+    runs: Sequence[PlannedRun]
+    """All of them, finished ones too; a run comes after the one it needs."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the process of a job said at its end, as one line of JSON."""
+
+    result: Any = None
+    """What was asked for, where it is more than to do something."""
+    message: str = ""
+    """What the error said that ended it; empty where none did."""
+    kind: str = ""
+    """The error's class."""
+    code: int = 0
+    """The exit code, negative where a signal ended the process."""
+
+    def as_line(self) -> str:
+        """Give what the process prints: {"result": ...} or {"error": {"type", "message"}}."""
+        error = {"error": {"type": self.kind, "message": self.message}}
+        return json.dumps(error if self.kind or self.message else {"result": self.result})
+
+    @classmethod
+    def from_line(cls, line: str, code: int) -> Self:
+        """Read what a process printed; where it was killed, the code is all there is to say."""
+        try:
+            values = json.loads(line)
+            error = values.get("error") or {"message": "", "type": ""}
+            return cls(values.get("result"), error["message"], error["type"], code)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return cls(message=f"exit code {code}" if code else "", code=code)
