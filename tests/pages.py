@@ -38,6 +38,11 @@ def follow(page: str, folder: Path) -> list[str]:
     Returns:
         What the commands printed, in their order.
     """
+    return [run(command, folder) for command in make(page, folder)]
+
+
+def make(page: str, folder: Path) -> list[str]:
+    """Make the edits of a page as `follow` does, in a copy; its commands, not run."""
     copy(folder)
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     name, end, written = "", 0, []
@@ -50,7 +55,7 @@ def follow(page: str, folder: Path) -> list[str]:
     commands = re.findall(r"^    ((?:sparring|pytest) .*)$", _BLOCK.sub("", text), re.MULTILINE)
     for lint in ("ruff check", "ruff format --check"):
         run(f"{lint} {' '.join(written)}", folder)
-    return [run(command, folder) for command in commands]
+    return commands
 
 
 def run(command: str, folder: Path) -> str:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -32,54 +28,22 @@ from tests.conftest import KNOWN
 ROOT = Path(__file__).parent.parent
 
 
-# What is done with the added defense, in a process of its own.
-ADDED = """
-import numpy as np
-import sparring
-from sparring.conversion.convert import convert
-
-trained = sparring.train("quantize", "digits", preset="fast", epochs=2, filters=4)
-defense = sparring.load(trained.path)
-x = np.random.default_rng(0).random((5, 8, 8, 1), dtype=np.float32)
-np.testing.assert_array_equal(defense.classify(np.round(x * 8) / 8), defense.classify(x))
-for attack in ("pgd", "reference"):
-    report = sparring.evaluate(defense, attack, sparring.Linf(0.15), n=4, check=False)
-    print(attack, report.success_rate.value)
-for target in TARGETS_HERE:
-    proof = convert(trained.path, target)
-    print(target, proof["networks"]["network-0"])
-"""
-
-
 @pytest.mark.backend
 def test_the_page_on_adding_a_defense(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    for folder in ("sparring", "tests"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pyc*"))
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    page = (ROOT / "docs" / "add-a-defense.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"`(sparring/[\w/]+\.py)`:\n\n```\w+\n(.*?)```", page, re.DOTALL)
-    assert [place for place, _ in blocks] == [
-        "sparring/defenses/quantize.py",
-        "sparring/defenses/__init__.py",
-        "sparring/attacks/reference/quantize.py",
-    ]
-    for place, code in blocks:
-        file = tmp_path / place
-        if not file.exists():
-            file.write_text(code, encoding="utf-8")
-            continue
-        before, end, after = file.read_text(encoding="utf-8").partition('    "trades",\n')
-        file.write_text(before + end + code + after, encoding="utf-8")
-    targets = ["torch", "keras", "onnx"] if backend.name == "torch" else ["torch", "keras"]
-    program = ADDED.replace("TARGETS_HERE", repr(targets))
-    tests = ["tests/test_defenses.py", "tests/test_registry.py", "-k", "quantize"]
-    commands = [["-c", program], ["-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]]
-    for command in commands if backend.name == "torch" else commands[:1]:
-        own = {**os.environ, "PYTHONPATH": str(tmp_path), "KERAS_BACKEND": backend.name}
-        python = [sys.executable, *command]
-        answer = subprocess.run(python, cwd=tmp_path, env=own, capture_output=True, text=True)
-        assert answer.returncode == 0, answer.stdout + answer.stderr
+    if backend.name != "torch":
+        pages.make("add-a-defense.md", tmp_path)
+        for command in ("train quantize --epochs 1 --filters 4", "convert runs/digits/quantize"):
+            to = "--to torch" if command.startswith("convert") else "--preset fast"
+            pages.run(f"sparring {command} {to}", tmp_path)
+        return
+    printed = pages.follow("add-a-defense.md", tmp_path)
+    assert len(printed) == 7
+    assert "passed" in printed[-1]
+    for target in ("torch", "keras", "onnx"):
+        proof = tmp_path / "runs" / "digits" / "quantize" / target / "conversion.json"
+        [difference] = json.loads(proof.read_text(encoding="utf-8"))["networks"].values()
+        assert difference["largest_difference"] < 1e-4 * difference["largest_logit"]
 
 
 def test_the_page_on_adding_a_report_column(tmp_path: Path) -> None:

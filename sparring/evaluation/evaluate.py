@@ -219,8 +219,8 @@ def _transfer_source(request: EvaluationRequest, defense: Defense) -> Defense | 
         return source if isinstance(source, Defense) else load(source)
     if defense.path is None:
         return None
-    beside = defense.path.parent / "baseline"
-    usable = defense.name != "baseline" and (beside / "run.json").is_file()
+    beside = defense.path.parent / defenses.BASELINE
+    usable = defense.name != defenses.BASELINE and (beside / "run.json").is_file()
     return load(beside) if usable else None
 
 

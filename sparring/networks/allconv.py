@@ -50,9 +50,8 @@ class AllConv(keras.layers.Layer):
 
     A defense changes it by overriding `transform`, `activation`, `head_activation`, `output` and
     `drop`. One layer holds all of it, because a call of a Keras layer costs about as much Python
-    time on
-    PyTorch as a small convolution. It is built when made: kernels [height, width, in, out] drawn
-    from Glorot's or He's uniform distribution, biases zero.
+    time on PyTorch as a small convolution. It is built when made: kernels [height, width, in, out]
+    drawn from Glorot's or He's uniform distribution, biases zero.
 
     Args:
         shape: (height, width, channels) of the images, sides of 8 and more.

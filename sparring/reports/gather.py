@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sparring.defenses import BASELINE
 from sparring.errors import RunError
 from sparring.evaluation.rates import Mean, Rate
 from sparring.runs.directory import Run
@@ -609,7 +610,7 @@ def _sections(runs: Sequence[TrainedRun]) -> list[Section]:
         section = Section(dataset, [], str(dataset["name"]), _anchor(dataset["name"], anchors))
         for same in _alike(alike, lambda run: run.values["defense"]):
             section.groups += _groups(same)
-        section.groups.sort(key=lambda group: (group.defense != "baseline", group.defense))
+        section.groups.sort(key=lambda group: (group.defense != BASELINE, group.defense))
         for group in section.groups:
             group.anchor = _anchor(f"{section.anchor} {group.defense}", anchors)
         sections.append(section)
