@@ -161,7 +161,7 @@ def test_transfer_is_from_the_baseline_beside_the_run(
 
     monkeypatch.setattr(checks, "look", look)
     other, baseline = sparring.load(runs / "digits/other"), runs / "digits/baseline"
-    monkeypatch.setattr(type(other), "name", "other")
+    monkeypatch.setattr(other, "name", "other")
     for options in (
         {},
         {"transfer": True},
@@ -171,6 +171,6 @@ def test_transfer_is_from_the_baseline_beside_the_run(
     ):
         evaluated(other, "noise", check=True, **options)
     assert sources == [None, baseline, other.path, other.path, None]
-    monkeypatch.setattr(type(other), "name", "baseline")
+    monkeypatch.setattr(other, "name", "baseline")
     evaluated(other, "noise", check=True, transfer=True)  # a baseline is no source for a baseline
     assert sources[-1] is None

@@ -17,13 +17,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sparring.defenses import BASELINE
 from sparring.errors import RunError
 from sparring.evaluation.rates import Mean, Rate
 from sparring.runs.directory import Run
-from sparring.runs.records import RatesRecord, VerdictRecord, short_name, verdict_folder
+from sparring.runs.records import (
+    RatesRecord,
+    Results,
+    RunRecord,
+    VerdictRecord,
+    figure,
+    short_name,
+    verdict_folder,
+)
 from sparring.version import __version__
 
 FORMAT = 1
@@ -38,8 +46,6 @@ _CIRCUMSTANCES = (
     *("weights_from", "imported_from", "imported"),
 )
 _DEEPEST = 50
-
-_Kind = TypeVar("_Kind")
 
 
 # What there is
@@ -150,8 +156,8 @@ class TrainedRun:
 
     Attributes:
         where: its path below the folder of runs.
-        values: its run.json.
-        results: what its training came to, if that can be relied on.
+        record: its run.json.
+        results: what its training came to; nothing where that cannot be relied on.
         status: "finished", or how far it came.
         seed: the one it was trained with, after restarts another than was asked for.
         curves: the training of each network.
@@ -160,8 +166,8 @@ class TrainedRun:
     """
 
     where: str
-    values: Mapping[str, Any]
-    results: Mapping[str, Any]
+    record: RunRecord
+    results: Results
     status: str
     seed: int
     curves: Sequence[Curve]
@@ -171,9 +177,8 @@ class TrainedRun:
     @property
     def conditions(self) -> dict[str, Any]:
         """What it was trained with: preset, settings and backend."""
-        values = self.values
-        preset = values.get("preset", "course")
-        return {"preset": preset, **values["settings"], "backend": values["backend"]}
+        record = self.record
+        return {"preset": record.preset, **record.settings, "backend": record.backend}
 
     @property
     def finished(self) -> bool:
@@ -181,18 +186,20 @@ class TrainedRun:
         return self.status == "finished"
 
     def figure(self, name: str) -> float | None:
-        """Give one of the results, or None where it is no number."""
-        return _number(self.results.get(name))
+        """Give one of the results, such as test_accuracy, or None where it is not known."""
+        value: float | None = getattr(self.results, name)
+        return value
 
     def as_json(self) -> dict[str, Any]:
         """Give what is known of it as plain JSON values."""
+        values = self.record.as_json()
         return {
             "path": self.where,
             "status": self.status,
             "seed": self.seed,
             **{name: self.figure(name) for name in _RESULTS},
-            **{name: self.values[name] for name in _CIRCUMSTANCES if name in self.values},
-            "finished": self.results.get("finished"),
+            **{name: values[name] for name in _CIRCUMSTANCES if name in values},
+            "finished": self.results.finished,
             "notes": self.notes,
             "curves": [asdict(curve) for curve in self.curves],
         }
@@ -259,20 +266,20 @@ class Group:
     anchor: str = ""
 
     @property
-    def values(self) -> Mapping[str, Any]:
+    def record(self) -> RunRecord:
         """The run.json of one of them, for what they have in common."""
-        return self.runs[0].values
+        return self.runs[0].record
 
     @property
     def defense(self) -> str:
         """The defense's name."""
-        return str(self.values["defense"])
+        return self.record.defense
 
     @property
     def counted(self) -> list[TrainedRun]:
         """The finished runs, one a seed: where there are several, the one that finished last."""
         last: dict[int, TrainedRun] = {}
-        for run in sorted(self.runs, key=lambda run: str(run.results.get("finished"))):
+        for run in sorted(self.runs, key=lambda run: str(run.results.finished)):
             if run.finished:
                 last[run.seed] = run
         return [last[seed] for seed in sorted(last)]
@@ -290,8 +297,7 @@ class Group:
     @property
     def lender(self) -> str:
         """The defense whose weights it serves, or nothing."""
-        lender = self.values.get("weights_from")
-        return str(lender.get("defense")) if isinstance(lender, dict) else ""
+        return self.record.weights_from.defense if self.record.weights_from else ""
 
     @property
     def attacks(self) -> list[AttackResult]:
@@ -313,9 +319,9 @@ class Group:
         """Give the figures as plain JSON values."""
         return {
             "defense": self.defense,
-            "preset": self.runs[0].conditions["preset"],
-            "backend": self.values["backend"],
-            "settings": self.values["settings"],
+            "preset": self.record.preset,
+            "backend": self.record.backend,
+            "settings": self.record.settings,
             "differs": self.differs,
             "seeds": [run.seed for run in self.counted],
             **{name: _mean_json(self.mean(name)) for name in _RESULTS},
@@ -440,39 +446,28 @@ def find(folder: Path, unreadable: Callable[[OSError], None] | None = None) -> l
 def _read(path: Path, where: str) -> TrainedRun:
     """A run directory; RunError, ValueError or OSError when its run.json is no good."""
     run = Run(path)
-    values = _printable(run.read().as_json())
-    for name, kind in (
-        *(("defense", str), ("dataset", dict), ("settings", dict)),
-        *(("seed", int), ("backend", str), ("status", str)),
-    ):
-        _field(values, name, kind)
-    _field(values["dataset"], "name", str)
+    record = RunRecord.from_json(_printable(run.read().as_json()), run.json_file)
     notes: list[str] = []
-    finished = values["status"] == "finished"
-    curves = _curves(run, finished, notes)
-    if not finished:
-        status = _progress(values["status"], curves)
+    curves = _curves(run, record.finished, notes)
+    if not record.finished:
+        status = _progress(record.status, curves)
     elif not run.weights_file.is_file():
         status = "its weights are missing"
     else:
         status = "finished"
-    results = values.get("results") if status == "finished" else None
-    results = results if isinstance(results, dict) else {}
-    restarts = values.get("diverged")
-    restarts = restarts if isinstance(restarts, list) else []
-    seed = values["seed"]
-    used = results.get("seeds_used")
-    if isinstance(used, list) and used and all(each == used[0] for each in used):
-        seed = used[0] if type(used[0]) is int else seed
-    if restarts:
-        notes.append(f"seed {values['seed']} diverged; by network, the seeds used are {used}")
-    if "imported" in values:
+    results = (record.results if status == "finished" else None) or Results()
+    used = results.seeds_used or [record.seed]
+    seed = used[0] if len(set(used)) == 1 else record.seed
+    if record.diverged:
+        text = f"by network, the seeds used are {results.seeds_used}"
+        notes.append(f"seed {record.seed} diverged; {text}")
+    if record.imported is not None:
         notes.append("imported, not trained here")
-    elif status == "finished" and _number(results.get("test_accuracy")) is None:
+    elif status == "finished" and results.test_accuracy is None:
         notes.append("run.json has no test accuracy")
-    if not finished and Run(run.previous_folder).exists():
+    if not record.finished and Run(run.previous_folder).exists():
         notes.append("the finished run before it is in previous/")
-    trained = TrainedRun(where, values, results, status, seed, curves, [], notes)
+    trained = TrainedRun(where, record, results, status, seed, curves, [], notes)
     trained.verdicts = list(_verdicts(path, trained))
     if trained.verdicts and status != "finished":
         notes.append("verdicts of attacks are left out: they are of earlier weights")
@@ -503,7 +498,7 @@ def _curves(run: Run, finished: bool, notes: list[str]) -> list[Curve]:
         lines = []
     for line in lines:
         used += 1
-        networks[line.network][line.epoch] = (_number(line.loss), _number(line.test_accuracy))
+        networks[line.network][line.epoch] = (figure(line.loss), figure(line.test_accuracy))
     # A kill may cut the last line short.
     if written - used > (0 if finished else 1):
         notes.append(f"metrics.jsonl: damaged: {used} of {written} lines can be read")
@@ -528,17 +523,17 @@ def _verdicts(path: Path, run: TrainedRun) -> Iterator[RunVerdict]:
             text = str(error).removeprefix(f"{file}: ")
             run.notes.append(_printable(f"{where}: {text}"))
             continue
-        if record.defense != run.values["defense"]:
+        if record.defense != run.record.defense:
             run.notes.append(f"{where} is left out: it is of {record.defense}")
             continue
         warnings = [f"{warning.name}: {warning.text}" for warning in record.warnings]
-        if record.weights_sha256 not in (None, run.values.get("weights_sha256")):
+        if record.weights_sha256 not in (None, run.record.weights_sha256):
             warnings.append("of other weights than the run's: the run was trained anew")
-        elif changed < _seconds(run.results.get("finished")):
+        elif changed < _seconds(run.results.finished):
             warnings.append(
                 "older than the run's weights: the run was trained anew, or the clocks differ"
             )
-        name = _attack_name(_printable(folder.name), record, run.values["dataset"]["name"])
+        name = _attack_name(_printable(folder.name), record, run.record.dataset_name)
         yield RunVerdict(folder, f"{run.where}/{where}", run.seed, name, record, warnings)
 
 
@@ -552,22 +547,6 @@ def _attack_name(folder: str, record: VerdictRecord, dataset: str) -> str:
     if record.dataset.get("name") != dataset:
         name += f", on {record.dataset.get('name')}"
     return name
-
-
-_KINDS = {str: "text", dict: "an object", list: "a list", int: "an integer", bool: "true or false"}
-
-
-def _field(values: Any, name: str, kind: type[_Kind]) -> _Kind:
-    """A value of a JSON object; ValueError, saying what was found, when it is of another kind."""
-    found = values.get(name) if isinstance(values, dict) else None
-    if type(found) is not kind:
-        raise ValueError(f"expected {name} to be {_KINDS[kind]}, found {found!r:.40}")
-    return found
-
-
-def _number(value: Any) -> float | None:
-    """A finite number of sensible size as a float, None for anything else."""
-    return float(value) if type(value) in (int, float) and abs(value) < 1e100 else None
 
 
 def _seconds(moment: Any) -> float:
@@ -605,10 +584,10 @@ def _sections(runs: Sequence[TrainedRun]) -> list[Section]:
     """Runs by data set and, within each, by all that they have in common but the seed."""
     anchors = Counter(["damaged"])
     sections = []
-    for alike in _alike(runs, lambda run: run.values["dataset"]):
-        dataset = alike[0].values["dataset"]
+    for alike in _alike(runs, lambda run: run.record.dataset):
+        dataset = alike[0].record.dataset
         section = Section(dataset, [], str(dataset["name"]), _anchor(dataset["name"], anchors))
-        for same in _alike(alike, lambda run: run.values["defense"]):
+        for same in _alike(alike, lambda run: run.record.defense):
             section.groups += _groups(same)
         section.groups.sort(key=lambda group: (group.defense != BASELINE, group.defense))
         for group in section.groups:
@@ -641,7 +620,7 @@ def _groups(runs: Sequence[TrainedRun]) -> list[Group]:
 
 def _rank(value: Any) -> tuple[float, str]:
     """What sorts JSON values: numbers by size, and before all else."""
-    number = _number(value)
+    number = figure(value)
     return math.inf if number is None else number, json.dumps(value)
 
 

@@ -258,12 +258,12 @@ RUN_FACTS: tuple[Column[TrainedRun], ...] = (
     Column("test accuracy", lambda run: _percent(run.figure("test_accuracy"), 2)),
     Column("rejected", lambda run: _percent(run.figure("rejected"), 2)),
     Column("training time", lambda run: _time(run.figure("seconds"))),
-    Column("device", lambda run: run.values.get("device")),
-    Column("machine", lambda run: run.values.get("machine")),
-    Column("versions", lambda run: run.values.get("versions")),
-    Column("started", lambda run: run.values.get("started")),
-    Column("finished", lambda run: run.results.get("finished")),
-    Column("SHA-256 of the weights", lambda run: run.values.get("weights_sha256")),
+    Column("device", lambda run: run.record.device),
+    Column("machine", lambda run: run.record.machine),
+    Column("versions", lambda run: run.record.versions),
+    Column("started", lambda run: run.record.started),
+    Column("finished", lambda run: run.results.finished),
+    Column("SHA-256 of the weights", lambda run: run.record.weights_sha256),
 )
 """What is shown of each run of a group; there the runs stand side by side."""
 
