@@ -4,9 +4,13 @@
 int32 [B]; `threat` a ThreatModel. What comes back has the shape of x, as tensor or numpy array;
 `sparring.evaluate` checks it. Any function of that form is an attack.
 
-In reading order: `gradients`, losses and wrappers such as EOT; `search`, the loop that drops broken
-images; `pgd`, `simple` and `square`, our attacks; `reference/`, one attack for each defense;
-`exercise`, an attack to fill in.
+    gradients.py  losses, and wrappers such as EOT that give better gradients
+    search.py     the loop that drops broken images
+    pgd.py        PGD and FGSM
+    simple.py     noise, and several attacks in turn
+    square.py     the Square attack
+    reference/    one attack for each defense
+    exercise.py   an attack to fill in
 """
 
 from __future__ import annotations

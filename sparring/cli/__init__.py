@@ -5,8 +5,9 @@ Which question it answers: what does `sparring VERB` do?
     program.py  exit codes, errors and signals
     options.py  options made of dataclasses
     display.py  bars, lines and tables
-    train.py    and the other verbs, a file each: list, attack, convert, exercise, doctor, report,
-                and job, which a schedule calls
+
+One file a verb: train.py, attack.py, report.py, list.py, exercise.py, convert.py, doctor.py; and
+job.py, which a schedule calls.
 """
 
 from sparring.cli import list as list  # noqa: A004, I001 - in the order of --help

@@ -2,37 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sparring.backend import choice as backend_choice
-from sparring.cli.options import BackendOption
+from sparring.cli.options import BackendOption, from_fields
 from sparring.cli.program import app, handled
-from sparring.errors import SettingsError, unknown_name
+from sparring.errors import DataError, SettingsError, unknown_name
+
+if TYPE_CHECKING:
+    from sparring.data import Dataset
 
 
-@app.command()
-def convert(
-    path: Annotated[Path, typer.Argument(help="A run directory, or the course's checkpoints.")],
-    to: Annotated[
-        str | None, typer.Option(metavar="TARGET", help="torch, keras, onnx, or selfstudy.")
-    ] = None,
-    from_: Annotated[str | None, typer.Option("--from", metavar="SOURCE", help="selfstudy")] = None,
+@dataclass(frozen=True)
+class WrittenOptions:
+    """Where a conversion is written, and what it is compared on."""
+
     out: Annotated[
         Path | None,
         typer.Option(
             "--out", "-o", help="Folder to write. Default: named after TARGET in the run; runs."
         ),
-    ] = None,
+    ] = None
     name: Annotated[
         str | None, typer.Option("--as", metavar="NAME", help="What defense a checkpoint is of.")
-    ] = None,
+    ] = None
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder with the data set's files, to compare on them too.")
+    ] = None
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False
+
+
+@app.command()
+@from_fields
+def convert(
+    *,
+    path: Annotated[Path, typer.Argument(help="A run directory, or the course's checkpoints.")],
+    to: Annotated[
+        str | None, typer.Option(metavar="TARGET", help="torch, keras, onnx, or selfstudy.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    from_: Annotated[str | None, typer.Option("--from", metavar="SOURCE", help="selfstudy")] = None,
+    written: WrittenOptions,
     backend: BackendOption = None,
 ) -> None:
     """Convert a trained defense's networks for use elsewhere, or the course's checkpoints.
@@ -52,22 +65,33 @@ def convert(
                 raise SettingsError(unknown_name("source", from_, ["selfstudy"]))
             from sparring.conversion import selfstudy
 
-            for line in selfstudy.convert(path, out or Path("runs"), name=name):
+            for line in selfstudy.convert(path, written.out or Path("runs"), name=written.name):
                 print(line)
             return
 
-        from sparring import data
         from sparring.conversion import convert as converting
         from sparring.experiments.load import load
 
         assert to is not None
-        data_name = load(path).info.name
-        known = data_name == "digits" or data_dir is not None
-        dataset = data.load(data_name, data_dir) if known else None
-        proof = converting.convert(path, to, out, dataset=dataset, force=force)
-        for network, found in proof["networks"].items():
+        dataset = _at_hand(load(path).info.key, written.data_dir)
+        proof = converting.convert(path, to, written.out, dataset=dataset, force=written.force)
+        for network, difference in proof["networks"].items():
             print(
-                f"{network}  largest difference {found['largest_difference']:.3g} of logits up to "
-                f"{found['largest_logit']:.3g}, {proof['inputs']} inputs"
+                f"{network}  largest difference {difference['largest_difference']:.3g} of logits "
+                f"up to {difference['largest_logit']:.3g}, {proof['inputs']} inputs"
             )
-        print(f"Written   {out or path / to}, with a README.md")
+        print(f"Written   {written.out or path / to}, with a README.md")
+
+
+def _at_hand(key: str | None, data_dir: Path | None) -> Dataset | None:
+    """Load a built-in data set where that takes no download; a user's own has no key."""
+    from sparring import data
+
+    if key is None:
+        return None
+    if data_dir is None:
+        try:
+            data.files(key)
+        except DataError:
+            return None
+    return data.load(key, data_dir)

@@ -2,10 +2,11 @@
 
 Which question it answers: what does each defense train, and how does it answer?
 
-    defense.py  the class that all derive from
-    facts.py    what a defense says of itself for other rooms
-    exercise.py an attack to fill in, for breaking a defense oneself
-    baseline.py, blur.py, ...  one whole defense each
+    defense.py      the class that all derive from
+    facts.py        what a defense says of itself for other packages
+    adversarial.py  settings that defenses trained on adversarial images share
+    exercise.py     an attack to fill in, for breaking a defense oneself
+    baseline.py     no defense at all; then one file for each other defense
 
 Nothing here imports a framework until a defense's class is asked for.
 """
