@@ -67,6 +67,7 @@ class Observed(Wrapped):
     """
 
     def __init__(self, defense: Defense) -> None:
+        """Observe a defense that was asked for nothing yet."""
         self.defense, self.seeds = defense, set[int | None]()
         self._compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
