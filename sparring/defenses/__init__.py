@@ -57,15 +57,18 @@ def get(name: str) -> type[Defense]:
         name: one of NAMES.
 
     Returns:
-        The class in that file whose `name` it is.
+        The one defense that the file defines.
 
     Raises:
         SettingsError: for any other name, listing the valid ones; nothing is imported then.
     """
     _expect_known(name)
     module = import_module(f"{__name__}.{name}")
+    kind = import_module(f"{__name__}.defense").Defense
     classes = (value for value in vars(module).values() if isinstance(value, type))
-    [defense] = [kind for kind in classes if vars(kind).get("name") == name]
+    [defense] = [
+        own for own in classes if issubclass(own, kind) and own.__module__ == module.__name__
+    ]
     return defense
 
 
