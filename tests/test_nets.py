@@ -35,6 +35,8 @@ from sparring.networks.allconv import (
     padded_size,
     to_float,
 )
+from sparring.runs.directory import Run
+from sparring.runs.records import Results, RunRecord
 from sparring.training.loop import assign
 
 pytestmark = pytest.mark.backend
@@ -476,8 +478,12 @@ def test_a_loaded_module_serves_and_damaged_tensors_are_named(tmp_path: Path) ->
 
 
 def test_the_card_tells_the_largest_difference_of_all_networks(tmp_path: Path) -> None:
-    run = {"results": {"test_accuracy": 0.975}, "seed": 3, "weights_sha256": "ab", "settings": {}}
-    (tmp_path / "run.json").write_text(json.dumps(run))
+    Run(tmp_path).write(
+        RunRecord(
+            defense="pair", dataset={"name": "noise"}, settings={}, seed=3, backend="torch",
+            status="finished", weights_sha256="ab", results=Results(test_accuracy=0.975),
+        )
+    )  # fmt: skip
     info = DatasetInfo("noise", (8, 9, 3), ("a", "b"), False, 2, 2, "")
     defense = SimpleNamespace(
         path=tmp_path, name="pair", outside="the vote", info=info, nets=[1, 2]
