@@ -78,6 +78,7 @@ class Chance:
     """
 
     def __init__(self, x: Images, seed: Any = 0) -> None:
+        """Mix the seed with what tells the images apart."""
         self.seed = seed
         levels = ops.reshape(ops.cast(x * _LEVELS, "int32"), (x.shape[0], -1))  # [B, H * W * C]
         weights = _mix(ops.arange(levels.shape[1], dtype="int32") + _PIXEL)  # [H * W * C]

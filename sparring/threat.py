@@ -37,11 +37,13 @@ class ThreatModel(ABC):
     norm: ClassVar[str]
 
     def __post_init__(self) -> None:
+        """Read eps, and check it."""
         object.__setattr__(self, "eps", _number(self.eps))
         if not (math.isfinite(self.eps) and self.eps > 0):
             raise SettingsError(f"eps: expected a number above 0, got {self.eps!r}")
 
     def __repr__(self) -> str:
+        """Give the norm and eps, as Linf(0.1)."""
         return f"{type(self).__name__}({self.eps:.6g})"
 
     def scaled(self, factor: float) -> ThreatModel:
@@ -169,6 +171,7 @@ class Linf(ThreatModel):
     norm = "Linf"
 
     def __post_init__(self) -> None:
+        """Read eps, and check that it is at most 1."""
         super().__post_init__()
         if self.eps > 1:
             raise SettingsError(

@@ -59,6 +59,7 @@ class Wrapped(ABC):
     defense: Any
 
     def __getattr__(self, name: str) -> Any:
+        """Give what the defense within has."""
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.defense, name)
@@ -118,6 +119,7 @@ class EOT(Wrapped):
     draws: int = 20
 
     def __post_init__(self) -> None:
+        """Check the number of draws."""
         if type(self.draws) is not int or self.draws < 1:
             raise SettingsError(f"draws: expected at least 1, got {self.draws!r}")
 

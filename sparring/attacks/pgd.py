@@ -63,6 +63,7 @@ class PGD:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        """Check the values."""
         for name in ("steps", "restarts"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:

@@ -45,6 +45,7 @@ class Square:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        """Check the values."""
         if type(self.queries) is not int or self.queries < 1:
             raise SettingsError(f"queries: expected an integer of 1 or more, got {self.queries!r}")
         if not 0 < self.first_share <= 1:

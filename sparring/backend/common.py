@@ -13,6 +13,7 @@ class Random:
     """Numbers of one generator on the device."""
 
     def __init__(self) -> None:
+        """Make a generator of seed 0."""
         self._generator = keras.random.SeedGenerator(0)
         self.variables: list[Any] = [self._generator.state]
 

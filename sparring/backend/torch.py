@@ -28,6 +28,7 @@ class Random:
 
     # keras.random makes a generator at every call and fetches its seed from the device for it.
     def __init__(self) -> None:
+        """Make a generator on the device that tensors are made on."""
         self._generator = torch.Generator(device=keras.ops.convert_to_tensor(0).device)
         self.variables: list[Any] = [self._generator]
 

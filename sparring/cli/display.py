@@ -101,10 +101,12 @@ class Live(Lines):
         self._figures = ""
 
     def __enter__(self) -> Live:
+        """Show the bar."""
         self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Take the bar away."""
         self._bar.stop()
 
     @override
@@ -241,10 +243,12 @@ class ManyLive(ManyLines):
         self._looked = 0.0
 
     def __enter__(self) -> ManyLive:
+        """Show the lines."""
         self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Take the lines away."""
         self._live.stop()
 
     @override

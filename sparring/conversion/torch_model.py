@@ -38,6 +38,7 @@ class Network(nn.Module):
     def __init__(
         self, channels: int, filters: int, scales: int, outputs: int, head_size: int = 1
     ) -> None:
+        """Make the convolutions, with PyTorch's initial weights."""
         super().__init__()
         self.transform: nn.Module = nn.Identity()
         self.activation: nn.Module = nn.LeakyReLU(0.2)

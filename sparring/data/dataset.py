@@ -112,6 +112,7 @@ class Dataset:
     `sparring.data.load` sets it. None for a user's own, whatever its name."""
 
     def __post_init__(self) -> None:
+        """Check images and labels."""
         for part in ("train", "test"):
             x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
             check_images(f"x_{part}", x)

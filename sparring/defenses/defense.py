@@ -91,6 +91,7 @@ class Defense:
         nets: Sequence[Any],
         arrays: Mapping[str, np.ndarray] | None = None,
     ) -> None:
+        """Take trained networks, and the arrays that go with them."""
         self.info, self.settings = info, settings
         self.nets, self.arrays = list(nets), dict(arrays or {})
         self.results: dict[str, Any] = {}
@@ -99,6 +100,7 @@ class Defense:
         self._compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
     def __repr__(self) -> str:
+        """Name the class, the data set and the settings."""
         return f"{type(self).__name__}(dataset={self.info.name!r}, settings={self.settings!r})"
 
     # Training

@@ -88,6 +88,7 @@ class TrapdoorNet(AllConv):
     """The network with its patterns' strength; features are averaged over space."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Make the network, with a strength that ramps."""
         super().__init__(*arguments, **options)
         self.strength = self.ramp("strength")
 
@@ -107,6 +108,7 @@ class InjectionRecipe(Recipe):
     settings: InjectionSettings
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Make the recipe, with its patterns on the device."""
         super().__init__(*arguments, **options)
         self._patterns = ops.convert_to_tensor(self.patterns())
 
@@ -192,6 +194,7 @@ class Injection(Defense):
     settings: InjectionSettings
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Take what `Defense` takes; patterns and signatures are among the arrays."""
         super().__init__(*arguments, **options)
         self.patterns = ops.convert_to_tensor(self.arrays["0/patterns"])
         self.signatures = ops.convert_to_tensor(self.arrays["0/signatures"])

@@ -34,6 +34,7 @@ class JumpNet(AllConv):
     """The network with leaky ReLU(x) + height * [x > 0] in place of leaky ReLU."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Make the network, with a height that ramps."""
         super().__init__(*arguments, **options)
         self.height = self.ramp("height")
 

@@ -40,6 +40,7 @@ class EmbeddingNet(AllConv):
     """The network with embeddings [B, 128] of length 1 for logits, and NT-Xent's scale."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Make the network, with a scale that is trained."""
         super().__init__(*arguments, **options)
         # Log of the scale; clipped after every update rather than in the loss, where backends
         # differ on the gradient at the ends.
@@ -176,6 +177,7 @@ class Knn(Defense):
     expected = Expected(accuracy=0.93, pgd=(0.0, 0.05), reference=0.85, gain=0.8)
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Take what `Defense` takes; embeddings and labels are among the arrays."""
         super().__init__(*arguments, **options)
         self.embeddings = ops.convert_to_tensor(self.arrays["0/embeddings"].T)
         self.labels = ops.convert_to_tensor(self.arrays["0/labels"])

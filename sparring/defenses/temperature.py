@@ -44,6 +44,7 @@ class TemperatureNet(AllConv):
     """The network with the temperature it is being trained at; its logits are undivided."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Make the network, with a temperature that ramps."""
         super().__init__(*arguments, **options)
         self.temperature = self.ramp("temperature")
 

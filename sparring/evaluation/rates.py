@@ -46,6 +46,7 @@ class Rate(NamedTuple):
         return cls(p, n, max(0.0, middle - half), min(1.0, middle + half))
 
     def __str__(self) -> str:
+        """Give the share in percent, with its interval."""
         if not self.n:
             return "- (no images)"
         interval = f"95 % interval {100 * self.low:.1f} to {100 * self.high:.1f}"

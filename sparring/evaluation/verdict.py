@@ -153,6 +153,7 @@ class Verdict:
         return self.index[self.attacked & (self.success <= 0.5)].tolist()
 
     def __str__(self) -> str:
+        """Give the rates, why images were not broken, and the warnings."""
         lines = [
             f"{self.about.defense} on {self.about.dataset['name']}, {self.about.attack}, "
             f"{self.about.threat.norm} eps {self.about.threat.eps:.6g}",

@@ -134,6 +134,7 @@ class Findings:
         return {**asdict(self), "usable": self.usable}
 
     def __str__(self) -> str:
+        """Give everything in lines that fit a screen."""
         load = "" if self.load is None else f", load {self.load:.1f}"
         gpus = "; ".join(f"{count} x {gpu}" for gpu, count in Counter(self.gpus).items())
         backends = [*chain.from_iterable(map(_backend_lines, self.backends)), *self._notes()]

@@ -79,6 +79,7 @@ class AllConv(keras.layers.Layer):
         initializer: str = "glorot",
         seed: int = 0,
     ) -> None:
+        """Make the weights."""
         super().__init__(name="allconv")
         self._initializer = _INITIALIZERS[initializer]
         self.scales: list[list[tuple[Any, Any]]] = []

@@ -125,6 +125,7 @@ class EvaluationWarning(Record):
     text: str
 
     def __str__(self) -> str:
+        """Give the text, and where it is explained."""
         return f"{self.text} [docs/warnings.md#{self.name}]"
 
 

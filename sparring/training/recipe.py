@@ -44,6 +44,7 @@ class Recipe:
         network: int = 0,
         kind: type[AllConv] = AllConv,
     ) -> None:
+        """Keep what the training of one network follows."""
         self.info, self.settings = info, settings
         self.seed, self.network, self.kind = seed, network, kind
         self.random = backend.Random()

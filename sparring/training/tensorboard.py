@@ -74,10 +74,12 @@ class TensorBoard(Callback):
         self._failed = False
 
     def __enter__(self) -> TensorBoard:
+        """Log what is not logged yet."""
         self._guarded(self._catch_up)
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Close the logs."""
         self._guarded(self._close)
 
     # What a callback is told
