@@ -1,4 +1,4 @@
-"""SPOILERS: for every defense a reference attack that breaks it. Try yourself first.
+"""Reference attacks: for every defense one that is known to break it. Try yourself first.
 
 sparring exercise blur          writes attack_blur.py for you to fill in
 sparring attack blur reference  runs the attack of blur.py in this folder

@@ -1,4 +1,7 @@
-"""SPOILER: advtrain. It holds in part: the strongest we have, one attack after the other."""
+"""The reference attack on advtrain; try yourself first.
+
+It holds in part: the strongest we have, one attack after the other.
+"""
 
 from __future__ import annotations
 

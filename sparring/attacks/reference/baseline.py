@@ -1,4 +1,7 @@
-"""SPOILER: baseline. Any gradient attack does; the margin loss wastes no step on large losses."""
+"""The reference attack on baseline; try yourself first.
+
+Any gradient attack does; the margin loss wastes no step on large losses.
+"""
 
 from __future__ import annotations
 

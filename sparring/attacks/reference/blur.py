@@ -1,4 +1,7 @@
-"""SPOILER: blur. The blur is linear: the gradient goes through it like through any layer."""
+"""The reference attack on blur; try yourself first.
+
+The blur is linear: the gradient goes through it like through any layer.
+"""
 
 from __future__ import annotations
 

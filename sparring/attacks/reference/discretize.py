@@ -1,4 +1,7 @@
-"""SPOILER: discretize. Sigmoids stand in for the twenty steps on the backward pass (BPDA)."""
+"""The reference attack on discretize; try yourself first.
+
+Sigmoids stand in for the twenty steps on the backward pass (BPDA).
+"""
 
 from __future__ import annotations
 

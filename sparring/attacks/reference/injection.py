@@ -1,4 +1,6 @@
-"""SPOILER: injection. Change the label and look ordinary at the same time.
+"""The reference attack on injection; try yourself first.
+
+Change the label and look ordinary at the same time.
 
 Three things at once, each only as far as needed: another class ahead; features unlike that class's
 signature; and, under the other classes' patterns, features and answers as the patterns' own.

@@ -1,4 +1,7 @@
-"""SPOILER: jump. A steep sigmoid stands in for the jump on the backward pass (BPDA)."""
+"""The reference attack on jump; try yourself first.
+
+A steep sigmoid stands in for the jump on the backward pass (BPDA).
+"""
 
 from __future__ import annotations
 

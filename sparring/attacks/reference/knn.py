@@ -1,4 +1,6 @@
-"""SPOILER: knn. A soft vote of the stored embeddings has the gradient that the hard one lacks.
+"""The reference attack on knn; try yourself first.
+
+A soft vote of the stored embeddings has the gradient that the hard one lacks.
 
 Every stored image votes, with a weight that falls steeply with its distance; the votes of the label
 are to become fewer than those of all others.

@@ -1,4 +1,7 @@
-"""SPOILER: labelsmooth. Logits lie close together, their order is as easily changed as ever."""
+"""The reference attack on labelsmooth; try yourself first.
+
+Logits lie close together, their order is as easily changed as ever.
+"""
 
 from __future__ import annotations
 

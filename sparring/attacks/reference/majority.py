@@ -1,4 +1,6 @@
-"""SPOILER: majority. Two networks have to name the same other class; which two is open.
+"""The reference attack on majority; try yourself first.
+
+Two networks have to name the same other class; which two is open.
 
 The loss is the sum of the two largest margins for the class where that sum is largest; a network
 that is fooled well enough stops counting.

@@ -1,4 +1,6 @@
-"""SPOILER: mergebinary. The networks' own logits, not their saturated probabilities.
+"""The reference attack on mergebinary; try yourself first.
+
+The networks' own logits, not their saturated probabilities.
 
 One other class's network has to say yes, the label's network no: the larger of the two shortfalls
 is what to work on, and the other networks may stay as they are.

@@ -1,4 +1,7 @@
-"""SPOILER: pgdtrain. It holds: the strongest we have, one attack after the other."""
+"""The reference attack on pgdtrain; try yourself first.
+
+It holds: the strongest we have, one attack after the other.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""SPOILER: randomneuron. Attack the network underneath, without the dropping.
+"""The reference attack on randomneuron; try yourself first.
+
+Attack the network underneath, without the dropping.
 
 Dropping leaves the mean alone, so what the whole network is sure of holds for most draws. The
 margin has no upper end here: the surer, the better. Plain PGD, through the dropping,

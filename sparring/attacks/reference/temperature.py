@@ -1,4 +1,7 @@
-"""SPOILER: temperature. The softmax is saturated, the logits are not: follow their margin."""
+"""The reference attack on temperature; try yourself first.
+
+The softmax is saturated, the logits are not: follow their margin.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""SPOILER: trades. It holds: the strongest we have, one attack after the other."""
+"""The reference attack on trades; try yourself first.
+
+It holds: the strongest we have, one attack after the other.
+"""
 
 from __future__ import annotations
 

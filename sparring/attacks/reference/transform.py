@@ -1,4 +1,6 @@
-"""SPOILER: transform. What holds for most draws is found by following the mean over many.
+"""The reference attack on transform; try yourself first.
+
+What holds for most draws is found by following the mean over many.
 
 The margin of every draw counts only until that draw is fooled, so the others are worked on; new
 draws at every step and momentum average further.
