@@ -68,6 +68,8 @@ class Watch(TorchDispatchMode):
 class Draws:
     """backend.Random without a generator, which the device does not have."""
 
+    variables: tuple[()] = ()
+
     def uniform(self, shape: Any) -> Any:
         return torch.rand(tuple(shape), device=DEVICE)
 

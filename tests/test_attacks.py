@@ -214,6 +214,9 @@ def test_bpda_changes_the_backward_pass_only(tmp_path: Path) -> None:
             "restarts: expected an integer of 1 or more, got 1.5",
         ),
         (lambda: PGD(step_size=0), "step_size: expected a number above 0, got 0"),
+        (lambda: PGD(step_size="x"), "step_size: expected a number above 0, got 'x'"),  # type: ignore[arg-type]
+        (lambda: PGD(momentum="x"), "momentum: expected 0 to 1, got 'x'"),  # type: ignore[arg-type]
+        (lambda: PGD(random_start=3), "random_start: expected true or false, got 3"),  # type: ignore[arg-type]
         (lambda: PGD(momentum=2), "momentum: expected 0 to 1, got 2"),
         (lambda: PGD(loss="hinge"), "unknown loss 'hinge'. Valid: ce, margin"),
         (lambda: Square(queries=0), "queries: expected an integer of 1 or more"),

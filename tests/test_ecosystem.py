@@ -37,7 +37,10 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Attacked:
     digits = load("digits")
     margin = ((0, 0), (1, 1), (1, 1), (0, 0))
     x_train, x_test = np.pad(digits.x_train, margin), np.pad(digits.x_test, margin)
-    wide = Dataset("digits", x_train, digits.y_train, x_test, digits.y_test, digits.class_names)
+    wide = Dataset(
+        *("digits", x_train, digits.y_train, x_test, digits.y_test, digits.class_names),
+        key="digits",  # with their settings
+    )
     defense = sparring.train(
         "baseline", wide, out=tmp_path_factory.mktemp("wide"), filters=16, epochs=25, eval_every=0
     )

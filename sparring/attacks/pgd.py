@@ -68,10 +68,13 @@ class PGD:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise SettingsError(f"{name}: expected an integer of 1 or more, got {value!r}")
-        if self.step_size is not None and not self.step_size > 0:
+        if self.step_size is not None and not (_is_number(self.step_size) and self.step_size > 0):
             raise SettingsError(f"step_size: expected a number above 0, got {self.step_size!r}")
-        if not 0 <= self.momentum <= 1:
+        if not (_is_number(self.momentum) and 0 <= self.momentum <= 1):
             raise SettingsError(f"momentum: expected 0 to 1, got {self.momentum!r}")
+        for name in ("random_start", "early_stopping"):
+            if type(value := getattr(self, name)) is not bool:
+                raise SettingsError(f"{name}: expected true or false, got {value!r}")
         if self.loss not in LOSSES:
             raise SettingsError(unknown_name("loss", self.loss, list(LOSSES)))
 
@@ -169,6 +172,10 @@ class FGSM:
         """Give adversarial images float32 [B, H, W, C] of images x and labels y [B]."""
         one = PGD(steps=1, step_size=1.0, random_start=False, early_stopping=False)
         return one(defense, x, y, threat)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _filled(rows: np.ndarray) -> np.ndarray:

@@ -22,8 +22,12 @@ def default_threat(norm: str, key: str | None, name: str | None = None) -> Threa
     usual = {name: dict(source.usual_eps) for name, source in SOURCES.items()}
     eps = {name.lower(): eps for name, eps in usual.get(key or "", {}).items()}
     if norm.lower() not in eps:
+        known = "; ".join(
+            f"{source} {', '.join(f'{of} {size:.4g}' for of, size in sizes.items())}"
+            for source, sizes in usual.items()
+        )
         raise SettingsError(
             f"eps: {name or key or 'a data set of your own'} has no usual eps for {norm}; "
-            f"give one. Usual ones: {usual}"
+            f"give one. Usual ones, of built-in data sets: {known}"
         )
     return threat_model(norm, eps[norm.lower()])

@@ -169,6 +169,12 @@ class _Parts:
             attacked = checks.observed(attacked)
         if isinstance(attack, str):
             attack = attacks.get(attack, request.options, defense=defense.name)
+        if dataset is None and _is_own(defense):
+            raise SettingsError(
+                f"{defense.name} was trained on a data set of your own called {defense.info.name}, "
+                f"not on the built-in {defense.info.name}: expected its file as data (--data "
+                "FILE.npz)"
+            )
         if not isinstance(dataset, Dataset):
             dataset = datasets.load(dataset or defense.info.name, request.data_dir)
         if dataset.info.shape != defense.info.shape or dataset.classes != defense.info.classes:
@@ -199,6 +205,11 @@ class _Parts:
             backend=backend.name,
             sparring=__version__,
         )
+
+
+def _is_own(defense: Defense) -> bool:
+    """Whether a defense was trained on a user's data that are called as a built-in data set."""
+    return defense.info.key is None and defense.info.name in datasets.NAMES
 
 
 def _run_directory(request: EvaluationRequest) -> Path:
