@@ -72,29 +72,15 @@ class RunVerdict:
     warnings: Sequence[str]
 
     @property
-    def attack(self) -> str:
-        """The attack in full."""
-        return self.record.attack
-
-    @property
-    def norm(self) -> str:
-        """The threat model's norm."""
-        return self.record.threat.norm
-
-    @property
-    def eps(self) -> float:
-        """The threat model's radius."""
-        return self.record.threat.eps
-
-    @property
-    def draws(self) -> int:
-        """How often the defense was asked about each image."""
-        return self.record.draws
+    def within(self) -> tuple[str, float]:
+        """The threat model's norm and radius."""
+        return self.record.threat.norm, self.record.threat.eps
 
     @property
     def threat(self) -> str:
         """The threat model, as Linf(0.05)."""
-        return f"{self.norm}({self.eps:.6g})"
+        norm, eps = self.within
+        return f"{norm}({eps:.6g})"
 
     @property
     def rates(self) -> dict[str, Rate]:
@@ -108,7 +94,7 @@ class RunVerdict:
         """Equal texts for verdicts that differ in nothing but the run."""
         record = self.record
         index = [image.index for image in record.images]
-        of = (record.attack, record.attack_sha256, self.norm, self.eps, record.draws, index)
+        of = (record.attack, record.attack_sha256, *self.within, record.draws, index)
         return json.dumps([*of, record.dataset.get("sha256")])
 
     def as_json(self) -> dict[str, Any]:
@@ -240,12 +226,9 @@ class AttackResult:
 
     def as_json(self) -> dict[str, Any]:
         """Give the figures as plain JSON values."""
-        first = self.first
         return {
-            "name": first.name,
-            "attack": first.attack,
-            "threat": {"norm": first.norm, "eps": first.eps},
-            "draws": first.draws,
+            "name": self.first.name,
+            **self.first.record.model_dump(include={"attack", "threat", "draws"}),
             **{name: _mean_json(self.mean(name)) for name in _RATES},
             "verdicts": [verdict.as_json() for verdict in self.verdicts],
         }
@@ -308,7 +291,7 @@ class Group:
                 if verdict.rates or run.seed not in alike[verdict.identity]:
                     alike[verdict.identity][run.seed] = verdict
         attacks = [AttackResult(list(seeds.values())) for seeds in alike.values()]
-        return sorted(attacks, key=lambda one: (one.first.norm, one.first.eps, one.first.name))
+        return sorted(attacks, key=lambda one: (*one.first.within, one.first.name))
 
     @property
     def notes(self) -> list[str]:
