@@ -40,11 +40,6 @@ FORMAT = 1
 _OWN_FOLDERS = {"attacks", "logs", "previous", "state"}
 _RATES = tuple(RatesRecord.model_fields)
 _RESULTS = ("test_accuracy", "rejected", "seconds")
-
-_CIRCUMSTANCES = (
-    *("device", "machine", "versions", "command", "started", "diverged", "weights_sha256"),
-    *("weights_from", "imported_from", "imported"),
-)
 _DEEPEST = 50
 
 
@@ -87,7 +82,7 @@ class RunVerdict:
         """Its four rates by name; none while it is unfinished."""
         if not self.record.finished:
             return {}
-        return {name: Rate(**rate.model_dump()) for name, rate in self.record.results}
+        return {name: Rate(**dict(rate)) for name, rate in self.record.results}
 
     @property
     def identity(self) -> str:
@@ -178,13 +173,12 @@ class TrainedRun:
 
     def as_json(self) -> dict[str, Any]:
         """Give what is known of it as plain JSON values."""
-        values = self.record.as_json()
         return {
             "path": self.where,
             "status": self.status,
             "seed": self.seed,
             **{name: self.figure(name) for name in _RESULTS},
-            **{name: values[name] for name in _CIRCUMSTANCES if name in values},
+            **self.record.circumstances(),
             "finished": self.results.finished,
             "notes": self.notes,
             "curves": [asdict(curve) for curve in self.curves],
@@ -229,7 +223,7 @@ class AttackResult:
         return {
             "name": self.first.name,
             **self.first.record.model_dump(include={"attack", "threat", "draws"}),
-            **{name: _mean_json(self.mean(name)) for name in _RATES},
+            **_means(self, _RATES),
             "verdicts": [verdict.as_json() for verdict in self.verdicts],
         }
 
@@ -307,7 +301,7 @@ class Group:
             "settings": self.record.settings,
             "differs": self.differs,
             "seeds": [run.seed for run in self.counted],
-            **{name: _mean_json(self.mean(name)) for name in _RESULTS},
+            **_means(self, _RESULTS),
             "networks": self.networks,
             "attacks": [attacked.as_json() for attacked in self.attacks],
             "runs": [run.as_json() for run in self.runs],
@@ -394,7 +388,7 @@ def gather(folder: str | Path) -> Gathered:
     for path in find(folder, unreadable):
         try:
             runs.append(_read(path, place(path)))
-        except (RunError, ValueError, OSError) as error:
+        except (RunError, OSError) as error:
             text = str(error).removeprefix(f"{Run(path).json_file}: ")
             damaged.append((place(path), _printable(text)))
     if not runs and not damaged:
@@ -427,9 +421,9 @@ def find(folder: Path, unreadable: Callable[[OSError], None] | None = None) -> l
 
 
 def _read(path: Path, where: str) -> TrainedRun:
-    """A run directory; RunError, ValueError or OSError when its run.json is no good."""
+    """A run directory; RunError or OSError when it is no good."""
     run = Run(path)
-    record = RunRecord.from_json(_printable(run.read().as_json()), run.json_file)
+    record = run.read(_printable)
     notes: list[str] = []
     curves = _curves(run, record.finished, notes)
     if not record.finished:
@@ -556,8 +550,10 @@ def _printable(value: Any, depth: int = 0) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _mean_json(mean: Mean | None) -> dict[str, Any] | None:
-    return None if mean is None else mean._asdict()
+def _means(of: Group | AttackResult, names: Sequence[str]) -> dict[str, Any]:
+    """Means by name as plain JSON values."""
+    means = {name: of.mean(name) for name in names}
+    return {name: mean and mean._asdict() for name, mean in means.items()}
 
 
 # Putting together
