@@ -249,17 +249,19 @@ def summary(trained: Defense) -> str:
     """Say what was trained, where it is, and what to do with it, in a few lines."""
     from sparring.evaluation.rates import duration
     from sparring.runs.directory import Run
+    from sparring.runs.records import Results
 
     assert trained.path is not None
-    run, results = Run(trained.path), trained.results
+    run = Run(trained.path)
+    results = run.read().results or Results()
     height, width, channels = trained.info.shape
-    rejected = f", {results['rejected']:.2%} rejected" if trained.detects else ""
+    rejected = f", {results.rejected:.2%} rejected" if trained.detects else ""
     folder = run.tensorboard_folder
     logs = f"Logs      tensorboard --logdir {folder}\n" if folder.is_dir() else ""
     return (
-        f"{trained.name} on {trained.info.name}: test accuracy {results['test_accuracy']:.2%} "
+        f"{trained.name} on {trained.info.name}: test accuracy {results.test_accuracy:.2%} "
         f"(EMA weights, {trained.info.test_images:,} images{rejected}), "
-        f"trained in {duration(results['seconds'])}\n"
+        f"trained in {duration(results.seconds or 0)}\n"
         f"Weights   {run.weights_file}\n"
         f"Run       {run.json_file} and metrics.jsonl\n"
         f"{logs}"
