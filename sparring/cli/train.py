@@ -26,14 +26,10 @@ _NOT_IN_CONFIG = ("config", "defense", "set_", "explain")
 
 
 def _read_config(context: typer.Context, path: Path | None) -> Path | None:
-    """Take the options of a YAML file, where one is given, for defaults."""
-    if path is not None:
-        _take(context, path)
-    return path
+    """Make the values of a YAML file the options' defaults; what is no option is kept."""
+    if path is None:
+        return None
 
-
-def _take(context: typer.Context, path: Path) -> None:
-    """Make the values of a YAML file the options' defaults; settings that are none are kept."""
     import yaml
 
     try:
@@ -49,6 +45,7 @@ def _take(context: typer.Context, path: Path) -> None:
     context.default_map = {name: value for name, value in values.items() if name in options}
     others = {name: value for name, value in values.items() if name not in options}
     context.meta[_SETTINGS] = {**others, **settings}
+    return path
 
 
 @dataclass(frozen=True)

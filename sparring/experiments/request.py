@@ -159,15 +159,10 @@ class TrainingRequest(Request):
         """
         if isinstance(defense, cls):
             return replace(defense, **options) if options else defense
-        own = {name: value for name, value in options.items() if name in cls.option_names()}
-        rest = {name: value for name, value in options.items() if name not in own}
+        valid = {part.name for part in fields(cls)} - {"defense", "data", "network", "settings"}
+        own = {name: value for name, value in options.items() if name in valid}
+        rest = {name: value for name, value in options.items() if name not in valid}
         return cls(defense=str(defense), data=data, settings={**(settings or {}), **rest}, **own)
-
-    @classmethod
-    def option_names(cls) -> list[str]:
-        """List what `sparring.train` takes by name, settings apart."""
-        names = [value.name for value in fields(cls)]
-        return [name for name in names if name not in ("defense", "data", "network", "settings")]
 
     def check_names(self, defenses: Sequence[str], data: Sequence[str]) -> None:
         """Refuse names that are none before anything is loaded or a framework imported.

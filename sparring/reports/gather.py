@@ -349,11 +349,8 @@ class Gathered:
             "written": self.written,
             "folder": self.folder,
             "data_sets": [
-                {
-                    "dataset": section.dataset,
-                    "defenses": [group.as_json() for group in section.groups],
-                }
-                for section in self.sections
+                {"dataset": own.dataset, "defenses": [group.as_json() for group in own.groups]}
+                for own in self.sections
             ],
             "damaged": [{"path": path, "problem": problem} for path, problem in self.damaged],
         }
@@ -465,7 +462,7 @@ def _progress(status: str, curves: Sequence[Curve]) -> str:
 def _curves(run: Run, finished: bool, notes: list[str]) -> list[Curve]:
     """The networks' curves in metrics.jsonl; what is wrong with it goes to notes."""
     networks: dict[int, dict[int, tuple[float | None, float | None]]] = defaultdict(dict)
-    written = used = 0
+    written = 0
     try:
         lines = run.metrics()
         if run.metrics_file.is_file():
@@ -474,11 +471,10 @@ def _curves(run: Run, finished: bool, notes: list[str]) -> list[Curve]:
         notes.append(f"metrics.jsonl: {error.strerror}")
         lines = []
     for line in lines:
-        used += 1
         networks[line.network][line.epoch] = (figure(line.loss), figure(line.test_accuracy))
     # A kill may cut the last line short.
-    if written - used > (0 if finished else 1):
-        notes.append(f"metrics.jsonl: damaged: {used} of {written} lines can be read")
+    if written - len(lines) > (0 if finished else 1):
+        notes.append(f"metrics.jsonl: damaged: {len(lines)} of {written} lines can be read")
     curves = []
     for network, epochs in sorted(networks.items()):
         at = sorted(epochs)
