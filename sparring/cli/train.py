@@ -61,15 +61,13 @@ class SettingOptions:
         "Of convolutions while training; bfloat16 is faster where the processor has it.",
         "float32|bfloat16",
     )
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            "-s",
-            metavar="NAME=VALUE",
-            help="Any setting of the defense, as momentum=0.8; repeatable.",
-        ),
-    ] = None
+    set_: list[str] | None = option(
+        None,
+        "Any setting of the defense, as momentum=0.8; repeatable.",
+        "NAME=VALUE",
+        "--set",
+        "-s",
+    )
 
     def given(self) -> dict[str, Any]:
         """List the settings that were given, by name."""
