@@ -10,20 +10,19 @@ with `--preset fast --out fast`; the verdicts those of `python -m benchmarks.res
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
 
 from benchmarks.results_table import folder, percent
 from sparring.defenses import DEFENSES
+from sparring.runs.directory import Run
 from sparring.runs.records import VerdictRecord
 
 
-def rates(run: Path, values: dict[str, Any]) -> list[str]:
+def rates(run: Path, dataset: str) -> list[str]:
     """Success of plain PGD and of the reference attack on a run, with 95 % intervals."""
     cells = []
     for attack in ("pgd", "reference"):
-        file = VerdictRecord.find(folder(run, attack, values["dataset"]["name"]))
+        file = VerdictRecord.find(folder(run, attack, dataset))
         if file is None:
             cells.append("-")
             continue
@@ -47,19 +46,13 @@ def main() -> None:
     for name in DEFENSES:
         columns: list[list[str]] = []
         for runs in (arguments.course, arguments.fast):
-            file = runs / name / "run.json"
-            values = json.loads(file.read_text()) if file.is_file() else {}
-            results = values.get("results")
-            if results is None:
+            run = Run(runs / name)
+            record = run.read() if run.exists() else None
+            if record is None or (results := record.results) is None:
                 columns.append(["-"] * 4)
                 continue
-            columns.append(
-                [
-                    percent(results["test_accuracy"]),
-                    percent(results["rejected"]),
-                    *rates(runs / name, values),
-                ]
-            )
+            own = [percent(results.test_accuracy), percent(results.rejected)]
+            columns.append([*own, *rates(run.path, record.dataset_name)])
         cells = [cell for pair in zip(*columns, strict=True) for cell in pair]
         print(f"| {name} | {' | '.join(cells)} |")
 

@@ -11,17 +11,16 @@ attacks those of `--attack`, which makes the ones that are missing, one after th
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from sparring.data.usual import default_threat
 from sparring.defenses import DEFENSES
 from sparring.evaluation.rates import duration
-from sparring.runs.records import VerdictRecord, verdict_folder
+from sparring.runs.directory import Run
+from sparring.runs.records import Results, RunRecord, VerdictRecord, verdict_folder
 
 ATTACKS = ["noise", "fgsm", "pgd", "reference"]
 
@@ -38,7 +37,7 @@ def missing(runs: Path, data_dir: Path | None, chosen: list[str], images: int) -
     from sparring import attacks
 
     for name in DEFENSES:
-        if not (runs / name / "run.json").is_file():
+        if not Run(runs / name).exists():
             continue
         defense = sparring.load(runs / name)
         for attack in chosen:
@@ -63,33 +62,33 @@ def percent(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
 
 
-def training(runs: dict[str, dict[str, Any]]) -> Iterator[str]:
+def training(runs: dict[str, RunRecord]) -> Iterator[str]:
     """Lines of the table of trainings."""
     yield "| defense | clean accuracy | rejected | training time | filters | epochs | seed |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for name, run in runs.items():
-        results, settings = run["results"], run["settings"]
+        results, settings = run.results or Results(), run.settings
         shown = [
             f"{settings['filters']}",
             f"{settings['epochs']}",
-            "/".join(sorted({str(seed) for seed in results["seeds_used"]})),
+            "/".join(sorted({str(seed) for seed in results.seeds_used or []})),
         ]
         yield (
-            f"| {name} | {percent(results['test_accuracy'])} | {percent(results['rejected'])} | "
-            f"{duration(results['seconds']) if results['seconds'] else '-'} | "
+            f"| {name} | {percent(results.test_accuracy)} | {percent(results.rejected)} | "
+            f"{duration(results.seconds) if results.seconds else '-'} | "
             + " | ".join(shown if DEFENSES[name].borrows is None else ["-"] * 3)
             + " |"
         )
 
 
-def attacking(runs: dict[str, dict[str, Any]], paths: dict[str, Path]) -> Iterator[str]:
+def attacking(runs: dict[str, RunRecord], paths: dict[str, Path]) -> Iterator[str]:
     """Lines of the table of attacks."""
     yield "| defense | clean accuracy | noise | FGSM | PGD | reference | of images | course's |"
     yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
     for name, run in runs.items():
         cells, images, clean = [], "-", "-"
         for attack in ATTACKS:
-            where = folder(paths[name].parent, attack, run["dataset"]["name"])
+            where = folder(paths[name], attack, run.dataset_name)
             if (file := VerdictRecord.find(where)) is None:
                 cells.append("-")
                 continue
@@ -117,28 +116,27 @@ def main() -> None:
     if arguments.attack:
         missing(arguments.runs, arguments.data_dir, arguments.only, arguments.images)
         return
-    paths = {name: arguments.runs / name / "run.json" for name in DEFENSES}
-    found = {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
-    runs = {name: run for name, run in found.items() if run["status"] == "finished"}
-    first = next(iter(runs.values()))
-    dataset = first["dataset"]
-    threat = default_threat("Linf", dataset["name"])
+    paths = {name: arguments.runs / name for name in DEFENSES}
+    runs = {
+        name: Run(path).read() for name, path in paths.items() if Run(path).status() == "finished"
+    }
+    info = next(iter(runs.values())).info
+    threat = default_threat("Linf", info.name)
     versions = {
-        f"{run['machine']}; "
-        + ", ".join(f"{what} {which}" for what, which in run["versions"].items())
+        f"{run.machine}; " + ", ".join(f"{what} {which}" for what, which in run.versions.items())
         for run in runs.values()
     }
     print(
-        f"""# Results on {dataset["name"]}
+        f"""# Results on {info.name}
 
 Written by `python -m benchmarks.results_table` from the files that trainings and attacks left.
 {"; ".join(sorted(versions))}.
 
 ## Training
 
-    sparring train all --data {dataset["name"]} --data-dir DIR --eval-every 0
+    sparring train all --data {info.name} --data-dir DIR --eval-every 0
 
-All {dataset["train_images"]:,} training images; tested on all {dataset["test_images"]:,} test
+All {info.train_images:,} training images; tested on all {info.test_images:,} test
 images as each defense answers, what it rejects counted as wrong. Filters and epochs are those of
 the baseline's network; what an ensemble makes of them stands in its file. Times were taken on a
 shared machine with two cores while other programs ran, and differ by a factor of two for no other
@@ -150,7 +148,7 @@ reason.
         f"""
 ## Attacks
 
-    python -m benchmarks.results_table runs/{dataset["name"]} --data-dir DIR --attack
+    python -m benchmarks.results_table runs/{info.name} --data-dir DIR --attack
 
 Share of the images broken, of those among the first 100 test images that the defense answers
 rightly, within {threat}: another label, not rejected, for random defenses the mean of 20 draws.

@@ -41,69 +41,41 @@ if TYPE_CHECKING:
     from sparring.threat import L2, Linf
 
 _HOMES = {
-    "train": "experiments.train",
-    "train_network": "experiments.train",
-    "TrainingRequest": "experiments.request",
-    "load": "experiments.load",
-    "evaluate": "evaluation.evaluate",
-    "EvaluationRequest": "evaluation.request",
-    "Verdict": "evaluation.verdict",
-    "Linf": "threat",
-    "L2": "threat",
-    "gradient": "attacks",
-    "Noise": "attacks",
-    "FGSM": "attacks",
-    "PGD": "attacks",
-    "Square": "attacks",
-    "EOT": "attacks",
-    "BPDA": "attacks",
-    "as_torch_module": "conversion.torch_module",
-    "Dataset": "data",
-    "load_data": "data:load",
-    "Defense": "defenses.defense",
-    "SparringError": "errors",
-    "DataError": "errors",
-    "SettingsError": "errors",
-    "RunError": "errors",
-    "AttackError": "errors",
-    "Diverged": "errors",
+    "attacks": ("BPDA", "EOT", "FGSM", "PGD", "Noise", "Square", "gradient"),
+    "conversion.torch_module": ("as_torch_module",),
+    "data": ("Dataset", "load_data"),
+    "defenses.defense": ("Defense",),
+    "errors": (
+        "AttackError",
+        "DataError",
+        "Diverged",
+        "RunError",
+        "SettingsError",
+        "SparringError",
+    ),
+    "evaluation.evaluate": ("evaluate",),
+    "evaluation.request": ("EvaluationRequest",),
+    "evaluation.verdict": ("Verdict",),
+    "experiments.load": ("load",),
+    "experiments.request": ("TrainingRequest",),
+    "experiments.train": ("train", "train_network"),
+    "threat": ("L2", "Linf"),
 }
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "BPDA",
-    "EOT",
-    "FGSM",
-    "L2",
-    "PGD",
-    "AttackError",
-    "DataError",
-    "Dataset",
-    "Defense",
-    "Diverged",
-    "EvaluationRequest",
-    "Linf",
-    "Noise",
-    "RunError",
-    "SettingsError",
-    "SparringError",
-    "Square",
-    "TrainingRequest",
-    "Verdict",
-    "as_torch_module",
-    "evaluate",
-    "gradient",
-    "load",
-    "load_data",
-    "train",
-    "train_network",
-]
+    "BPDA", "EOT", "FGSM", "L2", "PGD", "AttackError", "DataError", "Dataset", "Defense",
+    "Diverged", "EvaluationRequest", "Linf", "Noise", "RunError", "SettingsError",
+    "SparringError", "Square", "TrainingRequest", "Verdict", "as_torch_module", "evaluate",
+    "gradient", "load", "load_data", "train", "train_network",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     # Importing a home may import keras and so fix the backend; that waits until a name is used.
-    if name not in _HOMES:
+    if name not in _HOME:
         raise AttributeError(f"module 'sparring' has no attribute {name!r}")
-    if _HOMES[name] != "errors":
+    if _HOME[name] != "errors":
         choose()  # says what is wrong with a backend better than keras
-    module, _, other_name = _HOMES[name].partition(":")
-    return getattr(import_module(f"sparring.{module}"), other_name or name)
+    home = import_module(f"sparring.{_HOME[name]}")
+    return getattr(home, "load" if name == "load_data" else name)

@@ -55,6 +55,11 @@ def test_it_is_json_both_ways() -> None:
         EvaluationRequest.from_json({"defense": "x", "drws": 3})
 
 
+def test_a_tilde_is_the_home_folder() -> None:
+    request = EvaluationRequest("baseline", runs=Path("~/runs"), out=Path("~/v"))
+    assert (request.runs, request.out) == (Path.home() / "runs", Path.home() / "v")
+
+
 def test_things_in_place_of_names_are_no_json(digits_baseline: Defense) -> None:
     for name, value in (("defense", digits_baseline), ("data", load("digits"))):
         values: dict[str, Any] = {name: value}

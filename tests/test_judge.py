@@ -1068,7 +1068,7 @@ def test_images_are_saved_before_the_verdict_that_tells_their_hash(
     order: list[str] = []
     for module, name in (
         *((verdicts, "write_tensors"), (verdicts, "write_atomically")),
-        (records, "write_atomically"),
+        (records, "write_json"),
     ):
         real = getattr(module, name)
 

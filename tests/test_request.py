@@ -154,17 +154,17 @@ VALUES: dict[str, Any] = {
 
 def test_a_record_is_strict_where_it_decides_and_tolerant_where_people_read() -> None:
     odd = {"results": {"test_accuracy": "high", "seconds": 10**400}, "diverged": 3, "versions": [1]}
-    record = RunRecord.from_json({**VALUES, **odd, "of_later": {"a": None}}, "run.json")
+    record = RunRecord.from_json({**VALUES, **odd, "of_later": {"a": None}}, Path("run.json"))
     assert record.results is not None
     assert (record.results.test_accuracy, record.results.seconds, record.diverged) == (None,) * 3
     assert record.as_json()["of_later"] == {"a": None}  # kept when it is written
     for key, value in (("seed", True), ("seed", 1.0), ("settings", []), ("dataset", {})):
         name = key if value != {} else "name"
         with pytest.raises(RunError, match=rf"^run\.json: damaged: expected {name} to be"):
-            RunRecord.from_json({**VALUES, key: value}, "run.json")
+            RunRecord.from_json({**VALUES, key: value}, Path("run.json"))
     for name in VALUES.keys() - {"format"}:
         with pytest.raises(RunError, match=rf"expected {name} to be .*, found None"):
-            RunRecord.from_json({k: v for k, v in VALUES.items() if k != name}, "run.json")
+            RunRecord.from_json({k: v for k, v in VALUES.items() if k != name}, Path("run.json"))
 
 
 def test_metrics_that_make_no_sense_are_unknown() -> None:

@@ -12,6 +12,7 @@ from sparring.backend import choice as backend_choice
 from sparring.cli.options import BackendOption, from_fields
 from sparring.cli.program import app, handled
 from sparring.errors import DataError, SettingsError, unknown_name
+from sparring.experiments.request import option
 
 if TYPE_CHECKING:
     from sparring.data import Dataset
@@ -21,19 +22,14 @@ if TYPE_CHECKING:
 class WrittenOptions:
     """Where a conversion is written, and what it is compared on."""
 
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", help="Folder to write. Default: named after TARGET in the run; runs."
-        ),
-    ] = None
-    name: Annotated[
-        str | None, typer.Option("--as", metavar="NAME", help="What defense a checkpoint is of.")
-    ] = None
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder with the data set's files, to compare on them too.")
-    ] = None
-    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False
+    out: Path | None = option(
+        None, "Folder to write. Default: named after TARGET in the run; runs.", "", "--out", "-o"
+    )
+    name: str | None = option(None, "What defense a checkpoint is of.", "NAME", "--as")
+    data_dir: Path | None = option(
+        None, "Folder with the data set's files, to compare on them too."
+    )
+    force: bool = option(False, "Replace what is there.")
 
 
 @app.command()

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from rich.console import Console
 from rich.live import Live as LiveText
@@ -34,6 +35,42 @@ class Output(Console):
         raise
 
 
+class Printer:
+    """Print lines on a console, above what is drawn there while the printer's context is entered.
+
+    Args:
+        console: where; something can be drawn on a terminal only.
+        drawn: what is drawn, if anything.
+    """
+
+    def __init__(self, console: Console, drawn: Bar | LiveText | None = None) -> None:
+        """Print and draw nothing yet."""
+        self._console, self._drawn = console, drawn
+        self._begun = self._last = time.monotonic()
+
+    def __enter__(self) -> Self:
+        """Draw what is to be drawn."""
+        if self._drawn:
+            self._drawn.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take it away."""
+        if self._drawn:
+            self._drawn.stop()
+
+    def message(self, text: str) -> None:
+        """Print a text as it is."""
+        self._last = time.monotonic()
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.file.flush()
+
+    def now_and_then(self, text: Callable[[], str]) -> None:
+        """Print what a function says, unless something was printed within half a minute."""
+        if time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
+            self.message(text())
+
+
 def figures(metrics: EpochMetrics, seconds_left: float) -> str:
     """Put one epoch's figures into words."""
     tested = "" if metrics.test_accuracy is None else f"  test {metrics.test_accuracy:6.2%}"
@@ -44,20 +81,8 @@ def figures(metrics: EpochMetrics, seconds_left: float) -> str:
     )
 
 
-def place(epoch: int, epochs: int, network: int = 0, networks: int = 1) -> str:
-    """Say which epoch, and of which network where there are several; `network` counts from 0."""
-    which = f"network {network + 1}/{networks}  " if networks > 1 else ""
-    return f"{which}epoch {epoch:{len(str(epochs))}}/{epochs}"
-
-
-class Lines(Silent):
+class Lines(Printer, Silent):
     """Print plain lines: one an epoch, and at most one every half minute inside a long epoch."""
-
-    def __init__(self, console: Console) -> None:
-        """Print to a console."""
-        self._console = console
-        self._network = self._networks = self._epoch = self._epochs = self._steps = 0
-        self._last = time.monotonic()
 
     @override
     def begin(self, network: int, networks: int, epoch: int, epochs: int, steps: int) -> None:
@@ -66,22 +91,18 @@ class Lines(Silent):
 
     @override
     def step(self, step: int, loss: float) -> None:
-        if time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
-            self.message(f"{self._place(1)}  step {step}/{self._steps}  loss {loss:.4f}")
+        self.now_and_then(lambda: f"{self._place(1)}  step {step}/{self._steps}  loss {loss:.4f}")
 
     @override
     def epoch(self, metrics: EpochMetrics, seconds_left: float) -> None:
         self._epoch = metrics.epoch
         self.message(f"{self._place()}  {figures(metrics, seconds_left)}")
 
-    @override
-    def message(self, text: str) -> None:
-        self._last = time.monotonic()
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-        self._console.file.flush()
-
     def _place(self, ahead: int = 0) -> str:
-        return place(self._epoch + ahead, self._epochs, self._network, self._networks)
+        """Which epoch, and of which network where there are several."""
+        which = f"network {self._network + 1}/{self._networks}  " if self._networks > 1 else ""
+        epoch = f"{self._epoch + ahead:{len(str(self._epochs))}}"
+        return f"{which}epoch {epoch}/{self._epochs}"
 
 
 class Live(Lines):
@@ -89,7 +110,6 @@ class Live(Lines):
 
     def __init__(self, console: Console) -> None:
         """Draw on a console, which has to be a terminal."""
-        super().__init__(console)
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -97,17 +117,9 @@ class Live(Lines):
             console=console,
             transient=True,
         )
+        super().__init__(console, self._bar)
         self._task = self._bar.add_task("", total=1, figures="", visible=False)
         self._figures = ""
-
-    def __enter__(self) -> Live:
-        """Show the bar."""
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Take the bar away."""
-        self._bar.stop()
 
     @override
     def begin(self, network: int, networks: int, epoch: int, epochs: int, steps: int) -> None:
@@ -145,10 +157,8 @@ def told() -> Iterator[Callable[[str], None]]:
 @contextmanager
 def counted(quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
     """Give a function told (done, total, text): a bar on a terminal, else a line now and then."""
-    console = Output()
-    if quiet:
-        yield lambda done, total, text: None
-    elif console.is_terminal:
+    console = Output(quiet=quiet)
+    if console.is_terminal and not quiet:
         columns = TextColumn("{task.completed}/{task.total} images"), BarColumn(bar_width=20)
         with Bar(
             *columns, TextColumn("{task.description}"), console=console, transient=True
@@ -158,58 +168,36 @@ def counted(quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
                 task, completed=done, total=total, description=text
             )
     else:
-        last = [time.monotonic()]
-
-        def tell(done: int, total: int, text: str) -> None:
-            if time.monotonic() - last[0] >= _SECONDS_BETWEEN_LINES:
-                console.print(f"{done}/{total} images  {text}", markup=False, highlight=False)
-                last[0] = time.monotonic()
-
-        yield tell
+        lines = Printer(console)
+        yield lambda done, total, text: lines.now_and_then(lambda: f"{done}/{total} images  {text}")
 
 
 @contextmanager
 def shown(quiet: bool) -> Iterator[Callback]:
     """Give the callback that fits where standard output goes."""
-    console = Output()
-    if quiet:
-        yield Silent()
-    elif console.is_terminal:
-        with Live(console) as live:
-            yield live
-    else:
-        yield Lines(console)
+    console = Output(quiet=quiet)
+    with (Live if console.is_terminal and not quiet else Lines)(console) as lines:
+        yield lines
 
 
-class ManyLines(Watcher):
+class ManyLines(Printer, Watcher):
     """Print plain lines of many jobs: what becomes of each, and now and then how all stand."""
-
-    def __init__(self, console: Console) -> None:
-        """Print to a console."""
-        self._console = console
-        self._jobs: list[Job] = []
-        self._begun = self._last = time.monotonic()
 
     @override
     def begin(self, jobs: Sequence[Job]) -> None:
         self._jobs = list(jobs)
-        self._line(f"{len(jobs)} jobs")
+        self.message(f"{len(jobs)} jobs")
 
     @override
     def change(self, job: Job, what: str) -> None:
         after = f" after {duration(job.seconds)}" if what == "done" else ""
-        self._line(f"{job.title}: {what.splitlines()[0]}{after}")
+        self.message(f"{job.title}: {what.splitlines()[0]}{after}")
 
     @override
     def look(self) -> None:
-        if time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
-            running = [f"[{line}]" for job in self._jobs if (line := self._running(job))]
-            self._line("  ".join([self._stand(), *running]))
-
-    def _line(self, text: str) -> None:
-        self._last = time.monotonic()
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-        self._console.file.flush()
+        self.now_and_then(
+            lambda: "  ".join([self._stand(), *(f"[{line}]" for line in self._running())])
+        )
 
     def _stand(self) -> str:
         counts = Counter(job.state for job in self._jobs)
@@ -217,20 +205,22 @@ class ManyLines(Watcher):
         parts += [f"{counts[state]} {state}" for state in ("running", "failed") if counts[state]]
         return f"{', '.join(parts)}, {duration(time.monotonic() - self._begun)}"
 
-    def _running(self, job: Job) -> str:
-        """How far a running job is, "" for others."""
-        if job.state != "running":
-            return ""
-        if not job.epochs:
-            return job.title
-        if (metrics := job.progress()) is None:
-            return f"{job.title}: epoch 0/{job.epochs}"
-        tested = metrics.test_accuracy
-        return (
-            f"{job.title}: epoch {metrics.epoch}/{job.epochs}, loss {metrics.loss:.4f}"
-            f"{'' if tested is None else f', test {tested:.2%}'}, "
-            f"{duration((job.epochs - metrics.epoch) * metrics.seconds)} left"
-        )
+    def _running(self) -> Iterator[str]:
+        """How far each running job is."""
+        for job in self._jobs:
+            if job.state != "running":
+                continue
+            if not job.epochs:
+                yield job.title
+            elif (metrics := job.progress()) is None:
+                yield f"{job.title}: epoch 0/{job.epochs}"
+            else:
+                tested = metrics.test_accuracy
+                yield (
+                    f"{job.title}: epoch {metrics.epoch}/{job.epochs}, loss {metrics.loss:.4f}"
+                    f"{'' if tested is None else f', test {tested:.2%}'}, "
+                    f"{duration((job.epochs - metrics.epoch) * metrics.seconds)} left"
+                )
 
 
 class ManyLive(ManyLines):
@@ -238,18 +228,9 @@ class ManyLive(ManyLines):
 
     def __init__(self, console: Console) -> None:
         """Draw on a console, which has to be a terminal."""
-        super().__init__(console)
         self._live = LiveText(console=console, transient=True, refresh_per_second=4)
+        super().__init__(console, self._live)
         self._looked = 0.0
-
-    def __enter__(self) -> ManyLive:
-        """Show the lines."""
-        self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Take the lines away."""
-        self._live.stop()
 
     @override
     def change(self, job: Job, what: str) -> None:
@@ -261,21 +242,15 @@ class ManyLive(ManyLines):
         if time.monotonic() - self._looked < 1:
             return
         self._looked = time.monotonic()
-        lines = [line for job in self._jobs if (line := self._running(job))]
-        self._live.update(Text("\n".join([*lines, self._stand()])))
+        self._live.update(Text("\n".join([*self._running(), self._stand()])))
 
 
 @contextmanager
 def many(quiet: bool) -> Iterator[ManyLines]:
     """Give the watcher of many jobs that fits where standard output goes."""
-    console = Output()
-    if quiet:
-        yield ManyLines(Output(quiet=True))
-    elif console.is_terminal:
-        with ManyLive(console) as live:
-            yield live
-    else:
-        yield ManyLines(console)
+    console = Output(quiet=quiet)
+    with (ManyLive if console.is_terminal and not quiet else ManyLines)(console) as lines:
+        yield lines
 
 
 def table_of_runs(runs: Sequence[Path], out: Path, messages: Mapping[Path, str]) -> Table:

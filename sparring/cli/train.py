@@ -26,14 +26,10 @@ _NOT_IN_CONFIG = ("config", "defense", "set_", "explain")
 
 
 def _read_config(context: typer.Context, path: Path | None) -> Path | None:
-    """Take the options of a YAML file, where one is given, for defaults."""
-    if path is not None:
-        _take(context, path)
-    return path
+    """Make the values of a YAML file the options' defaults; what is no option is kept."""
+    if path is None:
+        return None
 
-
-def _take(context: typer.Context, path: Path) -> None:
-    """Make the values of a YAML file the options' defaults; settings that are none are kept."""
     import yaml
 
     try:
@@ -49,6 +45,7 @@ def _take(context: typer.Context, path: Path) -> None:
     context.default_map = {name: value for name, value in values.items() if name in options}
     others = {name: value for name, value in values.items() if name not in options}
     context.meta[_SETTINGS] = {**others, **settings}
+    return path
 
 
 @dataclass(frozen=True)
@@ -64,15 +61,13 @@ class SettingOptions:
         "Of convolutions while training; bfloat16 is faster where the processor has it.",
         "float32|bfloat16",
     )
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            "-s",
-            metavar="NAME=VALUE",
-            help="Any setting of the defense, as momentum=0.8; repeatable.",
-        ),
-    ] = None
+    set_: list[str] | None = option(
+        None,
+        "Any setting of the defense, as momentum=0.8; repeatable.",
+        "NAME=VALUE",
+        "--set",
+        "-s",
+    )
 
     def given(self) -> dict[str, Any]:
         """List the settings that were given, by name."""
@@ -249,17 +244,19 @@ def summary(trained: Defense) -> str:
     """Say what was trained, where it is, and what to do with it, in a few lines."""
     from sparring.evaluation.rates import duration
     from sparring.runs.directory import Run
+    from sparring.runs.records import Results
 
     assert trained.path is not None
-    run, results = Run(trained.path), trained.results
+    run = Run(trained.path)
+    results = run.read().results or Results()
     height, width, channels = trained.info.shape
-    rejected = f", {results['rejected']:.2%} rejected" if trained.detects else ""
+    rejected = f", {results.rejected:.2%} rejected" if trained.detects else ""
     folder = run.tensorboard_folder
     logs = f"Logs      tensorboard --logdir {folder}\n" if folder.is_dir() else ""
     return (
-        f"{trained.name} on {trained.info.name}: test accuracy {results['test_accuracy']:.2%} "
+        f"{trained.name} on {trained.info.name}: test accuracy {results.test_accuracy:.2%} "
         f"(EMA weights, {trained.info.test_images:,} images{rejected}), "
-        f"trained in {duration(results['seconds'])}\n"
+        f"trained in {duration(results.seconds or 0)}\n"
         f"Weights   {run.weights_file}\n"
         f"Run       {run.json_file} and metrics.jsonl\n"
         f"{logs}"

@@ -26,19 +26,8 @@ from sparring.runs.records import (
 BROKEN = "broken"
 """The reason of an image that is broken in every draw."""
 
-ROW = np.dtype(
-    [
-        ("index", np.int64),
-        ("label", np.int64),
-        ("clean", np.float64),
-        ("rejected", np.float64),
-        ("attacked", np.bool_),
-        ("success", np.float64),
-        ("answer", np.int64),
-        ("distance", np.float64),
-        ("reason", object),
-    ]
-)
+_KINDS: dict[Any, Any] = {int: np.int64, float: np.float64, bool: np.bool_, str: object}
+ROW = np.dtype([(name, _KINDS[of.annotation]) for name, of in ImageRecord.model_fields.items()])
 """One image of a verdict; see `Verdict.rows`."""
 
 _IMAGES = "adversarial.safetensors"
@@ -178,10 +167,9 @@ class Verdict:
         results = {
             name: RateRecord(**getattr(self, name)._asdict()) for name in RatesRecord.model_fields
         }
-        rows = self.rows.copy()
+        rows, names = self.rows.copy(), ROW.names or ()
         for name in ("clean", "rejected", "success"):
             rows[name] = rows[name].round(6)
-        names = ROW.names or ()
         return VerdictRecord(
             **self.about.model_dump(exclude={"threat"}),
             threat=self.about.threat,

@@ -138,16 +138,12 @@ class Findings:
         load = "" if self.load is None else f", load {self.load:.1f}"
         gpus = "; ".join(f"{count} x {gpu}" for gpu, count in Counter(self.gpus).items())
         backends = [*chain.from_iterable(map(_backend_lines, self.backends)), *self._notes()]
+        memory, free = _gibibytes(self.memory_bytes), _gibibytes(self.memory_free_bytes)
+        cores = f"{self.cores:.3g} of {self.cores_there} cores usable{load}"
+        program = f"{self.sparring}, Python {self.python} ({self.executable}), {self.system}"
         rows = [
-            (
-                "Sparring",
-                f"{self.sparring}, Python {self.python} ({self.executable}), {self.system}",
-            ),
-            (
-                "Machine",
-                f"{self.cores:.3g} of {self.cores_there} cores usable{load}, memory "
-                f"{_gibibytes(self.memory_bytes)}, {_gibibytes(self.memory_free_bytes)} of it free",
-            ),
+            ("Sparring", program),
+            ("Machine", f"{cores}, memory {memory}, {free} of it free"),
             *([("GPUs", gpus or self.gpu_error)] if gpus or self.gpu_error else []),
             *zip_longest(["Backends"], backends, fillvalue=""),
             *zip_longest(["Data"], map(_dataset_line, self.datasets), fillvalue=""),
@@ -181,11 +177,10 @@ class Findings:
         if self.extras is None:
             return "unknown: Sparring is not installed as a package"
         present = [name for name, missing in self.extras.items() if not missing]
-        absent = [name for name, missing in self.extras.items() if missing]
-        texts = [f"{', '.join(present)} present"] if present else []
-        if absent:
-            texts.append(f"{', '.join(absent)} missing: pip install 'sparring[{','.join(absent)}]'")
-        return "; ".join(texts) or "none"
+        absent = [name for name in self.extras if name not in present]
+        install = f"missing: pip install 'sparring[{','.join(absent)}]'"
+        parts = ((present, "present"), (absent, install))
+        return "; ".join(f"{', '.join(names)} {what}" for names, what in parts if names) or "none"
 
 
 def examine(
@@ -471,10 +466,9 @@ def _satisfied(requirement: Requirement) -> bool:
 
 
 def _version(distribution: str) -> str | None:
-    try:
+    with suppress(metadata.PackageNotFoundError):
         return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
+    return None
 
 
 def _version_of_module(name: str) -> str | None:

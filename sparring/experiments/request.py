@@ -10,10 +10,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import ConfigDict, InstanceOf, TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError
 
 from sparring import data as datasets
 from sparring import defenses as registry
@@ -26,7 +25,7 @@ def option(default: Any, text: str, metavar: str = "", *names: str) -> Any:
     """Declare a field that is an option of the command line too (`sparring.cli.options`).
 
     Args:
-        default: the field's default.
+        default: the field's default, or a function that makes it.
         text: the option's help, a sentence.
         metavar: what stands for the value in the help; by default its type.
         *names: as --seed; by default made of the field's name.
@@ -34,24 +33,32 @@ def option(default: Any, text: str, metavar: str = "", *names: str) -> Any:
     Returns:
         A dataclass field.
     """
-    return field(default=default, metadata={"help": text, "metavar": metavar, "names": names})
+    own: dict[str, Any] = {"default_factory" if callable(default) else "default": default}
+    return field(**own, metadata={"help": text, "metavar": metavar, "names": names})
 
 
-class _Json:
+class Request:
     """A dataclass that goes through JSON, whatever JSON values, paths and such it is made of."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
+    _not_json: ClassVar[str] = (
+        "{name}: expected a name or a path in a request as JSON, got {value!r:.80}"
+    )
 
     def as_json(self) -> dict[str, Any]:
-        """Give the fields as JSON values; SettingsError when a Dataset is among them."""
-        try:
-            return dict(TypeAdapter(type(self)).dump_python(self, mode="json"))
-        except PydanticSerializationError as error:
-            raise SettingsError(
-                "a training in another process needs the name of a data set or the path of an .npz "
-                "file, got a Dataset, which is in this process's memory; sparring.train takes it "
-                f"({error})"
-            ) from error
+        """Give the fields as plain JSON values; `from_json` reads them back.
+
+        Raises:
+            SettingsError: a field holds a thing in place of its name.
+        """
+        values = {}
+        for name, value in vars(self).items():
+            try:
+                values[name] = json.loads(json.dumps(value, default=_plain))
+            except TypeError as error:
+                message = self._not_json.format(name=name, value=value, error=error)
+                raise SettingsError(message) from error
+        return values
 
     @classmethod
     def from_json(cls, values: Any) -> Self:
@@ -61,15 +68,45 @@ class _Json:
         except ValidationError as error:
             raise SettingsError(f"{cls.__name__}: {describe_invalid(error)}") from error
 
+    def _expect_counts(self, least: int, *names: str) -> None:
+        """Raise SettingsError unless the fields of these names are integers of `least` or more."""
+        for name in names:
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise SettingsError(
+                    f"{name}: expected an integer of {least} or more, got {value!r}"
+                )
+
+    def _take_paths(self, *names: str) -> None:
+        """Make paths of the fields of these names that are texts."""
+        for name in names:
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, Path(value).expanduser())
+
+
+def _plain(value: Any) -> Any:
+    """What stands in JSON for a value that has no form of its own there."""
+    if isinstance(value, Request):
+        return value.as_json()
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is no JSON")
+
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingRequest(_Json):
+class TrainingRequest(Request):
     """Everything that one training needs.
 
     Raises:
         SettingsError: for a seed, restarts or eval_every that are no numbers of 0 or more.
     """
 
+    _not_json = (
+        "a training in another process needs the name of a data set or the path of an .npz file, "
+        "got a Dataset, which is in this process's memory; sparring.train takes it ({error})"
+    )
     defense: str
     """Name of the defense, as in `sparring list`."""
     data: str | InstanceOf[Dataset] = "digits"
@@ -101,13 +138,8 @@ class TrainingRequest(_Json):
 
     def __post_init__(self) -> None:
         """Check numbers, and take texts for paths."""
-        for name in ("seed", "restarts", "eval_every"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 0:
-                raise SettingsError(f"{name}: expected an integer of 0 or more, got {value!r}")
-        object.__setattr__(self, "out", Path(self.out).expanduser())
-        if self.data_dir is not None:
-            object.__setattr__(self, "data_dir", Path(self.data_dir).expanduser())
+        self._expect_counts(0, "seed", "restarts", "eval_every")
+        self._take_paths("out", "data_dir")
 
     @classmethod
     def of(
@@ -127,15 +159,10 @@ class TrainingRequest(_Json):
         """
         if isinstance(defense, cls):
             return replace(defense, **options) if options else defense
-        own = {name: value for name, value in options.items() if name in cls.option_names()}
-        rest = {name: value for name, value in options.items() if name not in own}
+        valid = {part.name for part in fields(cls)} - {"defense", "data", "network", "settings"}
+        own = {name: value for name, value in options.items() if name in valid}
+        rest = {name: value for name, value in options.items() if name not in valid}
         return cls(defense=str(defense), data=data, settings={**(settings or {}), **rest}, **own)
-
-    @classmethod
-    def option_names(cls) -> list[str]:
-        """List what `sparring.train` takes by name, settings apart."""
-        names = [value.name for value in fields(cls)]
-        return [name for name in names if name not in ("defense", "data", "network", "settings")]
 
     def check_names(self, defenses: Sequence[str], data: Sequence[str]) -> None:
         """Refuse names that are none before anything is loaded or a framework imported.
@@ -161,7 +188,7 @@ class TrainingRequest(_Json):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanRequest(_Json):
+class PlanRequest(Request):
     """Many trainings: each of the defenses on each of the data sets with each of the seeds."""
 
     defenses: Sequence[str]
@@ -175,7 +202,7 @@ class PlanRequest(_Json):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlannedRun(_Json):
+class PlannedRun(Request):
     """One run of a plan: what the schedule has to know of it."""
 
     request: TrainingRequest
@@ -199,7 +226,7 @@ class PlannedRun(_Json):
 
 
 @dataclass(frozen=True)
-class Plan(_Json):
+class Plan(Request):
     """What a plan found."""
 
     devices: Sequence[str]

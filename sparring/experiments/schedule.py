@@ -25,6 +25,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
 from graphlib import TopologicalSorter
 from importlib import import_module
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -148,17 +149,16 @@ def jobs_of(plan: Plan) -> list[Job]:
             continue
         whole = Job(run.title, run.path, run.request, run.epochs, run.work)
         if run.networks > 1:
-            whole.title, whole.epochs = f"{run.title}, all networks", 0
             whole.needs = [
-                Job(
-                    f"{run.title}, network {network + 1}",
-                    run.path,
-                    replace(run.request, network=network),
-                    run.epochs,
-                    run.work,
+                replace(
+                    whole,
+                    title=f"{run.title}, network {network + 1}",
+                    request=replace(run.request, network=network),
+                    needs=[],
                 )
                 for network in range(run.networks)
             ]
+            whole.title, whole.epochs = f"{run.title}, all networks", 0
         jobs += [*whole.needs, whole]
         if run.needs in last:
             whole.needs = [*whole.needs, last[run.needs]]
@@ -267,21 +267,16 @@ def places(jobs: str | int, devices: Sequence[str], work: int) -> list[dict[str,
         free = machine.memory()[1] or cores * MEMORY_OF_A_JOB  # None where it is not known
         count = len(gpus) or min(cores, max(1, free // MEMORY_OF_A_JOB))
     else:
-        try:
-            count = int(jobs)
-        except ValueError:
-            count = 0
-        if count < 1:
+        if (count := int(jobs) if str(jobs).strip().isdecimal() else 0) < 1:
             raise SettingsError(f"jobs: expected a number of 1 or more, or auto, got {jobs!r}")
     count = max(1, min(count, work))
     threads = str(max(1, cores // count))
-    environments = []
-    for place in range(count):
-        environment = dict.fromkeys(_THREADS, threads) if count > 1 else {}
-        if gpus and count > 1:
-            environment["CUDA_VISIBLE_DEVICES"] = gpus[place % len(gpus)]
-        environments.append(environment)
-    return environments
+    if count == 1:
+        return [{}]
+    shares = [dict.fromkeys(_THREADS, threads) for _ in range(count)]
+    for share, gpu in zip(shares, cycle(gpus)) if gpus else ():
+        share["CUDA_VISIBLE_DEVICES"] = gpu
+    return shares
 
 
 # Ray

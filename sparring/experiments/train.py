@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -175,9 +176,8 @@ class Training:
         self.borrowed: dict[str, np.ndarray] | None = None
         weights_from = None
         if self.defense.borrows is None:
-            given = request.settings
-            resolved = self.defense.settings_for(self.dataset, request.preset, given)
-            self.settings, self.origins = resolved.settings, resolved.origins
+            given = self.defense.settings_for(self.dataset, request.preset, request.settings)
+            self.settings, self.origins = given.settings, given.origins
         else:
             self.settings, weights_from = self._borrow(folder / self.defense.borrows)
             origin = f"the weights of {self.defense.borrows}"
@@ -222,7 +222,7 @@ class Training:
         memory.keep_freed()
         if force or not self.run.exists():
             self.run.clear()
-            record = self.record.with_changes(**_circumstances(device))
+            record = _begun(self.record, device)
         else:
             record = self.run.read()
             self._expect_same(record)
@@ -278,11 +278,10 @@ class Training:
                     if attempts >= self.request.restarts:
                         raise
                     callback.message(str(error))
-                    checkpoints.give_up(
-                        Attempt(
-                            seed=recipe.seed, network=number, epoch=error.epoch, step=error.step
-                        )
+                    given_up = Attempt(
+                        seed=recipe.seed, network=number, epoch=error.epoch, step=error.step
                     )
+                    checkpoints.give_up(given_up)
                     callback.message(f"Beginning anew with seed {recipe.seed + 1}.")
                 else:
                     checkpoints.finish(arrays, identity)
@@ -318,7 +317,7 @@ class Training:
     def finish(self, record: RunRecord, arrays: Mapping[str, np.ndarray]) -> Defense:
         """Test the defense as it will answer, and save it with the arrays of all networks."""
         attempts = [self.run.checkpoints(number).diverged() for number in range(self.networks)]
-        given_up = [attempt for own in attempts for attempt in own]
+        given_up = list(chain.from_iterable(attempts))
         trained = assemble(self.defense, self.dataset.info, self.settings, self.recipes(), arrays)
         results = Results(
             **trained.test(self.dataset),
@@ -386,21 +385,17 @@ def device_scope(device: str | None) -> Iterator[str]:
         yield chosen
 
 
-def _circumstances(device: str) -> dict[str, Any]:
-    """Where and with what a run began, as fields of its record, for who wants to repeat it."""
+def _begun(record: RunRecord, device: str) -> RunRecord:
+    """The record with where and with what the run begins, for who wants to repeat it."""
+    versions = {"sparring": __version__, "python": platform.python_version()}
     modules = ("keras", "numpy", backend.name)
-    versions = {module: sys.modules[module].__version__ for module in modules}
-    return {
-        "device": device,
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "versions": {
-            "sparring": __version__,
-            "python": platform.python_version(),
-            **versions,
-        },
-        "command": shlex.join(sys.argv),
-        "started": _now(),
-    }
+    return record.with_changes(
+        device=device,
+        machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        versions=versions | {module: sys.modules[module].__version__ for module in modules},
+        command=shlex.join(sys.argv),
+        started=_now(),
+    )
 
 
 def _now() -> str:

@@ -40,11 +40,6 @@ FORMAT = 1
 _OWN_FOLDERS = {"attacks", "logs", "previous", "state"}
 _RATES = tuple(RatesRecord.model_fields)
 _RESULTS = ("test_accuracy", "rejected", "seconds")
-
-_CIRCUMSTANCES = (
-    *("device", "machine", "versions", "command", "started", "diverged", "weights_sha256"),
-    *("weights_from", "imported_from", "imported"),
-)
 _DEEPEST = 50
 
 
@@ -72,43 +67,29 @@ class RunVerdict:
     warnings: Sequence[str]
 
     @property
-    def attack(self) -> str:
-        """The attack in full."""
-        return self.record.attack
-
-    @property
-    def norm(self) -> str:
-        """The threat model's norm."""
-        return self.record.threat.norm
-
-    @property
-    def eps(self) -> float:
-        """The threat model's radius."""
-        return self.record.threat.eps
-
-    @property
-    def draws(self) -> int:
-        """How often the defense was asked about each image."""
-        return self.record.draws
+    def within(self) -> tuple[str, float]:
+        """The threat model's norm and radius."""
+        return self.record.threat.norm, self.record.threat.eps
 
     @property
     def threat(self) -> str:
         """The threat model, as Linf(0.05)."""
-        return f"{self.norm}({self.eps:.6g})"
+        norm, eps = self.within
+        return f"{norm}({eps:.6g})"
 
     @property
     def rates(self) -> dict[str, Rate]:
         """Its four rates by name; none while it is unfinished."""
         if not self.record.finished:
             return {}
-        return {name: Rate(**rate.model_dump()) for name, rate in self.record.results}
+        return {name: Rate(**dict(rate)) for name, rate in self.record.results}
 
     @property
     def identity(self) -> str:
         """Equal texts for verdicts that differ in nothing but the run."""
         record = self.record
         index = [image.index for image in record.images]
-        of = (record.attack, record.attack_sha256, self.norm, self.eps, record.draws, index)
+        of = (record.attack, record.attack_sha256, *self.within, record.draws, index)
         return json.dumps([*of, record.dataset.get("sha256")])
 
     def as_json(self) -> dict[str, Any]:
@@ -192,13 +173,12 @@ class TrainedRun:
 
     def as_json(self) -> dict[str, Any]:
         """Give what is known of it as plain JSON values."""
-        values = self.record.as_json()
         return {
             "path": self.where,
             "status": self.status,
             "seed": self.seed,
             **{name: self.figure(name) for name in _RESULTS},
-            **{name: values[name] for name in _CIRCUMSTANCES if name in values},
+            **self.record.circumstances(),
             "finished": self.results.finished,
             "notes": self.notes,
             "curves": [asdict(curve) for curve in self.curves],
@@ -240,13 +220,10 @@ class AttackResult:
 
     def as_json(self) -> dict[str, Any]:
         """Give the figures as plain JSON values."""
-        first = self.first
         return {
-            "name": first.name,
-            "attack": first.attack,
-            "threat": {"norm": first.norm, "eps": first.eps},
-            "draws": first.draws,
-            **{name: _mean_json(self.mean(name)) for name in _RATES},
+            "name": self.first.name,
+            **self.first.record.model_dump(include={"attack", "threat", "draws"}),
+            **_means(self, _RATES),
             "verdicts": [verdict.as_json() for verdict in self.verdicts],
         }
 
@@ -308,7 +285,7 @@ class Group:
                 if verdict.rates or run.seed not in alike[verdict.identity]:
                     alike[verdict.identity][run.seed] = verdict
         attacks = [AttackResult(list(seeds.values())) for seeds in alike.values()]
-        return sorted(attacks, key=lambda one: (one.first.norm, one.first.eps, one.first.name))
+        return sorted(attacks, key=lambda one: (*one.first.within, one.first.name))
 
     @property
     def notes(self) -> list[str]:
@@ -324,7 +301,7 @@ class Group:
             "settings": self.record.settings,
             "differs": self.differs,
             "seeds": [run.seed for run in self.counted],
-            **{name: _mean_json(self.mean(name)) for name in _RESULTS},
+            **_means(self, _RESULTS),
             "networks": self.networks,
             "attacks": [attacked.as_json() for attacked in self.attacks],
             "runs": [run.as_json() for run in self.runs],
@@ -372,11 +349,8 @@ class Gathered:
             "written": self.written,
             "folder": self.folder,
             "data_sets": [
-                {
-                    "dataset": section.dataset,
-                    "defenses": [group.as_json() for group in section.groups],
-                }
-                for section in self.sections
+                {"dataset": own.dataset, "defenses": [group.as_json() for group in own.groups]}
+                for own in self.sections
             ],
             "damaged": [{"path": path, "problem": problem} for path, problem in self.damaged],
         }
@@ -411,7 +385,7 @@ def gather(folder: str | Path) -> Gathered:
     for path in find(folder, unreadable):
         try:
             runs.append(_read(path, place(path)))
-        except (RunError, ValueError, OSError) as error:
+        except (RunError, OSError) as error:
             text = str(error).removeprefix(f"{Run(path).json_file}: ")
             damaged.append((place(path), _printable(text)))
     if not runs and not damaged:
@@ -444,9 +418,9 @@ def find(folder: Path, unreadable: Callable[[OSError], None] | None = None) -> l
 
 
 def _read(path: Path, where: str) -> TrainedRun:
-    """A run directory; RunError, ValueError or OSError when its run.json is no good."""
+    """A run directory; RunError or OSError when it is no good."""
     run = Run(path)
-    record = RunRecord.from_json(_printable(run.read().as_json()), run.json_file)
+    record = run.read(_printable)
     notes: list[str] = []
     curves = _curves(run, record.finished, notes)
     if not record.finished:
@@ -488,7 +462,7 @@ def _progress(status: str, curves: Sequence[Curve]) -> str:
 def _curves(run: Run, finished: bool, notes: list[str]) -> list[Curve]:
     """The networks' curves in metrics.jsonl; what is wrong with it goes to notes."""
     networks: dict[int, dict[int, tuple[float | None, float | None]]] = defaultdict(dict)
-    written = used = 0
+    written = 0
     try:
         lines = run.metrics()
         if run.metrics_file.is_file():
@@ -497,11 +471,10 @@ def _curves(run: Run, finished: bool, notes: list[str]) -> list[Curve]:
         notes.append(f"metrics.jsonl: {error.strerror}")
         lines = []
     for line in lines:
-        used += 1
         networks[line.network][line.epoch] = (figure(line.loss), figure(line.test_accuracy))
     # A kill may cut the last line short.
-    if written - used > (0 if finished else 1):
-        notes.append(f"metrics.jsonl: damaged: {used} of {written} lines can be read")
+    if written - len(lines) > (0 if finished else 1):
+        notes.append(f"metrics.jsonl: damaged: {len(lines)} of {written} lines can be read")
     curves = []
     for network, epochs in sorted(networks.items()):
         at = sorted(epochs)
@@ -573,8 +546,10 @@ def _printable(value: Any, depth: int = 0) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _mean_json(mean: Mean | None) -> dict[str, Any] | None:
-    return None if mean is None else mean._asdict()
+def _means(of: Group | AttackResult, names: Sequence[str]) -> dict[str, Any]:
+    """Means by name as plain JSON values."""
+    means = {name: of.mean(name) for name in names}
+    return {name: mean and mean._asdict() for name, mean in means.items()}
 
 
 # Putting together

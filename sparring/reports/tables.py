@@ -162,7 +162,7 @@ def attack_tables(section: Section) -> list[tuple[str, Table[Group]]]:
     threats: dict[tuple[str, float], dict[str, list[Judged]]] = {}
     for judged in verdict_table(section).rows:
         first = judged.attacked.first
-        attacks = threats.setdefault((first.norm, first.eps), {})
+        attacks = threats.setdefault(first.within, {})
         attacks.setdefault(first.name, []).append(judged)
     tables = []
     for _, attacks in sorted(threats.items()):
@@ -222,10 +222,10 @@ def _warnings(judged: Judged) -> Cell:
 
 
 def _in_full(judged: Judged) -> Cell:
-    first = judged.attacked.first
-    alike = [other for other in judged.group.attacks if other.first.attack == first.attack]
-    below = [f"{first.draws} draws"] if first.draws > 1 else []
-    return Cell(first.attack, [*below, first.where] if len(alike) > 1 else below)
+    where, record = judged.attacked.first.where, judged.attacked.first.record
+    alike = [one for one in judged.group.attacks if one.first.record.attack == record.attack]
+    below = [f"{record.draws} draws"] if record.draws > 1 else []
+    return Cell(record.attack, [*below, where] if len(alike) > 1 else below)
 
 
 VERDICT_COLUMNS: tuple[Column[Judged], ...] = (

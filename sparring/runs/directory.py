@@ -20,8 +20,8 @@ own, so that processes may train the networks of an ensemble side by side.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +77,9 @@ class Checkpoints:
         self.finished_file = path / "finished.safetensors"
         self.diverged_file = path / "diverged.json"
 
-    @contextmanager
-    def locked(self, wait: float = 0) -> Iterator[None]:
+    def locked(self, wait: float = 0) -> AbstractContextManager[None]:
         """Hold this network alone, as `Run.locked` holds the run."""
-        with _locked(self.path, wait, "another process is training this network"):
-            yield
+        return _locked(self.path, wait, "another process is training this network")
 
     # Metrics
 
@@ -220,27 +218,29 @@ class Run:
         folders = sorted(self.state_folder.glob("network-[0-9][0-9][0-9]"))
         return [Checkpoints(folder) for folder in folders]
 
-    @contextmanager
-    def locked(self, wait: float = 0) -> Iterator[None]:
+    def locked(self, wait: float = 0) -> AbstractContextManager[None]:
         """Hold this directory against other processes; the lock ends with the process.
 
         Raises:
             RunError: when another process holds it for longer than `wait` seconds.
         """
-        with _locked(self.path, wait, "another process is training here"):
-            yield
+        return _locked(self.path, wait, "another process is training here")
 
     def exists(self) -> bool:
         """Whether anything was trained here, finished or not."""
         return self.json_file.is_file()
 
-    def read(self) -> RunRecord:
-        """Read run.json; RunError when it is missing, damaged, or of a newer version."""
+    def read(self, clean: Callable[[Any], Any] = lambda values: values) -> RunRecord:
+        """Read run.json; RunError when it is missing, damaged, or of a newer version.
+
+        Args:
+            clean: is applied to the JSON values before they are checked; may raise ValueError.
+        """
         if not self.path.is_dir():
             raise RunError(f"{self.path}: no such run directory")
         if not self.exists():
             raise RunError(f"{self.path}: not a run directory: it has no run.json")
-        return RunRecord.from_json(read_json(self.json_file), self.json_file)
+        return RunRecord.read(self.json_file, clean)
 
     def write(self, record: RunRecord) -> None:
         """Replace run.json."""

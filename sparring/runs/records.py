@@ -6,7 +6,6 @@ text, and `true` is no integer. What a file has besides is left alone.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -27,10 +26,11 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import to_jsonable_python
+from typing_extensions import override
 
 from sparring.data import DatasetInfo
 from sparring.errors import RunError
-from sparring.runs.files import write_atomically
+from sparring.runs.files import read_json, write_json
 
 FORMAT = 2
 """Version of run.json that is written. 1, which lacks `networks`, is read too."""
@@ -85,6 +85,38 @@ def problem(error: ValidationError) -> str:
     *_, name = ("the file", *(part for part in first["loc"] if isinstance(part, str)))
     place = f"[{first['loc'][-1]}]" if first["loc"] and first["loc"][-1] != name else ""
     return f"expected {name}{place} to be {kind}, found {first['input']!r:.40}"
+
+
+class _File(Record):
+    """A record that is a file of its own."""
+
+    @classmethod
+    def read(cls, file: Path, clean: Callable[[Any], Any] = lambda values: values) -> Self:
+        """Read a file.
+
+        Args:
+            file: the path.
+            clean: is applied to the JSON values before they are checked; may raise ValueError.
+
+        Raises:
+            RunError: it cannot be read, is of another version, or lacks something.
+        """
+        try:
+            return cls.from_json(clean(read_json(file)), file)
+        except (ValueError, OSError) as error:
+            raise RunError(f"{file}: damaged: {error}") from error
+
+    @classmethod
+    def from_json(cls, values: Any, file: Path) -> Self:
+        """Check the values of a file.
+
+        Raises:
+            RunError: naming the file, when they are of another version or not as they should be.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise RunError(f"{file}: damaged: {problem(error)}") from error
 
 
 class ThreatRecord(Record):
@@ -173,7 +205,7 @@ class Evaluated(Record):
     sparring: str
 
 
-class VerdictRecord(Evaluated):
+class VerdictRecord(Evaluated, _File):
     """verdict.json: what an attack on a run came to.
 
     Attributes:
@@ -205,35 +237,17 @@ class VerdictRecord(Evaluated):
         return next((folder / name for name in _VERDICT_FILES if (folder / name).is_file()), None)
 
     @classmethod
-    def read(cls, file: Path, clean: Callable[[Any], Any] = lambda values: values) -> VerdictRecord:
-        """Read a file that `find` gave.
-
-        Args:
-            file: the path.
-            clean: is applied to the JSON values before they are checked; may raise ValueError.
-
-        Raises:
-            RunError: it cannot be read, is of another format, or lacks something.
-        """
-        try:
-            values = clean(json.loads(file.read_bytes()))
-            version = values.get("format") if isinstance(values, dict) else None
-            expected = _VERDICT_FILES[file.name]
-            if type(version) is int and version != expected:
-                raise ValueError(f"expected format {expected}, found {version}")
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise RunError(f"{file}: damaged: {problem(error)}") from error
-        except (ValueError, RecursionError, OSError) as error:
-            raise RunError(f"{file}: damaged: {error}") from error
+    @override
+    def from_json(cls, values: Any, file: Path) -> Self:
+        version = values.get("format") if isinstance(values, dict) else None
+        if type(version) is int and version != (expected := _VERDICT_FILES[file.name]):
+            raise RunError(f"{file}: damaged: expected format {expected}, found {version}")
+        return super().from_json(values, file)
 
     def write(self, folder: Path) -> None:
         """Write verdict.json into a folder; what format 1 left there goes."""
-        values = {"format": VERDICT_FORMAT, **self.model_dump(mode="json")}
-        text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False)
         first, *before = _VERDICT_FILES
-        # In a C locale, paths hold lone surrogates; escaped by Python they are JSON's escapes.
-        write_atomically(folder / first, f"{text}\n".encode(errors="backslashreplace"))
+        write_json(folder / first, {"format": VERDICT_FORMAT, **self.model_dump(mode="json")})
         for name in before:
             (folder / name).unlink(missing_ok=True)
 
@@ -324,7 +338,14 @@ class WeightsFrom(_Open):
     """The hash of its weights."""
 
 
-class RunRecord(_Open):
+_IDENTITY = {"defense", "dataset", "preset", "weights_from", "settings", "seed", "backend"}
+_CIRCUMSTANCES = {
+    *("device", "machine", "versions", "command", "started", "diverged", "weights_sha256"),
+    *("weights_from", "imported_from", "imported"),
+}
+
+
+class RunRecord(_Open, _File):
     """What was trained, on what and how, and what it came to: run.json."""
 
     defense: str
@@ -388,23 +409,16 @@ class RunRecord(_Open):
 
     def identity(self) -> dict[str, Any]:
         """List what tells this training from another, by dotted names in plain JSON values."""
-        values = {
-            "defense": self.defense,
-            "dataset": self.dataset,
-            "preset": self.preset,
-            "weights_from": self.weights_from.as_json() if self.weights_from else {},
-            "settings": self.settings,
-            "seed": self.seed,
-            "backend": self.backend,
+        values = to_jsonable_python(self.model_dump(include=_IDENTITY))
+        return {
+            f"{name}.{part}".rstrip("."): inner
+            for name, value in values.items()
+            for part, inner in (value if isinstance(value, dict) else {"": value}).items()
         }
-        flat = {}
-        for name, value in values.items():
-            parts = value if isinstance(value, dict) else {"": value}
-            for part, inner in parts.items():
-                flat[f"{name}.{part}".rstrip(".")] = (
-                    list(inner) if isinstance(inner, tuple) else inner
-                )
-        return flat
+
+    def circumstances(self) -> dict[str, Any]:
+        """List what is known of where, when and of what it was trained, in plain JSON values."""
+        return self.model_dump(include=_CIRCUMSTANCES, exclude_none=True)
 
     def with_changes(self, **changes: Any) -> Self:
         """Give a record with some fields replaced; values are not checked."""
@@ -415,12 +429,8 @@ class RunRecord(_Open):
         return {"format": FORMAT, **self.model_dump(exclude_none=True, exclude={"format"})}
 
     @classmethod
-    def from_json(cls, values: Any, file: object) -> RunRecord:
-        """Check the values of a run.json.
-
-        Raises:
-            RunError: naming the file, when they are of a newer version or not as they should be.
-        """
+    @override
+    def from_json(cls, values: Any, file: Path) -> Self:
         version = values.get("format") if isinstance(values, dict) else None
         if type(version) is not int:
             raise RunError(f"{file}: damaged: expected an object with an integer 'format'")
@@ -430,13 +440,13 @@ class RunRecord(_Open):
                 f"{file}: expected format 1 to {FORMAT}, found {version}: written by {which} "
                 "version of Sparring"
             )
-        try:
-            record = cls.model_validate(values)
-        except ValidationError as error:
-            raise RunError(f"{file}: damaged: {problem(error)}") from error
-        if type(name := record.dataset.get("name")) is not str:
-            raise RunError(f"{file}: damaged: expected name to be text, found {name!r:.40}")
-        return record
+        return super().from_json(values, file)
+
+    @model_validator(mode="after")
+    def _data_set_has_a_name(self) -> Self:
+        if type(name := self.dataset.get("name")) is not str:
+            raise ValueError(f"expected name to be text, found {name!r:.40}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -477,11 +487,8 @@ class EpochMetrics:
             value = values.get(name)
             if type(value) is not int or abs(value) > _LARGEST_COUNT:
                 raise ValueError(f"{name}: expected a number, got {value!r:.40}")
-        known = {
-            name: number
-            for name in cls.__dataclass_fields__
-            if (number := figure(values.get(name))) is not None
-        }
-        unknown = dict.fromkeys(cls.__dataclass_fields__, math.nan) | {"test_accuracy": None}
+        figures = {name: figure(values.get(name)) for name in cls.__dataclass_fields__}
+        unknown = {name: math.nan for name in figures if name != "test_accuracy"}
+        known = {name: value for name, value in figures.items() if value is not None}
         whole = {"network": values["network"], "epoch": values["epoch"]}
-        return cls(**{**unknown, **known, **whole})
+        return cls(**{**figures, **unknown, **known, **whole})
