@@ -58,6 +58,10 @@ def test_data_in_memory_stay_in_their_process(dataset: Dataset, tmp_path: Path) 
     assert sparring.train(request, restarts=1).results == defense.results
     with pytest.raises(SettingsError, match=r"trains all networks of baseline, .* got network 1"):
         sparring.train(request, network=0)
+    with pytest.raises(SettingsError, match="unknown setting 'epoch'"):
+        sparring.train(request, epoch=3)
+    with pytest.raises(SettingsError, match="unknown data set 'bars'"):
+        sparring.train(request, "bars")
     sparring.train_network(request)  # finished
 
 

@@ -42,6 +42,8 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     values = {str(name).replace("-", "_"): number(value) for name, value in values.items()}
     settings = {str(name).replace("-", "_"): number(value) for name, value in settings.items()}
     options = {parameter.name for parameter in context.command.params} - {*_NOT_IN_CONFIG}
+    if isinstance(values.get("data"), str):
+        values["data"] = [values["data"]]
     context.default_map = {name: value for name, value in values.items() if name in options}
     others = {name: value for name, value in values.items() if name not in options}
     context.meta[_SETTINGS] = {**others, **settings}
@@ -235,8 +237,10 @@ def _seeds(text: str | None) -> Sequence[int]:
     for part in text.split(","):
         if (match := re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())) is None:
             raise typer.BadParameter(f"--seeds: expected seeds as 0-4 or 0,2,5, got {text!r}")
-        first, last = match.groups()
-        numbers += range(int(first), int(last or first) + 1)
+        first, last = (int(number or match[1]) for number in match.groups())
+        if last < first:
+            raise typer.BadParameter(f"--seeds: expected the smaller seed first, got {text!r}")
+        numbers += range(first, last + 1)
     return list(dict.fromkeys(numbers))
 
 

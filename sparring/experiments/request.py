@@ -152,17 +152,19 @@ class TrainingRequest(Request):
         """Build a request from the arguments of `sparring.train`.
 
         Args:
-            defense: its name; or a request, of which `options` change some fields.
-            data: a name, a path or a Dataset.
+            defense: its name; or a request, of which all that follows changes some fields.
+            data: a name, a path or a Dataset; "digits" leaves a request's.
             settings: by name.
             options: fields of the request; other names are taken for settings.
         """
-        if isinstance(defense, cls):
-            return replace(defense, **options) if options else defense
-        valid = {part.name for part in fields(cls)} - {"defense", "data", "network", "settings"}
+        valid = {part.name for part in fields(cls)} - {"defense", "data", "settings"}
         own = {name: value for name, value in options.items() if name in valid}
         rest = {name: value for name, value in options.items() if name not in valid}
-        return cls(defense=str(defense), data=data, settings={**(settings or {}), **rest}, **own)
+        changes = {**(settings or {}), **rest}
+        if isinstance(defense, cls):
+            data = defense.data if data == "digits" else data
+            return replace(defense, data=data, settings={**defense.settings, **changes}, **own)
+        return cls(defense=str(defense), data=data, settings=changes, **own)
 
     def check_names(self, defenses: Sequence[str], data: Sequence[str]) -> None:
         """Refuse names that are none before anything is loaded or a framework imported.
