@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -312,13 +313,14 @@ def test_explain_says_where_settings_come_from_and_trains_nothing(
 ) -> None:
     answer = call("train", "majority", "-s", "momentum=0.8", "--explain")
     assert answer.exit_code == 0, answer.output
-    lines = [line.split(maxsplit=2) for line in answer.output.splitlines()]
-    assert ["momentum", "0.8", "given"] in lines
-    by_name = {name: (value, origin) for name, value, origin in lines if name != "network"}
-    assert by_name["batch_size"][0] == "16"
-    assert by_name["batch_size"][1] == "the shared table for digits"
-    filters = 2 * (int(by_name["filters"][0]) // 3)
-    assert f"network 3: filters  {filters}" in answer.output
+    lines = [re.split(r" {2,}", line) for line in answer.output.splitlines()]
+    by_name = {name: rest for name, *rest in lines}
+    help_line = "heavy-ball with sgd, Nesterov's with muon (0 or more, below 1)"
+    assert by_name["momentum"] == ["0.8", "given", help_line]
+    assert by_name["batch_size"][:2] == ["16", "the shared table for digits"]
+    shared = int(by_name["filters"][0])
+    own = by_name["filters of each network"]
+    assert own[:2] == [f"{2 * (shared // 3)}", f"made of {shared}"]
     assert list(tmp_path.iterdir()) == []
     assert call("train", "all", "--explain").exit_code == 2
 

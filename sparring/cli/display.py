@@ -272,6 +272,20 @@ def table_of_runs(runs: Sequence[Path], out: Path, messages: Mapping[Path, str])
     return table
 
 
+def print_rows(rows: Iterable[Sequence[str]]) -> None:
+    """Print rows of texts in columns, folded to the width of a terminal, else a line each."""
+    rows = list(rows)
+    if not (console := Output()).is_terminal:
+        console.print(columns(rows), markup=False, highlight=False, soft_wrap=True)
+        return
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for _ in rows[0]:
+        table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
 def columns(rows: Iterable[Sequence[str]]) -> str:
     """Lay out rows of texts in columns as wide as their widest text."""
     rows = list(rows)

@@ -167,7 +167,7 @@ def _train_one(request: TrainingRequest, how: HowOptions) -> None:
     if how.explain:
         from sparring.experiments.plan import explain
 
-        print(display.columns(explain(request)))
+        display.print_rows(explain(request))
         return
     with display.shown(how.quiet) as progress:
         if request.network is not None:

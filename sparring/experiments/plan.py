@@ -75,17 +75,22 @@ def _looked_at(
     )
 
 
-def explain(request: TrainingRequest) -> Iterator[tuple[str, str, str]]:
+def explain(request: TrainingRequest) -> Iterator[tuple[str, str, str, str]]:
     """Say what a training would be trained with, and why; nothing is trained.
 
     Yields:
-        Name, value and origin of each setting; then those of networks that differ from it.
+        Name, value, origin and help of each setting; then those of networks that differ from it.
     """
     training = Training(request)
-    shared = training.settings.as_json()
+    shared, help_lines = training.settings.as_json(), training.settings.help()
     for name, value in shared.items():
-        yield name, str(value), training.origins[name]
-    for number, settings in enumerate(training.record.networks or []):
+        yield name, str(value), training.origins[name], help_lines[name]
+    own: dict[tuple[str, str], list[int]] = {}  # by name and value, the networks that have it
+    for number, settings in enumerate(training.record.networks or [], start=1):
         for name, value in settings.items():
             if value != shared.get(name):
-                yield f"network {number + 1}: {name}", str(value), f"made of {shared.get(name)}"
+                own.setdefault((name, str(value)), []).append(number)
+    for (name, text), numbers in own.items():
+        whole = len(numbers) == len(training.record.networks or [])
+        networks = "each network" if whole else f"network {', '.join(map(str, numbers))}"
+        yield f"{name} of {networks}", text, f"made of {shared.get(name)}", help_lines[name]
