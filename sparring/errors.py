@@ -78,13 +78,13 @@ def describe_invalid(error: Any) -> str:
         One sentence a wrong value, separated by semicolons, without pydantic's links.
     """
     sentences = []
-    for found in error.errors(include_url=False):
-        name = ".".join(str(part) for part in found["loc"]) or "value"
-        expected = found["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        if found["type"] == "missing":
+    for wrong in error.errors(include_url=False):
+        name = ".".join(str(part) for part in wrong["loc"]) or "value"
+        expected = wrong["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        if wrong["type"] == "missing":
             sentences.append(f"{name}: expected a value, found none")
         else:
-            sentences.append(f"{name}: expected {expected}, got {found['input']!r:.80}")
+            sentences.append(f"{name}: expected {expected}, got {wrong['input']!r:.80}")
     return "; ".join(sentences)
 
 

@@ -131,7 +131,7 @@ def _with_options(attack: Callable[..., Any], options: Mapping[str, Any]) -> Att
     if is_dataclass(attack) and not isinstance(attack, type):
         return _with_options(partial(type(attack), **vars(attack)), options)
     parameters = inspect.signature(attack).parameters.values()
-    valid = [each.name for each in parameters if each.default is not each.empty]
+    valid = [part.name for part in parameters if part.default is not part.empty]
     for name in options:
         if name not in valid:
             raise SettingsError(unknown_name("option of the attack", name, valid or ["none"]))

@@ -38,7 +38,7 @@ def moving_average(averages: Sequence[Any], values: Sequence[Any], decay: Any) -
 
 def conv2d(x: Any, kernel: Any, bias: Any) -> Any:
     """Convolve by keras.ops."""
-    kernel, bias = (ops.cast(each, x.dtype) for each in (kernel, bias))
+    kernel, bias = (ops.cast(weights, x.dtype) for weights in (kernel, bias))
     return ops.conv(x, kernel, padding="same", data_format="channels_last") + bias
 
 

@@ -55,7 +55,7 @@ def compile(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[
 def compile_many(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
     """Call the step for each row; on a GPU, replay one recorded graph."""
     plain = compile(function, variables)
-    generators = [each for each in variables if isinstance(each, torch.Generator)]
+    generators = [item for item in variables if isinstance(item, torch.Generator)]
     graph: _Graph | None = None
 
     def many(images: Any, labels: Any, indices: np.ndarray) -> tuple[Any, Any]:

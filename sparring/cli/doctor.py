@@ -34,9 +34,9 @@ def doctor(
         from sparring.experiments import doctor as doctoring
 
         with display.told() as tell:
-            found = doctoring.examine(data_dir, out, probe=probe, tell=tell)
-        text = json.dumps(found.as_json(), indent=2) if as_json else str(found)
+            findings = doctoring.examine(data_dir, out, probe=probe, tell=tell)
+        text = json.dumps(findings.as_json(), indent=2) if as_json else str(findings)
         encoding = sys.stdout.encoding or "utf-8"
         print(text.encode(encoding, "backslashreplace").decode(encoding))
-        if not found.usable:
+        if not findings.usable:
             raise typer.Exit(EXIT_FAILED)

@@ -63,7 +63,7 @@ def nt_xent(first: Any, second: Any, scale: Any) -> tuple[Any, Any]:
     itself = 1e9 * ops.eye(first.shape[0])
 
     def logits(views: Any, others: Any) -> Any:
-        across, along = (ops.matmul(views, ops.transpose(each)) for each in (others, views))
+        across, along = (ops.matmul(views, ops.transpose(side)) for side in (others, views))
         return ops.concatenate([scale * across, scale * along - itself], axis=1)
 
     forward, backward = logits(first, second), logits(second, first)

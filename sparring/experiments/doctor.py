@@ -382,7 +382,7 @@ def measure() -> dict[str, Any]:
         "devices": backend.devices(),
         # The median passes over moments when other programs had the cores.
         "steps_per_second": median(
-            (there - here) / (now - then) for (then, here), (now, there) in looks
+            (later - earlier) / (now - before) for (before, earlier), (now, later) in looks
         ),
     }
 

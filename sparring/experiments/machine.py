@@ -11,14 +11,14 @@ _UNLIMITED = ("max", "-1")  # as control groups of version 2 and 1 say it
 
 def cores(root: Path = Path("/")) -> tuple[float, int]:
     """Cores this process may use, a fraction where a control group grants one, and all cores."""
-    there = os.cpu_count() or 1
-    usable: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
+    total = os.cpu_count() or 1
+    usable: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total
     for folder in _control_groups(root):
         first = _words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us")
         quota, period = [*(_words(folder / "cpu.max") or first), "max", "1"][:2]
         if quota not in _UNLIMITED:
             usable = min(usable, int(quota) / int(period))
-    return usable, there
+    return usable, total
 
 
 def memory(root: Path = Path("/")) -> tuple[int | None, int | None]:

@@ -540,9 +540,9 @@ def _printable(value: Any, depth: int = 0) -> Any:
     if isinstance(value, str):
         return "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in value)
     if isinstance(value, list):
-        return [_printable(each, depth + 1) for each in value]
+        return [_printable(part, depth + 1) for part in value]
     if isinstance(value, dict):
-        return {_printable(name): _printable(each, depth + 1) for name, each in value.items()}
+        return {_printable(name): _printable(part, depth + 1) for name, part in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

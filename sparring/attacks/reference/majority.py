@@ -28,7 +28,7 @@ class TwoOfThree(PGD):
     @override
     def objective(self, defense: Any, x: Images, y: Labels) -> tuple[Any, Any]:
         answers = [net(x) for net in defense.nets]
-        leads = ops.stack([ops.minimum(_leads(each), ENOUGH) for each in answers])
+        leads = ops.stack([ops.minimum(_leads(logits), ENOUGH) for logits in answers])
         both = ops.sum(leads, axis=0) - ops.min(leads, axis=0)
         own = ops.one_hot(y, both.shape[1])
         named = ops.argmax(defense.votes(x), axis=-1)

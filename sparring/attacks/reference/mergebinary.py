@@ -29,7 +29,7 @@ class LargestMargin(PGD):
     @override
     def objective(self, defense: Any, x: Images, y: Labels) -> tuple[Any, Any]:
         answers = [net(x) for net in defense.nets]
-        gaps = ops.stack([each[:, 1] - each[:, 0] for each in answers], axis=-1)
+        gaps = ops.stack([logits[:, 1] - logits[:, 0] for logits in answers], axis=-1)
         own = ops.one_hot(y, gaps.shape[1])
         other = ops.max(ops.where(own > 0, -1e30, gaps), axis=-1)
         label = ops.sum(own * gaps, axis=-1)
