@@ -486,6 +486,12 @@ def compiling(defense: Any, x: Any, y: Any, threat: ThreatModel) -> Any:
     return x
 
 
+def compiling_logits(defense: Any, x: Any, y: Any, threat: ThreatModel) -> Any:
+    """Compiles the logits as they are, under a key that every evaluation has in common."""
+    defense.compiled(("logits of mine",), defense.logits)(x)
+    return x
+
+
 def averaging(draws: int) -> Any:
     """Compiles a function of the mean over draws."""
 
@@ -509,6 +515,8 @@ def averaging(draws: int) -> Any:
         (asks(lambda x: Chance(x, np.array([0, 1], np.int32))), False),
         (asks(lambda x: Chance(x, np.array([1, 1], np.int32))), True),
         (compiling, False),
+        (lambda d, x, y, t: compiling(d, asks(None)(d, x, y, t), y, t), False),
+        (compiling_logits, True),
         (averaging(1), True),
         (averaging(2), False),
         (lambda d, x, y, t: averaging(2)(BPDA(d), x, y, t), False),
