@@ -79,3 +79,7 @@ def __getattr__(name: str) -> Any:
         choose()  # says what is wrong with a backend better than keras
     home = import_module(f"sparring.{_HOME[name]}")
     return getattr(home, "load" if name == "load_data" else name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

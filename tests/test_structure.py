@@ -108,6 +108,12 @@ def test_small_questions_need_no_framework(
     assert json.loads(answer.stdout.splitlines()[-1]) == []
 
 
+def test_public_names_are_listed_before_they_are_used(tmp_path: Path) -> None:
+    code = "import sparring; assert {*sparring.__all__} <= {*dir(sparring)}"
+    answer = started(code, home=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+
+
 def test_importing_changes_no_environment(tmp_path: Path) -> None:
     code = """
 import os
