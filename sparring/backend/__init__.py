@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     average_pool2d = _it.average_pool2d
     lay_out = _it.lay_out
     index_batches = _it.index_batches
+    undone = _it.undone
+    threads = _it.threads
+    set_threads = _it.set_threads
     devices = _it.devices
     on_cpu = _it.on_cpu
 

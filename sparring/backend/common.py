@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -50,3 +51,23 @@ def average_pool2d(x: Any) -> Any:
     """Average by keras.ops."""
     # Keras 3.15 on JAX takes strides from an expanded pool size unless they are given.
     return ops.average_pool(x, 2, 2, data_format="channels_last")
+
+
+@contextmanager
+def undone(variables: Sequence[Any]) -> Iterator[None]:
+    """Copy the values before the block, assign them after it."""
+    before = [ops.copy(variable.value) for variable in variables]
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
+
+
+def threads() -> int | None:
+    """Know of none: both frameworks start theirs once and for all."""
+    return None
+
+
+def set_threads(count: int) -> None:
+    """Do nothing."""

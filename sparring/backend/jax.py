@@ -18,6 +18,9 @@ from sparring.backend.common import average_pool2d as average_pool2d
 from sparring.backend.common import conv2d as conv2d
 from sparring.backend.common import lay_out as lay_out
 from sparring.backend.common import moving_average as moving_average
+from sparring.backend.common import set_threads as set_threads
+from sparring.backend.common import threads as threads
+from sparring.backend.common import undone as undone
 
 whole_batches = True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -115,6 +116,15 @@ class Backend(Protocol):
 
     def index_batches(self, order: np.ndarray, size: int) -> Iterator[Any]:
         """Cut an epoch's order, int32 [N], into index tensors of `size` on the device."""
+
+    def undone(self, variables: Sequence[Any]) -> AbstractContextManager[None]:
+        """Give variables, at the end of a block, the values that they had before it."""
+
+    def threads(self) -> int | None:
+        """Count the threads of a computation on the CPU; None where they cannot be changed."""
+
+    def set_threads(self, count: int) -> None:
+        """Compute with so many threads on the CPU; where they cannot be changed, do nothing."""
 
     def devices(self) -> list[str]:
         """Name the devices that this backend can use, the default first."""

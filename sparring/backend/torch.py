@@ -8,6 +8,7 @@ and the convolutions run in the layout they are fastest in. keras.ops.conv and a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -211,6 +212,33 @@ def index_batches(order: np.ndarray, size: int) -> Iterator[Any]:
     # One copy to the device an epoch; the batches are views of it. Of nothing, torch.split would
     # make one batch.
     return iter(torch.split(keras.ops.convert_to_tensor(order), size) if len(order) else ())
+
+
+@contextmanager
+def undone(variables: Sequence[Any]) -> Iterator[None]:
+    """Copy the values before the block, and the generators' states; copy them back after it."""
+    generators = [item for item in variables if isinstance(item, torch.Generator)]
+    tensors = [item.value for item in variables if not isinstance(item, torch.Generator)]
+    states = [generator.get_state() for generator in generators]
+    values = [tensor.detach().clone() for tensor in tensors]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in zip(tensors, values, strict=True):
+                tensor.copy_(value)
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+
+
+def threads() -> int | None:
+    """Ask PyTorch."""
+    return torch.get_num_threads()
+
+
+def set_threads(count: int) -> None:
+    """Tell PyTorch."""
+    torch.set_num_threads(count)
 
 
 def devices() -> list[str]:

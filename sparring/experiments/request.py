@@ -100,7 +100,8 @@ class TrainingRequest(Request):
     """Everything that one training needs.
 
     Raises:
-        SettingsError: for a seed, restarts or eval_every that are no numbers of 0 or more.
+        SettingsError: for a seed, restarts or eval_every that are no numbers of 0 or more, and
+            threads that are none of 1 or more.
     """
 
     _not_json = (
@@ -124,6 +125,9 @@ class TrainingRequest(Request):
     limit_test: int | None = option(None, "Use only the first N test images.", "N")
     seed: int = option(0, "Everything random follows from it.", "N")
     device: str | None = option(None, "cpu, gpu, gpu:1, ... Default: a GPU if any.", "NAME")
+    threads: int | None = option(
+        None, "Threads to compute with on a CPU, with PyTorch. Default: by timed steps.", "N"
+    )
     out: Path = option(Path("runs"), "Folder of runs.")
     eval_every: int = option(1, "Epochs between tests; 0 tests only at the end.", "N")
     restarts: int = option(0, "If training diverges, try again with the next N seeds.", "N")
@@ -139,6 +143,8 @@ class TrainingRequest(Request):
     def __post_init__(self) -> None:
         """Check numbers, and take texts for paths."""
         self._expect_counts(0, "seed", "restarts", "eval_every")
+        if self.threads is not None:
+            self._expect_counts(1, "threads")
         self._take_paths("out", "data_dir")
 
     @classmethod

@@ -295,7 +295,7 @@ class Training:
         callback: Callback,
     ) -> dict[str, np.ndarray]:
         """Train by a recipe, from the last epoch saved to the end."""
-        loop = TrainLoop(recipe, self.dataset, self.defense.name)
+        loop = TrainLoop(recipe, self.dataset, self.defense.name, self.request.threads)
         if (saved := checkpoints.load(identity)) is not None:
             arrays, epoch, damaged = saved
             for text in damaged:
@@ -319,9 +319,12 @@ class Training:
         attempts = [self.run.checkpoints(number).diverged() for number in range(self.networks)]
         given_up = list(chain.from_iterable(attempts))
         trained = assemble(self.defense, self.dataset.info, self.settings, self.recipes(), arrays)
+        lines = self.run.metrics()
+        threads = {line.network: line.threads for line in lines}  # of the last epoch
         results = Results(
             **trained.test(self.dataset),
-            seconds=round(sum(line.seconds for line in self.run.metrics()), 3),
+            seconds=round(sum(line.seconds for line in lines), 3),
+            threads=[threads.get(number) for number in range(self.networks)] or None,
             seeds_used=[self.request.seed + len(own) for own in attempts] or [self.request.seed],
             finished=_now(),
         )

@@ -312,6 +312,8 @@ class Results(_Open):
     """Time of training, without tests, of all networks together."""
     seeds_used: Annotated[list[int] | None, WrapValidator(_tolerant)] = None
     """The seed each network was trained with, which differs from the run's after a restart."""
+    threads: Annotated[list[int | None] | None, WrapValidator(_tolerant)] = None
+    """How many threads of a CPU each network was trained with at its end, where it is known."""
     finished: Annotated[str | None, WrapValidator(_tolerant)] = None
     """When, in ISO 8601."""
 
@@ -471,6 +473,8 @@ class EpochMetrics:
     """Pace of training."""
     seconds: float
     """Time of training, without the test."""
+    threads: int | None = None
+    """How many threads of a CPU it was computed with at its end; None where nobody can say."""
 
     def as_json(self) -> dict[str, Any]:
         """Give the line as plain JSON values."""
@@ -490,5 +494,10 @@ class EpochMetrics:
         figures = {name: figure(values.get(name)) for name in cls.__dataclass_fields__}
         unknown = {name: math.nan for name in figures if name != "test_accuracy"}
         known = {name: value for name, value in figures.items() if value is not None}
-        whole = {"network": values["network"], "epoch": values["epoch"]}
+        threads = values.get("threads")
+        whole = {
+            "network": values["network"],
+            "epoch": values["epoch"],
+            "threads": threads if type(threads) is int else None,
+        }
         return cls(**{**figures, **unknown, **known, **whole})

@@ -20,6 +20,7 @@ from sparring.runs.files import not_finite
 from sparring.training.callbacks import Callback, EpochMetrics
 from sparring.training.muon import Muon
 from sparring.training.recipe import Recipe
+from sparring.training.threads import Threads, candidates
 
 _REMEMBERED_LOSSES = 30
 _STEPS_AT_ONCE = 50
@@ -60,6 +61,7 @@ class TrainLoop:
         recipe: how the network is built, augmented for, and what its loss is.
         dataset: images and labels to train on, and to test on.
         defense: name of the defense, for messages.
+        threads: to compute with on a CPU; None chooses (`training.threads`).
 
     Attributes:
         recipe: as given.
@@ -71,7 +73,9 @@ class TrainLoop:
         steps_per_epoch: steps of an epoch, the last of which may be of a smaller batch.
     """
 
-    def __init__(self, recipe: Recipe, dataset: Dataset, defense: str = "") -> None:
+    def __init__(
+        self, recipe: Recipe, dataset: Dataset, defense: str = "", threads: int | None = None
+    ) -> None:
         """Build the networks and the optimizer; nothing is compiled yet."""
         self.recipe, self.dataset, self.settings = recipe, dataset, recipe.settings
         self._defense, self._network = defense, recipe.network
@@ -90,6 +94,10 @@ class TrainLoop:
         self.steps_per_epoch = math.ceil(len(dataset.x_train) / self.settings.batch_size)
         self._steps = self.steps_per_epoch * self.settings.epochs
         self.epoch = 0
+        height, width = dataset.shape[:2]
+        batch = min(self.settings.batch_size, len(dataset.x_train))
+        counts = candidates(batch * height * width * self.settings.filters**2, threads)
+        self._threads = Threads(counts, asked=threads is not None)
         self._losses: deque[float] = deque(maxlen=_REMEMBERED_LOSSES)
         self._step = backend.compile(self._train_on, self._variables())
         self._many_steps = backend.compile_many(self._train_on, self._variables())
@@ -187,7 +195,8 @@ class TrainLoop:
         callback.begin(self._network, networks, self.epoch, settings.epochs, self.steps_per_epoch)
         begun, done = time.monotonic(), self.epoch
         while self.epoch < settings.epochs:
-            loss, hits, seconds = self._run_epoch(images, labels, callback)
+            with self._threads.in_use():
+                loss, hits, seconds = self._run_epoch(images, labels, callback)
             self.epoch += 1
             last = self.epoch == settings.epochs
             tested = last or (eval_every > 0 and self.epoch % eval_every == 0)
@@ -202,6 +211,7 @@ class TrainLoop:
                 learning_rate=self._learning_rate(self.epoch * self.steps_per_epoch - 1),
                 images_per_second=len(data.x_train) / seconds,
                 seconds=seconds,
+                threads=self._threads.count,
             )
             save(metrics)
             pace = (time.monotonic() - begun) / (self.epoch - done)
@@ -221,7 +231,7 @@ class TrainLoop:
         self.recipe.random.seed(self.recipe.spread(Stream.AUGMENTATION, self.epoch))
         losses: list[float] = []
         hits = 0.0
-        for some_losses, some_hits in self._train(images, labels):
+        for some_losses, some_hits in self._train(images, labels, callback):
             losses += self._look(some_losses, len(losses))
             hits += float(ops.convert_to_numpy(some_hits).sum())
             callback.step(len(losses), losses[-1])
@@ -230,7 +240,7 @@ class TrainLoop:
         sizes[-1] = len(self.dataset.x_train) - size * (self.steps_per_epoch - 1)
         return float(np.average(losses, weights=sizes)), hits, time.monotonic() - begun
 
-    def _train(self, images: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
+    def _train(self, images: Any, labels: Any, callback: Callback) -> Iterator[tuple[Any, Any]]:
         """Train one epoch; yields losses and hits of the steps made at once, scalars or [S]."""
         order, size = self._order(), self.settings.batch_size
         # An accelerator would wait for the host at each step and each look at a loss. On a CPU
@@ -241,7 +251,22 @@ class TrainLoop:
             for start in range(0, whole, _STEPS_AT_ONCE):
                 yield self._many_steps(images, labels, batches[start : start + _STEPS_AT_ONCE])
         for indices in backend.index_batches(order, size):
-            yield self._step(images, labels, indices)
+            if self._threads.undecided and len(indices) == min(size, len(order)):
+                self._choose_threads(images, labels, indices, callback)
+            with self._threads.timed():
+                result = self._step(images, labels, indices)
+            yield result
+
+    def _choose_threads(self, images: Any, labels: Any, indices: Any, callback: Callback) -> None:
+        """Choose how many threads to compute with, by steps that are undone."""
+        before = self._threads.count
+        with backend.undone(self._variables()):
+            self._threads.choose(lambda: self._step(images, labels, indices))
+        if self._threads.count != before:
+            callback.message(
+                f"{self._threads.count} instead of {before} threads from here on, which is faster "
+                "beside what else this machine computes. --threads N sets a number of your own."
+            )
 
     def _order(self) -> np.ndarray:
         """Draw this epoch's order of the training images, int32 [N]."""
@@ -288,6 +313,7 @@ class TrainLoop:
             **arrays_of("ema", self.ema.trainable_variables),
             **arrays_of("optimizer", self._optimizer.variables),
             "losses": np.array(self._losses, np.float32),
+            **self._threads.state(),
         }
 
     def restore(self, arrays: Mapping[str, np.ndarray], epoch: int) -> None:
@@ -307,6 +333,7 @@ class TrainLoop:
         ):
             assign(prefix, variables, arrays)
         self._losses.extend(arrays["losses"].tolist())
+        self._threads.restore(arrays)
         self.epoch = epoch
 
     def weights(self) -> dict[str, np.ndarray]:
