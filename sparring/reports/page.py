@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from sparring.reports import tables
-from sparring.reports.gather import Gathered
+from sparring.reports.groups import Gathered
 from sparring.reports.pictures import pictures
 from sparring.runs.files import write_atomically
 from sparring.version import __version__

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from sparring import plots
-from sparring.reports.gather import Group, TrainedRun
+from sparring.reports.groups import Curve, Group, TrainedRun
 from sparring.reports.tables import strength
 
 _MOST_NAMES = 10  # in a picture of curves, which has as many colors
@@ -15,17 +15,13 @@ _LARGEST_EXAMPLES = 500_000  # bytes of a defense's; the page is to stay one tha
 
 
 class Picture(NamedTuple):
-    """A picture, or a remark in the place of one.
-
-    Attributes:
-        caption: What stands below it.
-        svg: The picture; nothing where the caption is a remark that stands alone.
-        description: What it shows, for those who cannot see it.
-    """
+    """A picture, or a remark in the place of one."""
 
     caption: str
     svg: bytes = b""
+    """Empty where the caption is a remark that stands alone."""
     description: str = ""
+    """What it shows, for those who cannot see it."""
 
     @property
     def data(self) -> str:
@@ -48,7 +44,8 @@ def _curves(group: Group) -> Iterator[Picture]:
         yield Picture(f"{group.defense} {text}.")
         return
     networks = max(len(run.curves) for run in runs)
-    loss, accuracy = _lines(runs, networks, "loss"), _lines(runs, networks, "test_accuracy")
+    loss = _lines(runs, networks, lambda curve: curve.loss)
+    accuracy = _lines(runs, networks, lambda curve: curve.test_accuracy)
     remarks = [f"{networks} networks a seed"] if len(runs) > 1 and networks > 1 else []
     if max(len(curve.epoch) for run in runs for curve in run.curves) == 1:
         remarks.append("one epoch: a point, no curve")
@@ -65,7 +62,7 @@ def _curves(group: Group) -> Iterator[Picture]:
 
 
 def _lines(
-    runs: Sequence[TrainedRun], networks: int, figure: str
+    runs: Sequence[TrainedRun], networks: int, values: Callable[[Curve], Sequence[float | None]]
 ) -> Mapping[str, list[plots.Line]]:
     """The curves of a figure by seed, or by network where there is one seed."""
     named: dict[str, list[plots.Line]] = {}
@@ -78,7 +75,7 @@ def _lines(
                 name = f"network {curve.network + 1}"
             else:
                 name = f"{networks} networks" if networks > 1 else f"seed {run.seed}"
-            named.setdefault(name, []).append(curve.line(figure))
+            named.setdefault(name, []).append(curve.line(values(curve)))
     return named
 
 
@@ -86,7 +83,7 @@ def _examples(group: Group, most: int) -> Iterator[Picture]:
     """The pictures that the strongest attacks left, of the first seed that has one."""
     shown = size = 0
     for attacked in sorted(group.attacks, key=lambda attacked: -strength([attacked])):
-        for verdict in attacked.finished:
+        for verdict in (each for each in attacked.verdicts if each.record.finished):
             file = verdict.folder / "examples.svg"
             if shown < most and file.is_file():
                 shown, size = shown + 1, size + file.stat().st_size
