@@ -17,7 +17,7 @@ from sparring.backend import choice as backend_choice
 from sparring.cli import app
 from sparring.errors import DataError, SettingsError
 from sparring.experiments import doctor, machine
-from sparring.experiments.doctor import BackendFinding, DatasetFinding
+from sparring.experiments.findings import BackendFinding, DatasetFinding
 
 GIBIBYTE = 1 << 30
 
