@@ -211,6 +211,17 @@ def test_cores_and_memory_without_limits(tmp_path: Path) -> None:
     assert free is None
 
 
+@pytest.mark.parametrize(("load", "told"), [(0.4, False), (3.0, True)])
+def test_a_machine_where_others_compute(
+    monkeypatch: pytest.MonkeyPatch, load: float, told: bool
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(machine, "cores", lambda: (2, 4))
+    text = str(doctor.examine(probe=False))
+    assert ("Load 3.0 on 2 cores" in text) is told
+    assert ("OMP_NUM_THREADS=1 may be faster" in text) is told
+
+
 # Data sets, disk, packages
 
 

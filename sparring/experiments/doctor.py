@@ -76,6 +76,7 @@ def examine(
     if data_dir is not None and not Path(data_dir).expanduser().is_dir():
         raise DataError(f"{data_dir}: no such folder")
     cores, cores_there = machine.cores()
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # before the probes' own
     memory_bytes, memory_free_bytes = machine.memory()
     gpus, gpu_error = _gpus()
     backends = []
@@ -100,7 +101,7 @@ def examine(
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         cores=cores,
         cores_there=cores_there,
-        load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        load=load,
         memory_bytes=memory_bytes,
         memory_free_bytes=memory_free_bytes,
         gpus=gpus,

@@ -152,6 +152,9 @@ class Findings:
             yield f"KERAS_BACKEND: {unknown_name('backend', default, backend_choice.NAMES)}"
         elif default is not None:
             yield f"Keras {self.keras}. Default {default}, unless --backend or KERAS_BACKEND says."
+        if self.load is not None and self.load > self.cores / 2:
+            load = f"Load {self.load:.1f} on {self.cores:.3g} cores"
+            yield f"{load}: speeds come out low, and OMP_NUM_THREADS=1 may be faster."
         if any(backend.steps_per_second for backend in self.backends):
             images = f"{BATCH} images {'x'.join(map(str, SHAPE))}, {FILTERS} filters"
             yield f"A step trains {images}, on the device named first."
