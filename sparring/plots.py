@@ -179,8 +179,13 @@ def curves(
         # Names stand in the order of their lines' ends.
         ends.sort(key=lambda end: end[0], reverse=True)
         if named := {name: drawn for _, name, drawn in ends}:
-            place = {"loc": "outside lower left", "ncols": columns, "columnspacing": 1.2}
-            figure.legend(list(named.values()), list(named), **place)
+            figure.legend(
+                list(named.values()),
+                list(named),
+                loc="outside lower left",
+                ncols=columns,
+                columnspacing=1.2,
+            )
     return _for_both_schemes(file)
 
 

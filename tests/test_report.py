@@ -375,7 +375,7 @@ def test_verdicts_over_seeds(tmp_path: Path) -> None:
     [(threat, table)] = tables.attack_tables(found.sections[0])
     headers = [column.header for column in table.columns]
     assert (threat, headers) == ("Linf(0.15)", ["defense", "pgd"])
-    assert table.cells()[0][1][:2] == ("50.0 ± 25.0 %", ["3 seeds", "⚠ 1"])
+    assert table.cells()[0][1][:2] == ("50.0 ± 25.0 %", ["3 seeds, n = 24", "⚠ 1"])
     assert "| 50.0 ± 25.0 % | - | 40.0 ± 20.0 % | 80.0 ± 0.0 % | 24 of 30 | 3 |" in texts(found)
     [group] = found.as_json()["data_sets"][0]["defenses"]
     assert group["attacks"][0]["success_rate"] == {"value": 0.5, "std": 0.25, "n": 3}
@@ -386,8 +386,9 @@ def test_one_seed_has_its_interval(tmp_path: Path) -> None:
     verdict(run(tmp_path), broken=4)
     found = gather(tmp_path)
     [(_, table)] = tables.attack_tables(found.sections[0])
-    assert table.cells()[0][1][:2] == ("50.0 %", ["25.0 to 75.0"])
-    shaded = '<td class="number" style="background: rgb(240 96 72 / 28%)">50.0 %<small>'
+    assert table.cells()[0][1][:2] == ("50.0 %", ["25.0 to 75.0, n = 8"])
+    # A quarter, the interval's lower end, of 55 %.
+    shaded = '<td class="number" style="background: rgb(240 96 72 / 14%)">50.0 %<small>'
     assert shaded in page.html(found)
     assert "| 50.0 % | 25.0 to 75.0 | 40.0 %<br>20.0 to 70.0 | 80.0 % | 8 of 10 | 1 |" in texts(
         found
@@ -410,16 +411,17 @@ def test_other_attacks_are_not_mixed(tmp_path: Path) -> None:
     ]
     assert names == [
         ("fgsm", None),
-        ("pgd", (1.0, None, 1)),
-        ("pgd", (0.5, None, 1)),
         ("pgd, chosen images", (0.375, None, 1)),
         ("pgd, on others", (0.375, None, 1)),
+        ("pgd, steps=40", (1.0, None, 1)),
+        ("pgd, steps=9", (0.5, None, 1)),
     ]
     by_threat = dict(tables.attack_tables(found.sections[0]))
     assert set(by_threat) == {"L2(0.5)", "Linf(0.15)"}
     assert by_threat["L2(0.5)"].cells()[0][1].below == ["unfinished"]
-    assert by_threat["Linf(0.15)"].columns[-1].header == "pgd"  # the strongest
-    assert by_threat["Linf(0.15)"].cells()[0][-1].text == "100.0 % / 50.0 %"
+    headers = [column.header for column in by_threat["Linf(0.15)"].columns]
+    assert headers[1:] == [name for name, _ in names[1:]]
+    assert [cell.text for cell in by_threat["Linf(0.15)"].cells()[0][-2:]] == ["100.0 %", "50.0 %"]
     texts(found)
 
 
@@ -539,7 +541,7 @@ class Page(HTMLParser):
             assert value is not None
             assert name in {
                 *("alt", "charset", "class", "content", "href", "id", "lang", "name", "src"),
-                "style",
+                *("aria-label", "scope", "style", "tabindex"),
             }
             if name == "src":
                 assert value.startswith("data:image/svg+xml;base64,")
@@ -587,7 +589,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     assert elements.names == {
         *("html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "nav", "a"),
         *("div", "table", "thead", "tbody", "tr", "th", "td", "small", "ul", "li", "details"),
-        *("summary", "figure", "figcaption", "img"),
+        *("summary", "figure", "figcaption", "img", "main", "caption", "span"),
     } - {"ul", "li"}
     assert len(set(elements.anchors)) == len(elements.anchors) == 5
     assert {link.removeprefix("#") for link in elements.links} == set(elements.anchors)
@@ -628,7 +630,7 @@ def test_the_command(call: Callable[..., Result], tmp_path: Path) -> None:
     assert answer.exit_code == 0, answer.output
     assert re.search(r"^baseline +97\.50 %.* - +1 .*finished", answer.output, re.MULTILINE)
     assert re.search(r"^blur +- .*- +0 .*unfinished after epoch 1", answer.output, re.MULTILINE)
-    assert "Damaged   bad: damaged: JSONDecodeError" in answer.output
+    assert "Damaged   bad: damaged: JSONDecodeError" in answer.stderr
     assert "Report    runs/report.html, report.md and report.json" in answer.output
     names = {"report.html", "report.md", "report.json"}
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"digits", "bad", *names}

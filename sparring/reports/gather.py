@@ -14,17 +14,27 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 from sparring.defenses import BASELINE
 from sparring.errors import RunError
-from sparring.reports.groups import Curve, Gathered, Group, RunVerdict, Section, TrainedRun
+from sparring.reports.groups import (
+    AttackResult,
+    Curve,
+    Gathered,
+    Group,
+    RunVerdict,
+    Section,
+    TrainedRun,
+)
 from sparring.runs.directory import Run
 from sparring.runs.records import Results, VerdictRecord, figure, short_name, verdict_folder
 
 _OWN_FOLDERS = {"attacks", "logs", "previous", "state"}
 _DEEPEST = 50
+_LARGEST = 1e100
 
 
 def gather(folder: str | Path) -> Gathered:
@@ -42,7 +52,8 @@ def gather(folder: str | Path) -> Gathered:
     folder = Path(folder)
     if not folder.is_dir():
         raise RunError(f"{folder}: no such folder of runs")
-    runs, damaged = [], []
+    runs: list[TrainedRun] = []
+    damaged: list[tuple[str, str]] = []
 
     def place(path: Path) -> str:
         return _printable(path.relative_to(folder).as_posix())
@@ -52,7 +63,7 @@ def gather(folder: str | Path) -> Gathered:
 
     for path in _find(folder, unreadable):
         try:
-            runs.append(_read(path, place(path)))
+            runs.append(_read(path, place(path), damaged))
         except (RunError, OSError) as error:
             text = str(error).removeprefix(f"{Run(path).json_file}: ")
             damaged.append((place(path), _printable(text)))
@@ -74,9 +85,11 @@ def _find(folder: Path, unreadable: Callable[[OSError], None]) -> Iterator[Path]
         seen.add(real)
 
 
-def _read(path: Path, where: str) -> TrainedRun:
-    """A run directory; RunError or OSError when it is no good."""
+def _read(path: Path, where: str, damaged: list[tuple[str, str]]) -> TrainedRun:
+    """A run directory; RunError or OSError when it is no good. Bad verdicts go to damaged."""
     run = Run(path)
+    if not run.json_file.is_file():  # reading from a pipe would wait for ever
+        raise RunError(f"{run.json_file}: expected a file, found something else")
     record = run.read(_printable)
     notes: list[str] = []
     curves = _curves(run, record.finished, notes)
@@ -97,7 +110,7 @@ def _read(path: Path, where: str) -> TrainedRun:
     if not record.finished and Run(run.previous_folder).exists():
         notes.append("the finished run before it is in previous/")
     trained = TrainedRun(where, record, results, status, seed, curves, [], notes)
-    trained.verdicts = list(_verdicts(path, trained))
+    trained.verdicts = list(_verdicts(path, trained, damaged))
     if trained.verdicts and status != "finished":
         notes.append("verdicts of attacks are left out: they are of earlier weights")
         trained.verdicts = []
@@ -136,38 +149,42 @@ def _curves(run: Run, finished: bool, notes: list[str]) -> list[Curve]:
     ]
 
 
-def _verdicts(path: Path, run: TrainedRun) -> Iterator[RunVerdict]:
-    """The verdicts on attacks that lie in a run; what is wrong with them goes to its notes."""
+def _verdicts(path: Path, run: TrainedRun, damaged: list[tuple[str, str]]) -> Iterator[RunVerdict]:
+    """The verdicts on attacks that lie in a run; what is left out goes to its notes."""
     for folder in sorted(path.glob("attacks/*/")):
-        if (file := VerdictRecord.find(folder)) is None:
-            continue
-        where = _printable(f"attacks/{folder.name}")
+        where, file = _printable(f"attacks/{folder.name}"), None
         try:
+            if (file := VerdictRecord.find(folder)) is None:
+                continue
             record = VerdictRecord.read(file, _printable)
             changed = file.stat().st_mtime
         except (RunError, OSError) as error:
-            text = str(error).removeprefix(f"{file}: ")
-            run.notes.append(_printable(f"{where}: {text}"))
+            text = _printable(str(error).removeprefix(f"{file}: "))
+            run.notes.append(f"{where}: {text}")
+            damaged.append((f"{run.where}/{where}", text))
             continue
         if record.defense != run.record.defense:
             run.notes.append(f"{where} is left out: it is of {record.defense}")
             continue
         warnings = [f"{warning.name}: {warning.text}" for warning in record.warnings]
-        if record.weights_sha256 not in (None, run.record.weights_sha256):
+        stale = record.weights_sha256 not in (None, run.record.weights_sha256)
+        if stale:
             warnings.append("of other weights than the run's: the run was trained anew")
         elif changed < _seconds(run.results.finished):
             warnings.append(
                 "older than the run's weights: the run was trained anew, or the clocks differ"
             )
         name = _attack_name(_printable(folder.name), record, run.record.dataset_name)
-        yield RunVerdict(folder, f"{run.where}/{where}", run.seed, name, record, warnings)
+        yield RunVerdict(folder, f"{run.where}/{where}", run.seed, name, record, stale, warnings)
 
 
 def _attack_name(folder: str, record: VerdictRecord, dataset: str) -> str:
     """A short name for an attack: the folder's, or a word of its description."""
     name, ours, rest = folder.rpartition(verdict_folder("", record.threat.norm, record.threat.eps))
-    if not ours or rest not in ("", "-some"):
-        name = short_name(record.attack)
+    if not ours or rest[:1] not in ("", "-"):
+        name, rest = short_name(record.attack), ""
+    if others := rest.removesuffix("-some").strip("-"):
+        name += f" {others}"
     if any(image.index != row for row, image in enumerate(record.images)):
         name += ", chosen images"
     if record.dataset.get("name") != dataset:
@@ -179,12 +196,12 @@ def _seconds(moment: Any) -> float:
     """A moment in ISO 8601 as seconds since 1970; 0 for anything else."""
     try:
         return datetime.fromisoformat(moment).timestamp()
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError, OSError):
         return 0.0
 
 
 def _printable(value: Any, depth: int = 0) -> Any:
-    """A JSON value whose texts have no control characters, and whose numbers are finite.
+    """A JSON value whose texts have no control characters, and whose numbers can be written.
 
     Raises ValueError when it is nested deeper than any of ours.
     """
@@ -196,7 +213,8 @@ def _printable(value: Any, depth: int = 0) -> Any:
         return [_printable(part, depth + 1) for part in value]
     if isinstance(value, dict):
         return {_printable(name): _printable(part, depth + 1) for name, part in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    # Texts of more than 4,300 digits, which sums may come to, are refused by Python.
+    return None if isinstance(value, int | float) and not abs(value) < _LARGEST else value
 
 
 # Putting together
@@ -212,6 +230,7 @@ def _sections(runs: Sequence[TrainedRun]) -> list[Section]:
         for same in _alike(alike, lambda run: run.record.defense):
             section.groups += _groups(same)
         section.groups.sort(key=lambda group: (group.defense != BASELINE, group.defense))
+        _tell_apart(section.groups)
         for group in section.groups:
             group.anchor = _anchor(f"{section.anchor} {group.defense}", anchors)
         sections.append(section)
@@ -238,6 +257,47 @@ def _groups(runs: Sequence[TrainedRun]) -> list[Group]:
                 other = counted[run.seed].where
                 run.notes.append(f"not counted: {other} has the same seed and finished later")
     return sorted(groups, key=lambda group: [_rank(value) for value in group.differs.values()])
+
+
+def _tell_apart(groups: Sequence[Group]) -> None:
+    """Where a defense was tried by several attacks of a name, the name says what differs."""
+    alike: dict[object, list[list[AttackResult]]] = defaultdict(list)
+    for group in groups:
+        for name, results in groupby(group.attacks, key=lambda attacked: attacked.first.order):
+            alike[name].append(list(results))
+    for everywhere in alike.values():
+        if max(map(len, everywhere)) == 1:
+            continue
+        every = [attacked for results in everywhere for attacked in results]
+        for facts in zip(*_facts([attacked.first for attacked in every]), strict=True):
+            names = [[attacked.first.name for attacked in results] for results in everywhere]
+            fact = iter(facts)
+            longer = [[f"{name}, {next(fact)}" for name in own] for own in names]
+            if all(len(set(new)) == len(set(old)) for new, old in zip(longer, names, strict=True)):
+                continue
+            for attacked, name in zip(every, chain(*longer), strict=True):
+                for verdict in attacked.verdicts:
+                    verdict.name = name
+
+
+def _facts(verdicts: Sequence[RunVerdict]) -> Iterator[Sequence[str]]:
+    """Of each verdict what may tell it from the others, what says most first."""
+    words = [re.split(r", (?=\w+=)", verdict.record.attack[:-1]) for verdict in verdicts]
+    options = [[first.partition("(")[2], *others] for first, *others in words]
+    common = set(options[0]).intersection(*options[1:])
+    for verdict, own in zip(verdicts, options, strict=True):
+        record = verdict.record
+        yield [
+            ", ".join(option for option in own if option and option not in common) or "defaults",
+            record.attack,
+            f"{record.draws} draw{'s' * (record.draws != 1)}",
+            f"{len(record.images)} image{'s' * (len(record.images) != 1)}",
+            f"seed {record.seed}",
+            "earlier weights" if verdict.stale else "these weights",
+            f"file {record.attack_sha256!s:.8}",
+            verdict.where.rpartition("/")[2],
+            verdict.where,
+        ]
 
 
 def _rank(value: Any) -> tuple[float, str]:

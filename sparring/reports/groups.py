@@ -6,7 +6,7 @@ What is known of each also goes into report.json, whose keys docs/report.md list
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from operator import attrgetter
@@ -27,7 +27,7 @@ def _as_json(means: Mapping[str, Mean | None]) -> dict[str, Any]:
     return {name: mean and mean._asdict() for name, mean in means.items()}
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class RunVerdict:
     """What one attack on one run came to."""
 
@@ -37,8 +37,10 @@ class RunVerdict:
     seed: int
     """The run's."""
     name: str
-    """The attack's short name, with what is unusual about its images."""
+    """The attack's short name, with what tells it from others of that name."""
     record: VerdictRecord
+    stale: bool
+    """Whether it is of other weights than the run's."""
     warnings: Sequence[str]
 
     @property
@@ -59,6 +61,11 @@ class RunVerdict:
         index = [image.index for image in record.images]
         of = (record.attack, record.attack_sha256, *self.within, record.draws, index)
         return json.dumps([*of, record.dataset.get("sha256")])
+
+    @property
+    def order(self) -> tuple[str, float, bool, str]:
+        """What sorts verdicts: by threat model and name, the reference attack last."""
+        return *self.within, self.name.startswith("reference"), self.name
 
     def as_json(self) -> dict[str, Any]:
         """Give the figures as plain JSON values."""
@@ -237,13 +244,18 @@ class Group:
     @property
     def attacks(self) -> list[AttackResult]:
         """What attacks on the counted runs came to, by threat model and name."""
-        alike: dict[str, dict[int, RunVerdict]] = defaultdict(dict)
-        for run in self.counted:
-            for verdict in run.verdicts:
-                if verdict.record.finished or run.seed not in alike[verdict.identity]:
-                    alike[verdict.identity][run.seed] = verdict
-        attacks = [AttackResult(list(seeds.values())) for seeds in alike.values()]
-        return sorted(attacks, key=lambda one: (*one.first.within, one.first.name))
+        tries = {
+            (run.seed, verdict.identity, verdict.record.seed, verdict.stale): verdict
+            for run in self.counted
+            for verdict in sorted(run.verdicts, key=lambda verdict: verdict.record.finished)
+        }
+        # A run's verdicts that differ in the draws' seed or in the weights are no mean over runs.
+        times = Counter((seed, identity) for seed, identity, *_ in tries)
+        several = {identity for (_, identity), count in times.items() if count > 1}
+        alike: dict[object, list[RunVerdict]] = defaultdict(list)
+        for (_, identity, *others), verdict in tries.items():
+            alike[identity, *(others if identity in several else [])].append(verdict)
+        return sorted(map(AttackResult, alike.values()), key=lambda one: one.first.order)
 
     @property
     def notes(self) -> list[str]:
@@ -287,7 +299,7 @@ class Gathered:
     folder: str
     sections: list[Section]
     damaged: list[tuple[str, str]]
-    """Path and problem of the runs that cannot be read."""
+    """Path and problem of the runs and verdicts that cannot be read."""
     written: str
     """When it was gathered, in ISO 8601."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from sparring import plots
@@ -22,6 +23,8 @@ class Picture(NamedTuple):
     """Empty where the caption is a remark that stands alone."""
     description: str = ""
     """What it shows, for those who cannot see it."""
+    wide: bool = False
+    """Whether it keeps its size where it is wider than the page."""
 
     @property
     def data(self) -> str:
@@ -81,15 +84,31 @@ def _lines(
 
 def _examples(group: Group, most: int) -> Iterator[Picture]:
     """The pictures that the strongest attacks left, of the first seed that has one."""
-    shown = size = 0
-    for attacked in sorted(group.attacks, key=lambda attacked: -strength([attacked])):
-        for verdict in (each for each in attacked.verdicts if each.record.finished):
+    shown, room = 0, _LARGEST_EXAMPLES
+    for attacked in sorted(group.attacks, key=strength, reverse=True):
+        for verdict in attacked.verdicts:
             file = verdict.folder / "examples.svg"
-            if shown < most and file.is_file():
-                shown, size = shown + 1, size + file.stat().st_size
-                if size > _LARGEST_EXAMPLES:
-                    yield Picture(f"{verdict.where}/examples.svg is too large for this page.")
-                else:
-                    text = f"{verdict.name} within {verdict.threat}, seed {verdict.seed}"
-                    yield Picture(text, file.read_bytes(), f"Adversarial examples: {text}")
-                break
+            if (
+                shown == most
+                or not verdict.record.finished
+                or (svg := _head(file, room + 1)) is None
+            ):
+                continue
+            shown, room = shown + 1, max(0, room - len(svg))
+            text = f"{verdict.name} within {verdict.threat}, seed {verdict.seed}"
+            if room:
+                yield Picture(text, svg, f"Adversarial examples: {text}", wide=True)
+            else:
+                yield Picture(f"{verdict.where}/examples.svg is too large for this page.")
+            break
+
+
+def _head(file: Path, size: int) -> bytes | None:
+    """The first bytes of a file; None where there is none that can be read."""
+    try:
+        if file.is_file():
+            with file.open("rb") as opened:
+                return opened.read(size)
+    except OSError:
+        pass  # the verdict itself is shown
+    return None

@@ -6,7 +6,7 @@ see docs/add-a-report-column.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter, itemgetter, methodcaller
@@ -147,45 +147,51 @@ def defense_table(section: Section) -> Table[Group]:
 def attack_tables(section: Section) -> list[tuple[str, Table[Group]]]:
     """Tell how often each attack breaks each defense.
 
+    Args:
+        section: A data set and what was trained on it.
+
     Returns:
         For each threat model its name and a table: a row for each defense that was attacked, a
-        column for each attack, weak to strong.
+        column for each attack, by name, the reference attack last.
     """
-    threats: dict[tuple[str, float], dict[str, list[Judged]]] = {}
-    for judged in verdict_table(section).rows:
-        first = judged.attacked.first
-        attacks = threats.setdefault(first.within, {})
-        attacks.setdefault(first.name, []).append(judged)
+    judged = verdict_table(section).rows
+    attacks: dict[str, dict[tuple[object, ...], dict[int, AttackResult]]] = {}
+    for group, attacked in sorted(judged, key=lambda row: row.attacked.first.order):
+        columns = attacks.setdefault(attacked.first.threat, {})
+        columns.setdefault(attacked.first.order, {})[id(group)] = attacked
     tables = []
-    for _, attacks in sorted(threats.items()):
-        ordered = sorted(
-            attacks.items(), key=lambda item: strength(row.attacked for row in item[1])
+    for threat, columns in attacks.items():
+        tried = set().union(*columns.values())
+        table = Table(
+            [
+                DEFENSE_COLUMNS[0],
+                *(Column(str(name), partial(_success, by)) for (*_, name), by in columns.items()),
+            ],
+            [group for group in section.groups if id(group) in tried],
         )
-        columns = [Column(name, partial(_success, alike)) for name, alike in ordered]
-        tried = [row for alike in attacks.values() for row in alike]
-        rows = [group for group in section.groups if any(group is row.group for row in tried)]
-        table = Table([DEFENSE_COLUMNS[0], *columns], rows)
-        tables.append((tried[0].attacked.first.threat, table))
+        tables.append((threat, table))
     return tables
 
 
-def strength(attacked: Iterable[AttackResult]) -> float:
-    """Give the mean success of an attack over the defenses it was tried on."""
-    means = [mean.value for one in attacked if (mean := one.mean(_success_rate))]
-    return sum(means) / len(means) if means else 0.0
+def strength(attacked: AttackResult) -> float:
+    """Give the mean success of an attack over seeds; 0 where it is not known."""
+    mean = attacked.mean(_success_rate)
+    return mean.value if mean else 0.0
 
 
-def _success(judged: Sequence[Judged], group: Group) -> Cell:
-    """The success of an attack on a group; of several, where attacks share a name."""
-    texts, below, shade = [], [], 0.0
-    for attacked in [attacked for other, attacked in judged if other is group]:
-        mean = attacked.mean(_success_rate)
-        texts.append(shown(_percent(mean)))
-        shade = max(shade, mean.value if mean else 0.0)
-        below.append(_interval(attacked, _success_rate) or f"{len(attacked.rates)} seeds")
-        if attacked.warnings:
-            below.append(f"⚠ {len(attacked.warnings)}")
-    return Cell(" / ".join(texts), below, shade=min(1.0, shade))
+def _success(by_group: Mapping[int, AttackResult], group: Group) -> Cell:
+    """The success of an attack on a group, colored by what is certain of it."""
+    if (attacked := by_group.get(id(group))) is None:
+        return Cell("")
+    rates = [rate for rate in map(_success_rate, attacked.rates) if rate.n]
+    certain = sum(rate.low for rate in rates) / len(rates) if rates else 0.0
+    below = [_interval(attacked, _success_rate) or f"{len(attacked.rates)} seeds"]
+    if rates:
+        below[0] += f", n = {sum(rate.n for rate in rates):,}"
+    if attacked.warnings:
+        below.append(f"⚠ {len(attacked.warnings)}")
+    text = shown(_percent(attacked.mean(_success_rate)))
+    return Cell(text, below, shade=min(1.0, max(0.0, certain)))
 
 
 def _success_rate(rates: RatesRecord) -> RateRecord:
@@ -223,9 +229,7 @@ def _warnings(judged: Judged) -> Cell:
 
 def _in_full(judged: Judged) -> Cell:
     where, record = judged.attacked.first.where, judged.attacked.first.record
-    alike = [one for one in judged.group.attacks if one.first.record.attack == record.attack]
-    below = [f"{record.draws} draws"] if record.draws > 1 else []
-    return Cell(record.attack, [*below, where] if len(alike) > 1 else below)
+    return Cell(record.attack, [*([f"{record.draws} draws"] if record.draws > 1 else []), where])
 
 
 VERDICT_COLUMNS: tuple[Column[Judged], ...] = (
@@ -283,9 +287,9 @@ def settings_table(group: Group) -> Table[tuple[object, object]]:
 
 
 def damage_table(gathered: Gathered) -> Table[tuple[object, object]]:
-    """Tell which runs cannot be read, and why."""
+    """Tell which runs and verdicts cannot be read, and why."""
     damaged = [(Cell(place, alarm=True), problem) for place, problem in gathered.damaged]
-    return _pairs("run", "problem", damaged)
+    return _pairs("file", "problem", damaged)
 
 
 def _pairs(
