@@ -12,6 +12,7 @@ import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -206,6 +207,9 @@ def _wrapped(text: str, width: int) -> str:
     return "\n".join(textwrap.wrap(text, width, max_lines=2, placeholder="…"))
 
 
+_ONE_AT_A_TIME = Lock()  # matplotlib's style is the process's; two threads would mix theirs up
+
+
 @contextmanager
 def _drawing(width: float, height: float, title: str) -> Iterator[tuple[Figure, io.StringIO]]:
     """A figure of so many pixels, and what holds its SVG once it is drawn."""
@@ -213,7 +217,8 @@ def _drawing(width: float, height: float, title: str) -> Iterator[tuple[Figure, 
     from matplotlib.figure import Figure
 
     file = io.StringIO()
-    with warnings.catch_warnings(), matplotlib.style.context(["default", _STYLE]):
+    style = matplotlib.style.context(["default", _STYLE])
+    with _ONE_AT_A_TIME, warnings.catch_warnings(), style:
         # Letters that matplotlib's font lacks are drawn by the browser, with another.
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         figure = Figure((width / _DPI, height / _DPI))

@@ -8,6 +8,8 @@ import itertools
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -226,3 +228,34 @@ def test_pictures_are_the_same_in_every_process_and_nothing_global_changes() -> 
     assert first.stdout == second.stdout
     assert first.stdout.count("</svg>") == 2
     assert not re.search(r"\b20\d\d-", first.stdout)  # no date
+
+
+def test_a_user_s_style_and_figures_are_neither_used_nor_changed() -> None:
+    import matplotlib
+    from matplotlib import pyplot
+
+    x = np.arange(16).reshape(1, 4, 4, 1) / 16
+
+    def draw() -> tuple[str, str]:
+        lines = {"a": [([1, 2], [0.1, 0.2])]}
+        return plots.curves(lines, "t", "x", "y"), plots.examples(x, x / 2, ["a"], ["b"], "t")
+
+    expected, backend = draw(), matplotlib.get_backend()
+    odd: Any = {
+        "font.size": 40, "axes.facecolor": "black", "savefig.bbox": "tight", "savefig.dpi": 30,
+        "svg.fonttype": "path", "image.cmap": "hot", "text.usetex": True, "figure.dpi": 20,
+        "savefig.transparent": True, "lines.linewidth": 9,
+    }  # fmt: skip
+    with matplotlib.rc_context(odd):
+        before = matplotlib.rcParams.copy()
+        figure = pyplot.figure()
+        try:
+            with ThreadPoolExecutor(4) as threads:
+                made = [each.result() for each in [threads.submit(draw) for _ in range(8)]]
+            assert pyplot.get_fignums() == [figure.number]
+            assert pyplot.gcf() is figure
+        finally:
+            pyplot.close(figure)
+        assert matplotlib.rcParams == before
+    assert made == [expected] * 8
+    assert matplotlib.get_backend() == backend
