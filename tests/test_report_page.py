@@ -17,7 +17,7 @@ from sparring.cli import app
 from sparring.reports import page, tables
 from sparring.reports.gather import gather
 from tests.test_plots import contrast
-from tests.test_report import image, only, rate, run, verdict
+from tests.test_report import image, line, only, rate, run, verdict
 
 TEMPLATE = (Path(page.__file__).parent / "page.html.jinja").read_text(encoding="utf-8")
 
@@ -269,3 +269,23 @@ def test_an_example_that_cannot_be_read_is_left_out(
 
     monkeypatch.setattr(Path, "open", refuse)
     assert "37.5 %" in page.html(gather(tmp_path))
+
+
+def test_a_run_of_thousands_of_networks_is_drawn_in_part(tmp_path: Path) -> None:
+    lines = [line(epoch, network) for network in range(5000) for epoch in (1, 2)]
+    metrics = run(tmp_path) / "metrics.jsonl"
+    metrics.write_text("".join(f"{json.dumps(each)}\n" for each in lines), encoding="utf-8")
+    assert "200 of 5,000 networks are drawn" in page.html(gather(tmp_path))
+
+
+def test_where_no_report_can_be_written_the_way_out_is_told(tmp_path: Path) -> None:
+    run(tmp_path / "runs/a")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full/report.html").mkdir(parents=True)
+    for place in ("file", "file/below", "full"):
+        answer = CliRunner().invoke(
+            app, ["report", str(tmp_path / "runs"), "--out", str(tmp_path / place)]
+        )
+        assert answer.exit_code == 1
+        assert f"sparring: {tmp_path / place}" in answer.stderr
+        assert "Name another folder with --out." in answer.stderr

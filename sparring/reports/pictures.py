@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from sparring import plots
 from sparring.reports.groups import Curve, Group, TrainedRun
 from sparring.reports.tables import strength
 
+_MOST_LINES = 200  # in a picture of curves; more can neither be told apart nor drawn in seconds
 _MOST_NAMES = 10  # in a picture of curves, which has as many colors
 _LARGEST_EXAMPLES = 500_000  # bytes of a defense's; the page is to stay one that can be sent around
 
@@ -50,6 +52,8 @@ def _curves(group: Group) -> Iterator[Picture]:
     loss = _lines(runs, networks, lambda curve: curve.loss)
     accuracy = _lines(runs, networks, lambda curve: curve.test_accuracy)
     remarks = [f"{networks} networks a seed"] if len(runs) > 1 and networks > 1 else []
+    if (total := sum(len(run.curves) for run in runs)) > _MOST_LINES:
+        remarks.append(f"{_MOST_LINES} of {total:,} networks are drawn")
     if max(len(curve.epoch) for run in runs for curve in run.curves) == 1:
         remarks.append("one epoch: a point, no curve")
     measured = max(len(x) for alike in accuracy.values() for x, _ in alike)
@@ -69,16 +73,16 @@ def _lines(
 ) -> Mapping[str, list[plots.Line]]:
     """The curves of a figure by seed, or by network where there is one seed."""
     named: dict[str, list[plots.Line]] = {}
-    for run in runs:
-        for curve in run.curves:
-            if len(runs) > 1:
-                name = f"seed {run.seed}" if len(runs) <= _MOST_NAMES else f"{len(runs)} seeds"
-                name += "" if run.finished else ", unfinished"
-            elif 1 < networks <= _MOST_NAMES:
-                name = f"network {curve.network + 1}"
-            else:
-                name = f"{networks} networks" if networks > 1 else f"seed {run.seed}"
-            named.setdefault(name, []).append(curve.line(values(curve)))
+    all_curves = ((run, curve) for run in runs for curve in run.curves)
+    for run, curve in islice(all_curves, _MOST_LINES):
+        if len(runs) > 1:
+            name = f"seed {run.seed}" if len(runs) <= _MOST_NAMES else f"{len(runs)} seeds"
+            name += "" if run.finished else ", unfinished"
+        elif 1 < networks <= _MOST_NAMES:
+            name = f"network {curve.network + 1}"
+        else:
+            name = f"{networks} networks" if networks > 1 else f"seed {run.seed}"
+        named.setdefault(name, []).append(curve.line(values(curve)))
     return named
 
 
