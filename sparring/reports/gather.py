@@ -35,6 +35,7 @@ from sparring.runs.records import Results, VerdictRecord, figure, short_name, ve
 _OWN_FOLDERS = {"attacks", "logs", "previous", "state"}
 _DEEPEST = 50
 _LARGEST = 1e100
+_LONGEST_NAME = 80
 
 
 def gather(folder: str | Path) -> Gathered:
@@ -179,17 +180,23 @@ def _verdicts(path: Path, run: TrainedRun, damaged: list[tuple[str, str]]) -> It
 
 
 def _attack_name(folder: str, record: VerdictRecord, dataset: str) -> str:
-    """A short name for an attack: the folder's, or a word of its description."""
-    name, ours, rest = folder.rpartition(verdict_folder("", record.threat.norm, record.threat.eps))
-    if not ours or rest[:1] not in ("", "-"):
-        name, rest = short_name(record.attack), ""
-    if others := rest.removesuffix("-some").strip("-"):
-        name += f" {others}"
-    if any(image.index != row for row, image in enumerate(record.images)):
+    """A short name for an attack: what the verdict or its folder says, with what is unusual."""
+    name = str(getattr(record, "label", "")) or _name_by_folder(folder, record)
+    chosen = any(image.index != row for row, image in enumerate(record.images))
+    if chosen and "images=" not in name:
         name += ", chosen images"
     if record.dataset.get("name") != dataset:
         name += f", on {record.dataset.get('name')}"
-    return name
+    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
+
+
+def _name_by_folder(folder: str, record: VerdictRecord) -> str:
+    """The name in a folder's, with what it says besides; else a word of the description."""
+    threat = record.threat
+    name, ours, rest = folder.rpartition(verdict_folder("", threat.norm, threat.eps))
+    if not ours or not re.match(r"-|$", rest):
+        return short_name(record.attack)
+    return f"{name} {rest.removesuffix('-some').strip('-')}".rstrip()
 
 
 def _seconds(moment: Any) -> float:
