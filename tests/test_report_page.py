@@ -188,6 +188,15 @@ def test_the_terminal_leaves_no_attack_out(tmp_path: Path) -> None:
 # Damage
 
 
+def test_warnings_of_a_training_are_shown(tmp_path: Path) -> None:
+    results = {"test_accuracy": 0.1, "warnings": ["hardly better than guessing"]}
+    run(tmp_path / "a", results=results)
+    run(tmp_path / "b", results={"test_accuracy": 0.1, "warnings": 3}, defense="blur")
+    found = gather(tmp_path)
+    assert "<li>a: hardly better than guessing</li>" in page.html(found)
+    assert "- a: hardly better than guessing" in page.markdown(found)
+
+
 def test_what_is_damaged_is_named_and_what_is_whole_is_shown(tmp_path: Path) -> None:
     whole = run(tmp_path / "runs/whole", 0.975)
     verdict(whole, "pgd-Linf-0.15", broken=8)
@@ -235,7 +244,7 @@ def test_mutated_files_stop_no_report(tmp_path: Path) -> None:
     run(runs / "whole", 0.975, defense="blur")
     results = {name: rate(4, 8) for name in ("clean_accuracy", "clean_rejected")}
     results |= {name: rate(3, 8) for name in ("success_rate", "robust_accuracy")}
-    for number in range(300):
+    for number in range(150):
         path = run(runs / f"{number}", seed=number)
         file = verdict(path, warnings=[{"name": "a", "text": "b"}]) / "verdict.json"
         chosen = (file, path / "run.json", path / "metrics.jsonl")[number % 3]
@@ -252,7 +261,7 @@ def test_mutated_files_stop_no_report(tmp_path: Path) -> None:
     seen = {
         run.seed for section in found.sections for group in section.groups for run in group.runs
     }
-    assert len(seen) + len(found.damaged) > 200
+    assert len(seen) + len(found.damaged) > 100
 
 
 def test_an_example_that_cannot_be_read_is_left_out(
@@ -289,3 +298,15 @@ def test_where_no_report_can_be_written_the_way_out_is_told(tmp_path: Path) -> N
         assert answer.exit_code == 1
         assert f"sparring: {tmp_path / place}" in answer.stderr
         assert "Name another folder with --out." in answer.stderr
+
+
+def test_files_of_gigabytes_are_not_read(tmp_path: Path) -> None:
+    run(tmp_path / "a", 0.975)
+    os.truncate(run(tmp_path / "b") / "run.json", 5 << 30)
+    os.truncate(verdict(run(tmp_path / "c", seed=1)) / "verdict.json", 5 << 30)
+    os.truncate(run(tmp_path / "d", seed=2) / "metrics.jsonl", 5 << 30)
+    found = gather(tmp_path)
+    problem = "expected at most 32,000,000 bytes, found 5,368,709,120"
+    assert sorted(found.damaged) == [("b", problem), ("c/attacks/pgd-Linf-0.15", problem)]
+    assert [trained.where for trained in only(found).runs] == ["a", "c", "d"]
+    assert "d: metrics.jsonl: too large, or no file" in only(found).notes

@@ -35,6 +35,7 @@ from sparring.runs.records import Results, VerdictRecord, figure, short_name, ve
 _OWN_FOLDERS = {"attacks", "logs", "previous", "state"}
 _DEEPEST = 50
 _LARGEST = 1e100
+_LARGEST_FILE = 32_000_000  # a verdict on 100,000 images has less
 _LONGEST_NAME = 80
 
 
@@ -89,8 +90,7 @@ def _find(folder: Path, unreadable: Callable[[OSError], None]) -> Iterator[Path]
 def _read(path: Path, where: str, damaged: list[tuple[str, str]]) -> TrainedRun:
     """A run directory; RunError or OSError when it is no good. Bad verdicts go to damaged."""
     run = Run(path)
-    if not run.json_file.is_file():  # reading from a pipe would wait for ever
-        raise RunError(f"{run.json_file}: expected a file, found something else")
+    _expect_sensible(run.json_file)
     record = run.read(_printable)
     notes: list[str] = []
     curves = _curves(run, record.finished, notes)
@@ -108,6 +108,8 @@ def _read(path: Path, where: str, damaged: list[tuple[str, str]]) -> TrainedRun:
         notes.append("imported, not trained here")
     elif status == "finished" and results.test_accuracy is None:
         notes.append("run.json has no test accuracy")
+    warnings = getattr(results, "warnings", None)
+    notes += filter(None, map(str, warnings if isinstance(warnings, list) else []))
     if not record.finished and Run(run.previous_folder).exists():
         notes.append("the finished run before it is in previous/")
     trained = TrainedRun(where, record, results, status, seed, curves, [], notes)
@@ -116,6 +118,14 @@ def _read(path: Path, where: str, damaged: list[tuple[str, str]]) -> TrainedRun:
         notes.append("verdicts of attacks are left out: they are of earlier weights")
         trained.verdicts = []
     return trained
+
+
+def _expect_sensible(file: Path) -> None:
+    """Refuse what cannot be read in seconds: a pipe, which may wait for ever, or gigabytes."""
+    if not file.is_file():
+        raise RunError(f"{file}: expected a file, found something else")
+    if (size := file.stat().st_size) > _LARGEST_FILE:
+        raise RunError(f"{file}: expected at most {_LARGEST_FILE:,} bytes, found {size:,}")
 
 
 def _progress(status: str, curves: Sequence[Curve]) -> str:
@@ -133,11 +143,14 @@ def _curves(run: Run, finished: bool, notes: list[str]) -> list[Curve]:
     networks: dict[int, dict[int, tuple[float | None, float | None]]] = defaultdict(dict)
     written = 0
     try:
+        for file in (run.metrics_file, *(network.metrics_file for network in run.networks())):
+            if file.exists():
+                _expect_sensible(file)
         lines = run.metrics()
         if run.metrics_file.is_file():
             written = len(run.metrics_file.read_bytes().splitlines())
-    except OSError as error:
-        notes.append(f"metrics.jsonl: {error.strerror}")
+    except (RunError, OSError) as error:
+        notes.append(f"metrics.jsonl: {getattr(error, 'strerror', 'too large, or no file')}")
         lines = []
     for line in lines:
         networks[line.network][line.epoch] = (figure(line.loss), figure(line.test_accuracy))
@@ -157,6 +170,7 @@ def _verdicts(path: Path, run: TrainedRun, damaged: list[tuple[str, str]]) -> It
         try:
             if (file := VerdictRecord.find(folder)) is None:
                 continue
+            _expect_sensible(file)
             record = VerdictRecord.read(file, _printable)
             changed = file.stat().st_mtime
         except (RunError, OSError) as error:
