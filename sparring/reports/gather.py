@@ -90,7 +90,7 @@ def _find(folder: Path, unreadable: Callable[[OSError], None]) -> Iterator[Path]
 def _read(path: Path, where: str, damaged: list[tuple[str, str]]) -> TrainedRun:
     """A run directory; RunError or OSError when it is no good. Bad verdicts go to damaged."""
     run = Run(path)
-    _expect_sensible(run.json_file)
+    _expect_readable(run.json_file)
     record = run.read(_printable)
     notes: list[str] = []
     curves = _curves(run, record.finished, notes)
@@ -120,11 +120,9 @@ def _read(path: Path, where: str, damaged: list[tuple[str, str]]) -> TrainedRun:
     return trained
 
 
-def _expect_sensible(file: Path) -> None:
-    """Refuse what cannot be read in seconds: a pipe, which may wait for ever, or gigabytes."""
-    if not file.is_file():
-        raise RunError(f"{file}: expected a file, found something else")
-    if (size := file.stat().st_size) > _LARGEST_FILE:
+def _expect_readable(file: Path) -> None:
+    """Refuse what cannot be read in seconds; one that is no file is told by its reader."""
+    if file.exists() and (size := file.stat().st_size) > _LARGEST_FILE:
         raise RunError(f"{file}: expected at most {_LARGEST_FILE:,} bytes, found {size:,}")
 
 
@@ -144,13 +142,12 @@ def _curves(run: Run, finished: bool, notes: list[str]) -> list[Curve]:
     written = 0
     try:
         for file in (run.metrics_file, *(network.metrics_file for network in run.networks())):
-            if file.exists():
-                _expect_sensible(file)
+            _expect_readable(file)
         lines = run.metrics()
         if run.metrics_file.is_file():
             written = len(run.metrics_file.read_bytes().splitlines())
     except (RunError, OSError) as error:
-        notes.append(f"metrics.jsonl: {getattr(error, 'strerror', 'too large, or no file')}")
+        notes.append(f"metrics.jsonl: {getattr(error, 'strerror', 'too large')}")
         lines = []
     for line in lines:
         networks[line.network][line.epoch] = (figure(line.loss), figure(line.test_accuracy))
@@ -170,7 +167,7 @@ def _verdicts(path: Path, run: TrainedRun, damaged: list[tuple[str, str]]) -> It
         try:
             if (file := VerdictRecord.find(folder)) is None:
                 continue
-            _expect_sensible(file)
+            _expect_readable(file)
             record = VerdictRecord.read(file, _printable)
             changed = file.stat().st_mtime
         except (RunError, OSError) as error:
