@@ -306,13 +306,13 @@ def test_where_no_report_can_be_written_the_way_out_is_told(tmp_path: Path) -> N
         assert "Name another folder with --out." in answer.stderr
 
 
-def test_files_of_gigabytes_are_not_read(tmp_path: Path) -> None:
+def test_files_that_are_too_large_are_not_read(tmp_path: Path) -> None:
     run(tmp_path / "a", 0.975)
-    os.truncate(run(tmp_path / "b") / "run.json", 5 << 30)
-    os.truncate(verdict(run(tmp_path / "c", seed=1)) / "verdict.json", 5 << 30)
-    os.truncate(run(tmp_path / "d", seed=2) / "metrics.jsonl", 5 << 30)
+    os.truncate(run(tmp_path / "b") / "run.json", 40_000_000)
+    os.truncate(verdict(run(tmp_path / "c", seed=1)) / "verdict.json", 40_000_000)
+    os.truncate(run(tmp_path / "d", seed=2) / "metrics.jsonl", 40_000_000)
     found = gather(tmp_path)
-    problem = "expected at most 32,000,000 bytes, found 5,368,709,120"
+    problem = "expected at most 32,000,000 bytes, found 40,000,000"
     assert sorted(found.damaged) == [("b", problem), ("c/attacks/pgd-Linf-0.15", problem)]
     assert [trained.where for trained in only(found).runs] == ["a", "c", "d"]
     assert "d: metrics.jsonl: too large" in only(found).notes
