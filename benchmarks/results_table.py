@@ -113,13 +113,20 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=ATTACKS, default=ATTACKS, help="with --attack")
     parser.add_argument("--images", type=int, default=100, help="with --attack: how many")
     arguments = parser.parse_args()
+    paths = {name: arguments.runs / name for name in DEFENSES}
+    trained = [name for name, path in paths.items() if Run(path).exists()]
+    if not trained:
+        what = "no run of a defense in it" if arguments.runs.is_dir() else "no such folder"
+        parser.error(f"{arguments.runs}: expected a folder with one run per defense, found {what}")
     if arguments.attack:
         missing(arguments.runs, arguments.data_dir, arguments.only, arguments.images)
         return
-    paths = {name: arguments.runs / name for name in DEFENSES}
     runs = {
         name: Run(path).read() for name, path in paths.items() if Run(path).status() == "finished"
     }
+    if not runs:
+        unfinished = ", ".join(trained)
+        parser.error(f"{arguments.runs}: expected finished runs, found unfinished {unfinished}")
     info = next(iter(runs.values())).info
     threat = default_threat("Linf", info.name)
     versions = {

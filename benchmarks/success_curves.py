@@ -14,6 +14,7 @@ from pathlib import Path
 import sparring
 from sparring import data, plots
 from sparring.attacks import FGSM, PGD, Attack, Noise
+from sparring.errors import SparringError
 from sparring.runs.files import write_atomically
 from sparring.threat import Linf
 
@@ -35,7 +36,14 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    dataset = data.load(arguments.runs.name, arguments.data_dir)
+    names = dict.fromkeys(name for name, _ in LINES.values())
+    if not any((arguments.runs / name / "weights.safetensors").is_file() for name in names):
+        wanted = f"expected a folder with trainings of {', '.join(names)}"
+        parser.error(f"{arguments.runs}: {wanted}, found none")
+    try:
+        dataset = data.load(arguments.runs.name, arguments.data_dir)
+    except SparringError as error:
+        parser.error(f"the folder is to be called like its data set: {error}")
     usual = data.SOURCES[dataset.name].usual_eps["Linf"]
     lines = {}
     for label, (name, attack) in LINES.items():

@@ -1,7 +1,8 @@
 """Pictures as SVG: adversarial examples, and curves.
 
 They are drawn by matplotlib, which is imported when the first one is. Text stays text, images keep
-their pixels, equal pictures are equal bytes; pyplot and a user's matplotlibrc are not used.
+their pixels, equal pictures are equal bytes, and colors follow the reader's light or dark scheme;
+pyplot and a user's matplotlibrc are not used.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +24,27 @@ if TYPE_CHECKING:
 Line = tuple[Sequence[float], Sequence[float]]
 """The x and the y of a line's points."""
 
+_DPI = 96  # CSS pixels to an inch
+_SIZE = 9.5  # of text, in points: curves 360 pixels wide, as on a phone, have 11 pixels of it
+
+PAPER, INK, SOFT, GRID = "#ffffff", "#1f2328", "#59636e", "#d8dee4"
+LINES = {
+    "#1b62a5": "#79b8ff",
+    "#a84b00": "#ffa657",
+    "#1a7a2e": "#6fdd8b",
+    "#c0271d": "#ff9d94",
+    "#7a4fb5": "#c8a6ff",
+    "#7d4f3f": "#d9ae9b",
+    "#b03a8c": "#ff9bd2",
+    "#5f6670": "#aab3bd",
+    "#6f6a00": "#d6d04f",
+    "#00717f": "#56d4dd",
+}
+"""The colors of lines and their names, each with the one that is in its place on dark paper."""
+
+DARK = {PAPER: "#14171b", INK: "#e6e8eb", SOFT: "#9da7b1", GRID: "#363c44", **LINES}
+"""Each color of a picture, with the one that is in its place where the reader's scheme is dark."""
+
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "sparring",  # the same ids in every process
@@ -29,14 +52,14 @@ _STYLE: dict[str, Any] = {
     "image.composite_image": False,
     "image.interpolation": "none",  # pixels stay pixels
     "font.sans-serif": ["DejaVu Sans", "Verdana"],
-    "font.size": 9,
-    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), "#333"),
+    "font.size": _SIZE,
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor"), PAPER),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
     **dict.fromkeys((f"axes.spines.{side}" for side in ("left", "right", "top", "bottom")), False),
     **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 0),
-    **{"axes.grid": True, "axes.grid.axis": "y", "grid.color": "#ddd"},
+    **{"axes.grid": True, "axes.grid.axis": "y", "grid.color": GRID},
     **{"legend.frameon": False, "legend.handlelength": 1.2, "legend.labelcolor": "linecolor"},
 }
-_DPI = 96  # CSS pixels to an inch
 
 
 def examples(
@@ -60,7 +83,7 @@ def examples(
     Returns:
         An SVG.
     """
-    side, pitch, left = 72, 84, 92  # pixels
+    side, pitch, left = 72, 84, 98  # pixels
     width = max(left + len(images) * pitch, 400)
     heading = _wrapped(title, width // 8)
     top = 14 + 15 * len(heading.splitlines())
@@ -90,8 +113,8 @@ def examples(
                 axes.imshow(pixels, extent=(x, x + side, y + side, y), aspect="auto")
                 label = axes.text(x + side / 2, y + side + 4, text, ha="center", va="top")
                 taken = label.get_window_extent().width * _DPI / figure.dpi
-                label.set_fontsize(9 * min(1, (pitch - 4) / max(taken, 1)))
-    return file.getvalue()
+                label.set_fontsize(_SIZE * min(1, (pitch - 4) / max(taken, 1)))
+    return _for_both_schemes(file)
 
 
 def curves(
@@ -109,17 +132,20 @@ def curves(
     Returns:
         An SVG.
     """
-    with _drawing(640, 370, title) as (figure, file):
+    names = [_wrapped(name, 30) for name in lines]
+    columns = max(1, 48 // (8 + max([len(name) for name in names] or [0])))
+    below = 18 * -(-sum(1 + name.count("\n") for name in names) // columns)  # names, in pixels
+    with _drawing(400, 290 + below, title) as (figure, file):
         from matplotlib.ticker import MaxNLocator, PercentFormatter
 
         figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
-        figure.suptitle(_wrapped(title, 80), x=0.015, ha="left", size=9, weight="bold")
-        axes = figure.add_subplot(xlabel=_wrapped(across, 60))
-        axes.set_title(_wrapped(up, 60), loc="left", size=9, color="#666")
+        figure.suptitle(_wrapped(title, 44), x=0.02, ha="left", size=_SIZE, weight="bold")
+        axes = figure.add_subplot(xlabel=_wrapped(across, 50))
+        axes.set_title(_wrapped(up, 50), loc="left", size=_SIZE, color=SOFT)
         axes.margins(0.012, 0.04)
         ends: list[tuple[float, str, Line2D]] = []
         points = [np.zeros((0, 2))]
-        for number, (name, alike) in enumerate(lines.items()):
+        for number, (name, alike) in enumerate(zip(names, lines.values(), strict=True)):
             for at, line in enumerate(alike):
                 xy = np.array(line, float).T  # [points, 2]
                 xy = xy[np.isfinite(xy).all(axis=1)]
@@ -129,13 +155,13 @@ def curves(
                 [drawn] = axes.plot(
                     xy[:, 0],
                     xy[:, 1],
-                    color=f"C{number % 10}",
+                    color=list(LINES)[number % len(LINES)],
                     linewidth=1.5 if len(alike) == 1 else 0.9,
                     marker="o" if len(xy) <= (20 if len(alike) == 1 else 1) else "",
                     markersize=4,
                     gid=f"line-{number}-{at}",
                 )
-                ends.append((float(xy[-1, 1]), _wrapped(name, 30), drawn))
+                ends.append((float(xy[-1, 1]), name, drawn))
         x, y = np.concatenate(points).T
         integer = bool((x % 1 == 0).all())
         for axis, whole in ((axes.xaxis, integer), (axes.yaxis, False)):
@@ -153,15 +179,35 @@ def curves(
             axes.set_ylim(-0.02, 1.02)
         # Names stand in the order of their lines' ends.
         ends.sort(key=lambda end: end[0], reverse=True)
-        if names := {name: drawn for _, name, drawn in ends}:
-            axes.legend(list(names.values()), list(names), loc="upper left", bbox_to_anchor=(1, 1))
-    return file.getvalue()
+        if named := {name: drawn for _, name, drawn in ends}:
+            figure.legend(
+                list(named.values()),
+                list(named),
+                loc="outside lower left",
+                ncols=columns,
+                columnspacing=1.2,
+            )
+    return _for_both_schemes(file)
+
+
+def _for_both_schemes(file: io.StringIO) -> str:
+    """The picture drawn, with the colors that it has where the reader's scheme is dark."""
+    rules = "".join(
+        f'[style*="{what}: {light}"]{{{what}:{dark}!important}}'
+        for light, dark in DARK.items()
+        for what in ("fill", "stroke")
+    )
+    dark = f"@media (prefers-color-scheme: dark){{{rules}}}</style>"
+    return file.getvalue().replace("</style>", dark, 1)
 
 
 def _wrapped(text: str, width: int) -> str:
     """Text that can be printed, on two lines at most."""
     text = "".join(c if c.isprintable() else " " for c in text)
     return "\n".join(textwrap.wrap(text, width, max_lines=2, placeholder="…"))
+
+
+_ONE_AT_A_TIME = Lock()  # matplotlib's style is the process's; two threads would mix theirs up
 
 
 @contextmanager
@@ -171,7 +217,8 @@ def _drawing(width: float, height: float, title: str) -> Iterator[tuple[Figure, 
     from matplotlib.figure import Figure
 
     file = io.StringIO()
-    with warnings.catch_warnings(), matplotlib.style.context(["default", _STYLE]):
+    style = matplotlib.style.context(["default", _STYLE])
+    with _ONE_AT_A_TIME, warnings.catch_warnings(), style:
         # Letters that matplotlib's font lacks are drawn by the browser, with another.
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         figure = Figure((width / _DPI, height / _DPI))

@@ -17,7 +17,7 @@ from sparring.backend import choice as backend_choice
 from sparring.cli import app
 from sparring.errors import DataError, SettingsError
 from sparring.experiments import doctor, machine
-from sparring.experiments.doctor import BackendFinding, DatasetFinding
+from sparring.experiments.findings import BackendFinding, DatasetFinding
 
 GIBIBYTE = 1 << 30
 
@@ -209,6 +209,17 @@ def test_cores_and_memory_without_limits(tmp_path: Path) -> None:
     assert total is not None
     assert total > 1 << 20
     assert free is None
+
+
+@pytest.mark.parametrize(("load", "told"), [(0.4, False), (3.0, True)])
+def test_a_machine_where_others_compute(
+    monkeypatch: pytest.MonkeyPatch, load: float, told: bool
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(machine, "cores", lambda: (2, 4))
+    text = str(doctor.examine(probe=False))
+    assert ("Load 3.0 on 2 cores" in text) is told
+    assert ("OMP_NUM_THREADS=1 may be faster" in text) is told
 
 
 # Data sets, disk, packages

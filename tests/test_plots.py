@@ -8,6 +8,8 @@ import itertools
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -97,8 +99,8 @@ def test_long_names_are_not_cut_off_by_the_edge_or_their_neighbors() -> None:
     assert {"a name that takes two lines in", "a legend", "b"} <= {*written(text)}
     assert sum("a title a title" in name for name in written(text)) == 2
     [first, _] = drawn(text).values()
-    legend = float(written(text)["b"].get("x", ""))
-    assert first[1][:, 0].max() < legend < 480 - 60
+    legend = float(written(text)["b"].get("y", ""))  # below the axis' numbers and name
+    assert first[1][:, 1].max() + 25 < legend < size(text)[1] - 5
 
 
 def test_names_are_text_whatever_they_hold() -> None:
@@ -118,8 +120,8 @@ def test_points_are_at_their_places() -> None:
     # To the right and, in pictures, upward: half and whole the way, and up to 0.5 and 0.25.
     assert x == pytest.approx([0, x[2] / 2, x[2]])
     assert y == pytest.approx([0, y[1], y[1] / 2])
-    assert x[2] > 300
-    assert -110 < y[1] < -90  # 0.5 of an axis of about 200 points
+    assert x[2] > 240
+    assert -70 < y[1] < -55  # 0.5 of an axis of about 125 points
     assert marks == 3
 
 
@@ -143,15 +145,58 @@ def test_curves_of_one_name_share_a_color_and_names_stay_apart() -> None:
     assert len(names) == 10
     for number, name in enumerate(names):
         assert f"fill: {colors[2 * number]}" in names[name].get("style", "")
-    heights = sorted(float(each.get("y", "")) for each in names.values())
-    assert all(b - a >= 10 for a, b in itertools.pairwise(heights))
-    assert heights[-1] <= 277.5 - 35  # above the axis
+    places = [(float(each.get("x", "")), float(each.get("y", ""))) for each in names.values()]
+    for (left, upper), (right, lower) in itertools.combinations(sorted(places), 2):
+        assert right - left >= 60 or lower - upper >= 10
+    assert max(lower for _, lower in places) <= size(text)[1] - 5
 
 
 def test_names_stand_in_the_order_of_the_lines_ends() -> None:
     lines = {"low": [([0, 1], [0.9, 0.1])], "high": [([0, 1], [0.1, 0.9])]}
     places = written(plots.curves(lines, "t", "x", "y"))
-    assert float(places["high"].get("y", "")) < float(places["low"].get("y", ""))
+    at = {name: [float(places[name].get(axis, "")) for axis in "xy"] for name in lines}
+    assert at["high"] < at["low"]  # column by column
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast ratio of two colors as WCAG 2 defines it, from 1 to 21."""
+
+    def luminance(color: str) -> float:
+        values = np.array([int(color[at : at + 2], 16) for at in (1, 3, 5)]) / 255
+        linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_colors_can_be_read_on_light_and_dark_paper() -> None:
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
+    for light in (plots.INK, plots.SOFT, *plots.LINES):
+        assert contrast(light, plots.PAPER) >= 4.5
+        assert contrast(plots.DARK[light], plots.DARK[plots.PAPER]) >= 4.5
+    x = np.zeros((1, 4, 4, 1))
+    lines = {f"name {number}": [([0, 1], [0, 1])] for number in range(12)}
+    for text in (plots.curves(lines, "t", "x", "y"), plots.examples(x, x, "a", "b", "t")):
+        assert "@media (prefers-color-scheme: dark)" in text
+        colors = set(re.findall(r"(?:fill|stroke): (#\w+)", text))
+        assert {plots.PAPER, plots.INK} <= colors
+        assert colors <= set(plots.DARK)  # none is left as it is where the scheme is dark
+        for what in ("fill", "stroke"):
+            for light, dark in plots.DARK.items():
+                assert f'[style*="{what}: {light}"]{{{what}:{dark}!important}}' in text
+
+
+def test_texts_of_curves_are_large_enough_on_a_phone() -> None:
+    lines = {f"network {number}": [([1, 2], [0.1, 0.2])] for number in range(10)}
+    text = plots.curves(lines, "majority: test accuracy of the averaged weights", "epoch", "y")
+    width = size(text)[0]
+    texts = ElementTree.fromstring(text).iter(f"{SVG}text")
+    styles = [each.get("style", "") for each in texts]
+    sizes = [float(found) for style in styles for found in re.findall(r"([\d.]+)px", style)]
+    assert len(sizes) == len(styles) > 10
+    assert min(sizes) * 358 / width >= 11  # of a screen 400 pixels wide, less its margins
 
 
 def test_ticks_are_round_numbers() -> None:
@@ -183,3 +228,34 @@ def test_pictures_are_the_same_in_every_process_and_nothing_global_changes() -> 
     assert first.stdout == second.stdout
     assert first.stdout.count("</svg>") == 2
     assert not re.search(r"\b20\d\d-", first.stdout)  # no date
+
+
+def test_a_user_s_style_and_figures_are_neither_used_nor_changed() -> None:
+    import matplotlib
+    from matplotlib import pyplot
+
+    x = np.arange(16).reshape(1, 4, 4, 1) / 16
+
+    def draw() -> tuple[str, str]:
+        lines = {"a": [([1, 2], [0.1, 0.2])]}
+        return plots.curves(lines, "t", "x", "y"), plots.examples(x, x / 2, ["a"], ["b"], "t")
+
+    expected, backend = draw(), matplotlib.get_backend()
+    odd: Any = {
+        "font.size": 40, "axes.facecolor": "black", "savefig.bbox": "tight", "savefig.dpi": 30,
+        "svg.fonttype": "path", "image.cmap": "hot", "text.usetex": True, "figure.dpi": 20,
+        "savefig.transparent": True, "lines.linewidth": 9,
+    }  # fmt: skip
+    with matplotlib.rc_context(odd):
+        before = matplotlib.rcParams.copy()
+        figure = pyplot.figure()
+        try:
+            with ThreadPoolExecutor(4) as threads:
+                made = [each.result() for each in [threads.submit(draw) for _ in range(8)]]
+            assert pyplot.get_fignums() == [figure.number]
+            assert pyplot.gcf() is figure
+        finally:
+            pyplot.close(figure)
+        assert matplotlib.rcParams == before
+    assert made == [expected] * 8
+    assert matplotlib.get_backend() == backend

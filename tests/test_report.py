@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -22,9 +23,10 @@ from sparring.cli import app
 from sparring.data import Dataset
 from sparring.defenses.defense import Defense
 from sparring.errors import RunError
-from sparring.evaluation.rates import Mean, Rate
+from sparring.evaluation.rates import Mean
 from sparring.reports import page, tables
-from sparring.reports.gather import Gathered, Group, gather
+from sparring.reports.gather import gather
+from sparring.reports.groups import Gathered, Group
 from tests.test_plots import drawn
 
 ROOT = Path(__file__).parent.parent
@@ -121,7 +123,7 @@ def test_means_and_deviations_by_hand(tmp_path: Path) -> None:
         run(tmp_path / f"seed-{seed}/digits/baseline", accuracy, seed=seed)
     found = gather(tmp_path)
     # The deviations are -0.03, -0.01 and 0.04: their squares' sum over two is 0.0013.
-    assert only(found).mean("test_accuracy") == pytest.approx((0.93, 0.0013**0.5, 3))
+    assert only(found).mean(attrgetter("test_accuracy")) == pytest.approx((0.93, 0.0013**0.5, 3))
     assert texts(found).count("93.00 ± 3.61 %") == 2
     [group] = found.as_json()["data_sets"][0]["defenses"]
     assert group["test_accuracy"] == pytest.approx({"value": 0.93, "std": 0.0013**0.5, "n": 3})
@@ -133,7 +135,7 @@ def test_means_and_deviations_by_hand(tmp_path: Path) -> None:
 def test_one_seed_has_no_deviation(tmp_path: Path) -> None:
     run(tmp_path / "baseline", 0.975)
     found = gather(tmp_path)
-    assert only(found).mean("test_accuracy") == Mean(0.975, None, 1)
+    assert only(found).mean(attrgetter("test_accuracy")) == Mean(0.975, None, 1)
     assert '<td class="number">97.50 %</td>' in page.html(found)
     [row] = rows(page.markdown(found), "defense")
     assert (row["test accuracy"], row["rejected"], row["seeds"]) == ("97.50 %", "-", "1")
@@ -181,7 +183,8 @@ def test_settings_and_backends_are_not_mixed(tmp_path: Path) -> None:
     ]  # fmt: skip
     groups = found.sections[0].groups
     means = {
-        (group.defense, *group.differs.items()): group.mean("test_accuracy") for group in groups
+        (group.defense, *group.differs.items()): group.mean(attrgetter("test_accuracy"))
+        for group in groups
     }
     assert means == {
         ("baseline", ("epochs", 3), ("backend", "torch")): (0.9, None, 1),
@@ -203,7 +206,7 @@ def test_a_seed_counts_once_and_restarts_count_with_their_last(tmp_path: Path) -
     run(tmp_path / "c", None, seed=5)
     found = gather(tmp_path)
     group = only(found)
-    assert group.mean("test_accuracy") == Mean(0.8, None, 1)
+    assert group.mean(attrgetter("test_accuracy")) == Mean(0.8, None, 1)
     assert [trained.seed for trained in group.runs] == [4, 4, 5]
     assert "a: not counted: b has the same seed and finished later" in group.notes
     assert "b: seed 2 diverged; by network, the seeds used are [4]" in group.notes
@@ -261,7 +264,7 @@ def test_a_damaged_run_is_reported(tmp_path: Path, contents: bytes, problem: str
     [(place, text)] = found.damaged
     assert place == "bad"
     assert text.startswith(problem)
-    assert only(found).mean("test_accuracy") == (0.9, None, 1)
+    assert only(found).mean(attrgetter("test_accuracy")) == (0.9, None, 1)
     assert ">bad<" in page.html(found)
     assert found.as_json()["damaged"] == [{"path": "bad", "problem": text}]
 
@@ -348,7 +351,7 @@ def test_verdicts_of_both_formats_are_read(tmp_path: Path) -> None:
     # Where there are both, the newer one counts.
     (tmp_path / "1/attacks/pgd-Linf-0.15/report.json").write_text("{")
     [attacked] = only(gather(tmp_path)).attacks
-    assert attacked.mean("success_rate") == (3 / 8, 0, 2)
+    assert attacked.mean(attrgetter("success_rate")) == (3 / 8, 0, 2)
     verdict(run(tmp_path / "2", seed=2), format=1, finished=None)
     assert only(gather(tmp_path)).notes == [
         "2: attacks/pgd-Linf-0.15: damaged: expected finished to be true or false, found None"
@@ -366,12 +369,13 @@ def test_verdicts_over_seeds(tmp_path: Path) -> None:
     found = gather(tmp_path)
     [attacked] = only(found).attacks
     # Of 8 images 2, 4 and 6: a half, and 0.25 to both sides.
-    assert attacked.mean("success_rate") == pytest.approx((0.5, 0.25, 3))
-    assert attacked.mean("robust_accuracy") == pytest.approx((0.4, 0.2, 3))
+    assert attacked.mean(attrgetter("success_rate")) == pytest.approx((0.5, 0.25, 3))
+    assert attacked.mean(attrgetter("robust_accuracy")) == pytest.approx((0.4, 0.2, 3))
     assert attacked.warnings == ["seed 1, 2: few-images: take more"]
     [(threat, table)] = tables.attack_tables(found.sections[0])
-    assert (threat, table.header) == ("Linf(0.15)", ["defense", "pgd"])
-    assert table.cells()[0][1][:2] == ("50.0 ± 25.0 %", ["3 seeds", "⚠ 1"])
+    headers = [column.header for column in table.columns]
+    assert (threat, headers) == ("Linf(0.15)", ["defense", "pgd"])
+    assert table.cells()[0][1][:2] == ("50.0 ± 25.0 %", ["3 seeds, n = 24", "⚠ 1"])
     assert "| 50.0 ± 25.0 % | - | 40.0 ± 20.0 % | 80.0 ± 0.0 % | 24 of 30 | 3 |" in texts(found)
     [group] = found.as_json()["data_sets"][0]["defenses"]
     assert group["attacks"][0]["success_rate"] == {"value": 0.5, "std": 0.25, "n": 3}
@@ -382,8 +386,9 @@ def test_one_seed_has_its_interval(tmp_path: Path) -> None:
     verdict(run(tmp_path), broken=4)
     found = gather(tmp_path)
     [(_, table)] = tables.attack_tables(found.sections[0])
-    assert table.cells()[0][1][:2] == ("50.0 %", ["25.0 to 75.0"])
-    shaded = '<td class="number" style="background: rgb(240 96 72 / 28%)">50.0 %<small>'
+    assert table.cells()[0][1][:2] == ("50.0 %", ["25.0 to 75.0, n = 8"])
+    # A quarter, the interval's lower end, of 55 %.
+    shaded = '<td class="number" style="background: rgb(240 96 72 / 14%)">50.0 %<small>'
     assert shaded in page.html(found)
     assert "| 50.0 % | 25.0 to 75.0 | 40.0 %<br>20.0 to 70.0 | 80.0 % | 8 of 10 | 1 |" in texts(
         found
@@ -401,19 +406,22 @@ def test_other_attacks_are_not_mixed(tmp_path: Path) -> None:
         first, "fgsm-L2-0.5", attack="FGSM()", threat={"norm": "L2", "eps": 0.5}, finished=False
     )
     found = gather(tmp_path)
-    names = [(each.first.name, each.mean("success_rate")) for each in only(found).attacks]
+    names = [
+        (each.first.name, each.mean(attrgetter("success_rate"))) for each in only(found).attacks
+    ]
     assert names == [
         ("fgsm", None),
-        ("pgd", (1.0, None, 1)),
-        ("pgd", (0.5, None, 1)),
         ("pgd, chosen images", (0.375, None, 1)),
         ("pgd, on others", (0.375, None, 1)),
+        ("pgd, steps=40", (1.0, None, 1)),
+        ("pgd, steps=9", (0.5, None, 1)),
     ]
     by_threat = dict(tables.attack_tables(found.sections[0]))
     assert set(by_threat) == {"L2(0.5)", "Linf(0.15)"}
     assert by_threat["L2(0.5)"].cells()[0][1].below == ["unfinished"]
-    assert by_threat["Linf(0.15)"].header[-1] == "pgd"  # the strongest
-    assert by_threat["Linf(0.15)"].cells()[0][-1].text == "100.0 % / 50.0 %"
+    headers = [column.header for column in by_threat["Linf(0.15)"].columns]
+    assert headers[1:] == [name for name, _ in names[1:]]
+    assert [cell.text for cell in by_threat["Linf(0.15)"].cells()[0][-2:]] == ["100.0 %", "50.0 %"]
     texts(found)
 
 
@@ -448,9 +456,10 @@ def test_a_verdict_of_the_judge(digits_baseline: Defense, tmp_path: Path) -> Non
     [attacked] = group.attacks
     [judged] = attacked.verdicts
     assert judged.name == "fgsm"
-    assert judged.rates["success_rate"] == made.success_rate
-    assert judged.rates["robust_accuracy"] == made.robust_accuracy
-    accuracy = group.mean("test_accuracy")
+    rates = judged.record.results
+    assert tuple(dict(rates.success_rate).values()) == made.success_rate
+    assert tuple(dict(rates.robust_accuracy).values()) == made.robust_accuracy
+    accuracy = group.mean(attrgetter("test_accuracy"))
     assert accuracy is not None
     assert accuracy.value == digits_baseline.results["test_accuracy"]
     pictures = embedded(page.html(found))
@@ -532,7 +541,7 @@ class Page(HTMLParser):
             assert value is not None
             assert name in {
                 *("alt", "charset", "class", "content", "href", "id", "lang", "name", "src"),
-                "style",
+                *("aria-label", "scope", "style", "tabindex"),
             }
             if name == "src":
                 assert value.startswith("data:image/svg+xml;base64,")
@@ -580,7 +589,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     assert elements.names == {
         *("html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "nav", "a"),
         *("div", "table", "thead", "tbody", "tr", "th", "td", "small", "ul", "li", "details"),
-        *("summary", "figure", "figcaption", "img"),
+        *("summary", "figure", "figcaption", "img", "main", "caption", "span"),
     } - {"ul", "li"}
     assert len(set(elements.anchors)) == len(elements.anchors) == 5
     assert {link.removeprefix("#") for link in elements.links} == set(elements.anchors)
@@ -621,7 +630,7 @@ def test_the_command(call: Callable[..., Result], tmp_path: Path) -> None:
     assert answer.exit_code == 0, answer.output
     assert re.search(r"^baseline +97\.50 %.* - +1 .*finished", answer.output, re.MULTILINE)
     assert re.search(r"^blur +- .*- +0 .*unfinished after epoch 1", answer.output, re.MULTILINE)
-    assert "Damaged   bad: damaged: JSONDecodeError" in answer.output
+    assert "Damaged   bad: damaged: JSONDecodeError" in answer.stderr
     assert "Report    runs/report.html, report.md and report.json" in answer.output
     names = {"report.html", "report.md", "report.json"}
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"digits", "bad", *names}
@@ -687,7 +696,6 @@ def test_rates_without_images(tmp_path: Path) -> None:
     verdict(run(tmp_path), results=dict.fromkeys(names, none))
     found = gather(tmp_path)
     [attacked] = only(found).attacks
-    assert attacked.mean("success_rate") is None
+    assert attacked.mean(attrgetter("success_rate")) is None
     assert attacked.first.as_json()["success_rate"] == none
-    assert isinstance(attacked.first.rates["success_rate"], Rate)
     assert "no images" in texts(found)

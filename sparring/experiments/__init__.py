@@ -9,4 +9,5 @@ Which question it answers: how does a request become a trained run, or many?
     schedule.py  many trainings at once, on this machine or on a cluster
     machine.py   what of this machine the process may use
     doctor.py    what this machine can do
+    findings.py  what it found, as values and as text
 """

@@ -1,9 +1,8 @@
 """What the runs below a folder say: read from their files, and grouped over seeds.
 
-Read are the runs' run.json, metrics.jsonl and the verdicts on attacks, wherever they lie and
-whatever their folders are called. Damaged files are reported; what cannot be relied on is left out,
-with a note.
-No deep-learning framework is needed, and none is imported.
+Read are run.json, metrics.jsonl and the verdicts on attacks, wherever the runs lie and whatever
+their folders are called. Damaged files are reported; what cannot be relied on is left out, with a
+note. No deep-learning framework is imported.
 """
 
 from __future__ import annotations
@@ -13,350 +12,31 @@ import math
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 from sparring.defenses import BASELINE
 from sparring.errors import RunError
-from sparring.evaluation.rates import Mean, Rate
-from sparring.runs.directory import Run
-from sparring.runs.records import (
-    RatesRecord,
-    Results,
-    RunRecord,
-    VerdictRecord,
-    figure,
-    short_name,
-    verdict_folder,
+from sparring.reports.groups import (
+    AttackResult,
+    Curve,
+    Gathered,
+    Group,
+    RunVerdict,
+    Section,
+    TrainedRun,
 )
-from sparring.version import __version__
-
-FORMAT = 1
-"""Version of what `Gathered.as_json` gives."""
+from sparring.runs.directory import Run
+from sparring.runs.records import Results, VerdictRecord, figure, short_name, verdict_folder
 
 _OWN_FOLDERS = {"attacks", "logs", "previous", "state"}
-_RATES = tuple(RatesRecord.model_fields)
-_RESULTS = ("test_accuracy", "rejected", "seconds")
 _DEEPEST = 50
-
-
-# What there is
-
-
-@dataclass(frozen=True)
-class RunVerdict:
-    """What one attack on one run came to.
-
-    Attributes:
-        folder: where it lies.
-        where: the same, below the folder of runs.
-        seed: the run's.
-        name: the attack's short name, with what is unusual about its images.
-        record: what its file says.
-        warnings: what to distrust.
-    """
-
-    folder: Path
-    where: str
-    seed: int
-    name: str
-    record: VerdictRecord
-    warnings: Sequence[str]
-
-    @property
-    def within(self) -> tuple[str, float]:
-        """The threat model's norm and radius."""
-        return self.record.threat.norm, self.record.threat.eps
-
-    @property
-    def threat(self) -> str:
-        """The threat model, as Linf(0.05)."""
-        norm, eps = self.within
-        return f"{norm}({eps:.6g})"
-
-    @property
-    def rates(self) -> dict[str, Rate]:
-        """Its four rates by name; none while it is unfinished."""
-        if not self.record.finished:
-            return {}
-        return {name: Rate(**dict(rate)) for name, rate in self.record.results}
-
-    @property
-    def identity(self) -> str:
-        """Equal texts for verdicts that differ in nothing but the run."""
-        record = self.record
-        index = [image.index for image in record.images]
-        of = (record.attack, record.attack_sha256, *self.within, record.draws, index)
-        return json.dumps([*of, record.dataset.get("sha256")])
-
-    def as_json(self) -> dict[str, Any]:
-        """Give the figures as plain JSON values."""
-        results = self.record.results.model_dump(mode="json") if self.record.finished else {}
-        return {
-            "path": self.where,
-            "seed": self.seed,
-            "finished": self.record.finished,
-            **results,
-            "warnings": list(self.warnings),
-        }
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One network's training.
-
-    Attributes:
-        network: counted from 0.
-        epoch: the epochs that are known, counted from 1.
-        loss: the mean loss of each.
-        test_accuracy: the test accuracy after each, in [0, 1].
-    """
-
-    network: int
-    epoch: Sequence[int]
-    loss: Sequence[float | None]
-    test_accuracy: Sequence[float | None]
-
-    def line(self, name: str) -> tuple[Sequence[float], Sequence[float]]:
-        """Give the epochs at which a figure is known, and its values there.
-
-        Args:
-            name: loss or test_accuracy.
-        """
-        values: Sequence[float | None] = getattr(self, name)
-        known = [(x, y) for x, y in zip(self.epoch, values, strict=True) if y is not None]
-        return [x for x, _ in known], [y for _, y in known]
-
-
-@dataclass(eq=False)
-class TrainedRun:
-    """One run directory.
-
-    Attributes:
-        where: its path below the folder of runs.
-        record: its run.json.
-        results: what its training came to; nothing where that cannot be relied on.
-        status: "finished", or how far it came.
-        seed: the one it was trained with, after restarts another than was asked for.
-        curves: the training of each network.
-        verdicts: on attacks.
-        notes: what its reader should know.
-    """
-
-    where: str
-    record: RunRecord
-    results: Results
-    status: str
-    seed: int
-    curves: Sequence[Curve]
-    verdicts: Sequence[RunVerdict]
-    notes: list[str]
-
-    @property
-    def conditions(self) -> dict[str, Any]:
-        """What it was trained with: preset, settings and backend."""
-        record = self.record
-        return {"preset": record.preset, **record.settings, "backend": record.backend}
-
-    @property
-    def finished(self) -> bool:
-        """Whether its results can be relied on."""
-        return self.status == "finished"
-
-    def figure(self, name: str) -> float | None:
-        """Give one of the results, such as test_accuracy, or None where it is not known."""
-        value: float | None = getattr(self.results, name)
-        return value
-
-    def as_json(self) -> dict[str, Any]:
-        """Give what is known of it as plain JSON values."""
-        return {
-            "path": self.where,
-            "status": self.status,
-            "seed": self.seed,
-            **{name: self.figure(name) for name in _RESULTS},
-            **self.record.circumstances(),
-            "finished": self.results.finished,
-            "notes": self.notes,
-            "curves": [asdict(curve) for curve in self.curves],
-        }
-
-
-@dataclass
-class AttackResult:
-    """The verdicts of one attack on the runs of a group, one a seed, of which there is one."""
-
-    verdicts: Sequence[RunVerdict]
-
-    @property
-    def first(self) -> RunVerdict:
-        """One of them, for what they have in common."""
-        return self.verdicts[0]
-
-    @property
-    def finished(self) -> list[RunVerdict]:
-        """Those that have rates."""
-        return [verdict for verdict in self.verdicts if verdict.rates]
-
-    def mean(self, name: str) -> Mean | None:
-        """Take the mean of a rate, such as success_rate, over seeds; None where there is none."""
-        rates = [verdict.rates[name] for verdict in self.finished]
-        return Mean.of([rate.value for rate in rates if rate.n])
-
-    @property
-    def warnings(self) -> list[str]:
-        """The warnings of all, each once, with the seeds that have it where not all do."""
-        seeds: dict[str, list[int]] = defaultdict(list)
-        for verdict in self.verdicts:
-            for warning in verdict.warnings:
-                seeds[warning].append(verdict.seed)
-        return [
-            text if len(some) == len(self.verdicts) else f"seed {', '.join(map(str, some))}: {text}"
-            for text, some in seeds.items()
-        ]
-
-    def as_json(self) -> dict[str, Any]:
-        """Give the figures as plain JSON values."""
-        return {
-            "name": self.first.name,
-            **self.first.record.model_dump(include={"attack", "threat", "draws"}),
-            **_means(self, _RATES),
-            "verdicts": [verdict.as_json() for verdict in self.verdicts],
-        }
-
-
-@dataclass
-class Group:
-    """Runs of one defense on one data set that differ in nothing but the seed.
-
-    Attributes:
-        runs: all of them, by seed.
-        differs: what tells it from the other groups of the defense, by name.
-        anchor: its place in the page.
-    """
-
-    runs: list[TrainedRun]
-    differs: dict[str, Any] = field(default_factory=dict)
-    anchor: str = ""
-
-    @property
-    def record(self) -> RunRecord:
-        """The run.json of one of them, for what they have in common."""
-        return self.runs[0].record
-
-    @property
-    def defense(self) -> str:
-        """The defense's name."""
-        return self.record.defense
-
-    @property
-    def counted(self) -> list[TrainedRun]:
-        """The finished runs, one a seed: where there are several, the one that finished last."""
-        last: dict[int, TrainedRun] = {}
-        for run in sorted(self.runs, key=lambda run: str(run.results.finished)):
-            if run.finished:
-                last[run.seed] = run
-        return [last[seed] for seed in sorted(last)]
-
-    def mean(self, name: str) -> Mean | None:
-        """Take the mean of one of the results over seeds; None where there is none."""
-        values = [run.figure(name) for run in self.counted]
-        return Mean.of([value for value in values if value is not None])
-
-    @property
-    def networks(self) -> int | None:
-        """How many networks were trained; None where that is not known."""
-        return max((len(run.curves) for run in self.counted), default=0) or None
-
-    @property
-    def lender(self) -> str:
-        """The defense whose weights it serves, or nothing."""
-        return self.record.weights_from.defense if self.record.weights_from else ""
-
-    @property
-    def attacks(self) -> list[AttackResult]:
-        """What attacks on the counted runs came to, by threat model and name."""
-        alike: dict[str, dict[int, RunVerdict]] = defaultdict(dict)
-        for run in self.counted:
-            for verdict in run.verdicts:
-                if verdict.rates or run.seed not in alike[verdict.identity]:
-                    alike[verdict.identity][run.seed] = verdict
-        attacks = [AttackResult(list(seeds.values())) for seeds in alike.values()]
-        return sorted(attacks, key=lambda one: (*one.first.within, one.first.name))
-
-    @property
-    def notes(self) -> list[str]:
-        """What its reader should know, with the run that it is about."""
-        return [f"{run.where}: {note}" for run in self.runs for note in run.notes]
-
-    def as_json(self) -> dict[str, Any]:
-        """Give the figures as plain JSON values."""
-        return {
-            "defense": self.defense,
-            "preset": self.record.preset,
-            "backend": self.record.backend,
-            "settings": self.record.settings,
-            "differs": self.differs,
-            "seeds": [run.seed for run in self.counted],
-            **_means(self, _RESULTS),
-            "networks": self.networks,
-            "attacks": [attacked.as_json() for attacked in self.attacks],
-            "runs": [run.as_json() for run in self.runs],
-        }
-
-
-@dataclass
-class Section:
-    """One data set and what was trained on it.
-
-    Attributes:
-        dataset: all that run.json says of it.
-        groups: of the runs on it, by defense.
-        title: its name, with what tells it from others of that name.
-        anchor: its place in the page.
-    """
-
-    dataset: Mapping[str, Any]
-    groups: list[Group]
-    title: str
-    anchor: str
-
-
-@dataclass
-class Gathered:
-    """Everything that the runs below a folder say.
-
-    Attributes:
-        folder: its path.
-        sections: the data sets.
-        damaged: path and problem of the runs that cannot be read.
-        written: when it was gathered, in ISO 8601.
-    """
-
-    folder: str
-    sections: list[Section]
-    damaged: list[tuple[str, str]]
-    written: str
-
-    def as_json(self) -> dict[str, Any]:
-        """Give the figures as plain JSON values."""
-        return {
-            "format": FORMAT,
-            "sparring": __version__,
-            "written": self.written,
-            "folder": self.folder,
-            "data_sets": [
-                {"dataset": own.dataset, "defenses": [group.as_json() for group in own.groups]}
-                for own in self.sections
-            ],
-            "damaged": [{"path": path, "problem": problem} for path, problem in self.damaged],
-        }
-
-
-# Reading
+_LARGEST = 1e100
+_LARGEST_FILE = 32_000_000  # a verdict on 100,000 images has less
+_LONGEST_NAME = 80
 
 
 def gather(folder: str | Path) -> Gathered:
@@ -374,7 +54,8 @@ def gather(folder: str | Path) -> Gathered:
     folder = Path(folder)
     if not folder.is_dir():
         raise RunError(f"{folder}: no such folder of runs")
-    runs, damaged = [], []
+    runs: list[TrainedRun] = []
+    damaged: list[tuple[str, str]] = []
 
     def place(path: Path) -> str:
         return _printable(path.relative_to(folder).as_posix())
@@ -382,9 +63,9 @@ def gather(folder: str | Path) -> Gathered:
     def unreadable(error: OSError) -> None:
         damaged.append((place(Path(error.filename)), _printable(error.strerror)))
 
-    for path in find(folder, unreadable):
+    for path in _find(folder, unreadable):
         try:
-            runs.append(_read(path, place(path)))
+            runs.append(_read(path, place(path), damaged))
         except (RunError, OSError) as error:
             text = str(error).removeprefix(f"{Run(path).json_file}: ")
             damaged.append((place(path), _printable(text)))
@@ -394,64 +75,60 @@ def gather(folder: str | Path) -> Gathered:
     return Gathered(_printable(str(folder)), _sections(runs), damaged, written)
 
 
-def find(folder: Path, unreadable: Callable[[OSError], None] | None = None) -> list[Path]:
-    """Find the run directories in a folder, at any depth, itself included; links are followed.
-
-    Folders that belong to a run are not looked into.
-
-    Args:
-        folder: its path.
-        unreadable: is called for every folder that cannot be read.
-    """
-    runs, seen = [], set()
+def _find(folder: Path, unreadable: Callable[[OSError], None]) -> Iterator[Path]:
+    """The run directories at any depth; links are followed, a run's own folders not looked into."""
+    seen = set()
     for place, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
-        folders.sort()
         real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
-            continue
+        own = _OWN_FOLDERS if "run.json" in files else set()
+        folders[:] = [] if real in seen else sorted(set(folders) - own)
+        if "run.json" in files and real not in seen:
+            yield Path(place)
         seen.add(real)
-        if "run.json" in files:
-            runs.append(Path(place))
-            folders[:] = [name for name in folders if name not in _OWN_FOLDERS]
-    return runs
 
 
-def _read(path: Path, where: str) -> TrainedRun:
-    """A run directory; RunError or OSError when it is no good."""
+def _read(path: Path, where: str, damaged: list[tuple[str, str]]) -> TrainedRun:
+    """A run directory; RunError or OSError when it is no good. Bad verdicts go to damaged."""
     run = Run(path)
+    _expect_readable(run.json_file)
     record = run.read(_printable)
     notes: list[str] = []
     curves = _curves(run, record.finished, notes)
-    if not record.finished:
-        status = _progress(record.status, curves)
-    elif not run.weights_file.is_file():
-        status = "its weights are missing"
+    if record.finished:
+        status = "finished" if run.weights_file.is_file() else "its weights are missing"
     else:
-        status = "finished"
+        status = _progress(record.status, curves)
     results = (record.results if status == "finished" else None) or Results()
     used = results.seeds_used or [record.seed]
     seed = used[0] if len(set(used)) == 1 else record.seed
     if record.diverged:
-        text = f"by network, the seeds used are {results.seeds_used}"
-        notes.append(f"seed {record.seed} diverged; {text}")
+        used_by = f"by network, the seeds used are {results.seeds_used}"
+        notes.append(f"seed {record.seed} diverged; {used_by}")
     if record.imported is not None:
         notes.append("imported, not trained here")
     elif status == "finished" and results.test_accuracy is None:
         notes.append("run.json has no test accuracy")
+    warnings = getattr(results, "warnings", None)
+    notes += filter(None, map(str, warnings if isinstance(warnings, list) else []))
     if not record.finished and Run(run.previous_folder).exists():
         notes.append("the finished run before it is in previous/")
     trained = TrainedRun(where, record, results, status, seed, curves, [], notes)
-    trained.verdicts = list(_verdicts(path, trained))
+    trained.verdicts = list(_verdicts(path, trained, damaged))
     if trained.verdicts and status != "finished":
         notes.append("verdicts of attacks are left out: they are of earlier weights")
         trained.verdicts = []
     return trained
 
 
+def _expect_readable(file: Path) -> None:
+    """Refuse what cannot be read in seconds; one that is no file is told by its reader."""
+    if file.exists() and (size := file.stat().st_size) > _LARGEST_FILE:
+        raise RunError(f"{file}: expected at most {_LARGEST_FILE:,} bytes, found {size:,}")
+
+
 def _progress(status: str, curves: Sequence[Curve]) -> str:
     """How far an unfinished run came, in words."""
-    known = {"training": "unfinished"}.get(status, status)
+    known = "unfinished" if status == "training" else status
     if not curves:
         return f"{known} in its first epoch"
     last = curves[-1]
@@ -464,74 +141,85 @@ def _curves(run: Run, finished: bool, notes: list[str]) -> list[Curve]:
     networks: dict[int, dict[int, tuple[float | None, float | None]]] = defaultdict(dict)
     written = 0
     try:
+        for file in (run.metrics_file, *(network.metrics_file for network in run.networks())):
+            _expect_readable(file)
         lines = run.metrics()
         if run.metrics_file.is_file():
             written = len(run.metrics_file.read_bytes().splitlines())
-    except OSError as error:
-        notes.append(f"metrics.jsonl: {error.strerror}")
+    except (RunError, OSError) as error:
+        notes.append(f"metrics.jsonl: {getattr(error, 'strerror', 'too large')}")
         lines = []
     for line in lines:
         networks[line.network][line.epoch] = (figure(line.loss), figure(line.test_accuracy))
     # A kill may cut the last line short.
     if written - len(lines) > (0 if finished else 1):
         notes.append(f"metrics.jsonl: damaged: {len(lines)} of {written} lines can be read")
-    curves = []
-    for network, epochs in sorted(networks.items()):
-        at = sorted(epochs)
-        loss, accuracy = zip(*(epochs[epoch] for epoch in at), strict=True)
-        curves.append(Curve(network, at, loss, accuracy))
-    return curves
+    return [
+        Curve(network, sorted(epochs), *zip(*(epochs[at] for at in sorted(epochs)), strict=True))
+        for network, epochs in sorted(networks.items())
+    ]
 
 
-def _verdicts(path: Path, run: TrainedRun) -> Iterator[RunVerdict]:
-    """The verdicts on attacks that lie in a run; what is wrong with them goes to its notes."""
+def _verdicts(path: Path, run: TrainedRun, damaged: list[tuple[str, str]]) -> Iterator[RunVerdict]:
+    """The verdicts on attacks that lie in a run; what is left out goes to its notes."""
     for folder in sorted(path.glob("attacks/*/")):
-        if (file := VerdictRecord.find(folder)) is None:
-            continue
-        where = _printable(f"attacks/{folder.name}")
+        where, file = _printable(f"attacks/{folder.name}"), None
         try:
+            if (file := VerdictRecord.find(folder)) is None:
+                continue
+            _expect_readable(file)
             record = VerdictRecord.read(file, _printable)
             changed = file.stat().st_mtime
         except (RunError, OSError) as error:
-            text = str(error).removeprefix(f"{file}: ")
-            run.notes.append(_printable(f"{where}: {text}"))
+            text = _printable(str(error).removeprefix(f"{file}: "))
+            run.notes.append(f"{where}: {text}")
+            damaged.append((f"{run.where}/{where}", text))
             continue
         if record.defense != run.record.defense:
             run.notes.append(f"{where} is left out: it is of {record.defense}")
             continue
         warnings = [f"{warning.name}: {warning.text}" for warning in record.warnings]
-        if record.weights_sha256 not in (None, run.record.weights_sha256):
+        stale = record.weights_sha256 not in (None, run.record.weights_sha256)
+        if stale:
             warnings.append("of other weights than the run's: the run was trained anew")
         elif changed < _seconds(run.results.finished):
             warnings.append(
                 "older than the run's weights: the run was trained anew, or the clocks differ"
             )
         name = _attack_name(_printable(folder.name), record, run.record.dataset_name)
-        yield RunVerdict(folder, f"{run.where}/{where}", run.seed, name, record, warnings)
+        yield RunVerdict(folder, f"{run.where}/{where}", run.seed, name, record, stale, warnings)
 
 
 def _attack_name(folder: str, record: VerdictRecord, dataset: str) -> str:
-    """A short name for an attack: the folder's, or a word of its description."""
-    name, ours, rest = folder.rpartition(verdict_folder("", record.threat.norm, record.threat.eps))
-    if not ours or rest not in ("", "-some"):
-        name = short_name(record.attack)
-    if any(image.index != row for row, image in enumerate(record.images)):
+    """A short name for an attack: what the verdict or its folder says, with what is unusual."""
+    name = str(getattr(record, "label", "")) or _name_by_folder(folder, record)
+    chosen = any(image.index != row for row, image in enumerate(record.images))
+    if chosen and "images=" not in name:
         name += ", chosen images"
     if record.dataset.get("name") != dataset:
         name += f", on {record.dataset.get('name')}"
-    return name
+    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
+
+
+def _name_by_folder(folder: str, record: VerdictRecord) -> str:
+    """The name in a folder's, with what it says besides; else a word of the description."""
+    threat = record.threat
+    name, ours, rest = folder.rpartition(verdict_folder("", threat.norm, threat.eps))
+    if not ours or not re.match(r"-|$", rest):
+        return short_name(record.attack)
+    return f"{name} {rest.removesuffix('-some').strip('-')}".rstrip()
 
 
 def _seconds(moment: Any) -> float:
     """A moment in ISO 8601 as seconds since 1970; 0 for anything else."""
     try:
         return datetime.fromisoformat(moment).timestamp()
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError, OSError):
         return 0.0
 
 
 def _printable(value: Any, depth: int = 0) -> Any:
-    """A JSON value whose texts have no control characters, and whose numbers are finite.
+    """A JSON value whose texts have no control characters, and whose numbers can be written.
 
     Raises ValueError when it is nested deeper than any of ours.
     """
@@ -543,13 +231,8 @@ def _printable(value: Any, depth: int = 0) -> Any:
         return [_printable(part, depth + 1) for part in value]
     if isinstance(value, dict):
         return {_printable(name): _printable(part, depth + 1) for name, part in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _means(of: Group | AttackResult, names: Sequence[str]) -> dict[str, Any]:
-    """Means by name as plain JSON values."""
-    means = {name: of.mean(name) for name in names}
-    return {name: mean and mean._asdict() for name, mean in means.items()}
+    # Texts of more than 4,300 digits, which sums may come to, are refused by Python.
+    return None if isinstance(value, int | float) and not abs(value) < _LARGEST else value
 
 
 # Putting together
@@ -565,6 +248,7 @@ def _sections(runs: Sequence[TrainedRun]) -> list[Section]:
         for same in _alike(alike, lambda run: run.record.defense):
             section.groups += _groups(same)
         section.groups.sort(key=lambda group: (group.defense != BASELINE, group.defense))
+        _tell_apart(section.groups)
         for group in section.groups:
             group.anchor = _anchor(f"{section.anchor} {group.defense}", anchors)
         sections.append(section)
@@ -591,6 +275,47 @@ def _groups(runs: Sequence[TrainedRun]) -> list[Group]:
                 other = counted[run.seed].where
                 run.notes.append(f"not counted: {other} has the same seed and finished later")
     return sorted(groups, key=lambda group: [_rank(value) for value in group.differs.values()])
+
+
+def _tell_apart(groups: Sequence[Group]) -> None:
+    """Where a defense was tried by several attacks of a name, the name says what differs."""
+    alike: dict[object, list[list[AttackResult]]] = defaultdict(list)
+    for group in groups:
+        for name, results in groupby(group.attacks, key=lambda attacked: attacked.first.order):
+            alike[name].append(list(results))
+    for everywhere in alike.values():
+        if max(map(len, everywhere)) == 1:
+            continue
+        every = [attacked for results in everywhere for attacked in results]
+        for facts in zip(*_facts([attacked.first for attacked in every]), strict=True):
+            names = [[attacked.first.name for attacked in results] for results in everywhere]
+            fact = iter(facts)
+            longer = [[f"{name}, {next(fact)}" for name in own] for own in names]
+            if all(len(set(new)) == len(set(old)) for new, old in zip(longer, names, strict=True)):
+                continue
+            for attacked, name in zip(every, chain(*longer), strict=True):
+                for verdict in attacked.verdicts:
+                    verdict.name = name
+
+
+def _facts(verdicts: Sequence[RunVerdict]) -> Iterator[Sequence[str]]:
+    """Of each verdict what may tell it from the others, what says most first."""
+    words = [re.split(r", (?=\w+=)", verdict.record.attack[:-1]) for verdict in verdicts]
+    options = [[first.partition("(")[2], *others] for first, *others in words]
+    common = set(options[0]).intersection(*options[1:])
+    for verdict, own in zip(verdicts, options, strict=True):
+        record = verdict.record
+        yield [
+            ", ".join(option for option in own if option and option not in common) or "defaults",
+            record.attack,
+            f"{record.draws} draw{'s' * (record.draws != 1)}",
+            f"{len(record.images)} image{'s' * (len(record.images) != 1)}",
+            f"seed {record.seed}",
+            "earlier weights" if verdict.stale else "these weights",
+            f"file {record.attack_sha256!s:.8}",
+            verdict.where.rpartition("/")[2],
+            verdict.where,
+        ]
 
 
 def _rank(value: Any) -> tuple[float, str]:

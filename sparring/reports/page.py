@@ -13,11 +13,14 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from sparring.errors import RunError
 from sparring.reports import tables
-from sparring.reports.gather import Gathered
+from sparring.reports.groups import Gathered
 from sparring.reports.pictures import pictures
 from sparring.runs.files import write_atomically
 from sparring.version import __version__
+
+_NO_FOLDER = "{}: a report cannot be written here: {}. Name another folder with --out."
 
 
 def write(gathered: Gathered, out: str | Path) -> list[Path]:
@@ -29,9 +32,15 @@ def write(gathered: Gathered, out: str | Path) -> list[Path]:
 
     Returns:
         The three files.
+
+    Raises:
+        RunError: they cannot be written there.
     """
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise RunError(_NO_FOLDER.format(out, error.strerror)) from error
     values = json.dumps(gathered.as_json(), indent=1, ensure_ascii=False, allow_nan=False)
     contents = {
         "report.html": html(gathered),
@@ -39,7 +48,10 @@ def write(gathered: Gathered, out: str | Path) -> list[Path]:
         "report.json": values,
     }
     for name, text in contents.items():
-        write_atomically(out / name, text.encode())
+        try:
+            write_atomically(out / name, text.encode())
+        except (IsADirectoryError, PermissionError) as error:
+            raise RunError(_NO_FOLDER.format(out / name, error.strerror)) from error
     return [out / name for name in contents]
 
 

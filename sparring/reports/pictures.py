@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
 
 from sparring import plots
-from sparring.reports.gather import Group, TrainedRun
+from sparring.reports.groups import Curve, Group, TrainedRun
 from sparring.reports.tables import strength
 
+_MOST_LINES = 200  # in a picture of curves; more can neither be told apart nor drawn in seconds
 _MOST_NAMES = 10  # in a picture of curves, which has as many colors
 _LARGEST_EXAMPLES = 500_000  # bytes of a defense's; the page is to stay one that can be sent around
 
 
 class Picture(NamedTuple):
-    """A picture, or a remark in the place of one.
-
-    Attributes:
-        caption: What stands below it.
-        svg: The picture; nothing where the caption is a remark that stands alone.
-        description: What it shows, for those who cannot see it.
-    """
+    """A picture, or a remark in the place of one."""
 
     caption: str
     svg: bytes = b""
+    """Empty where the caption is a remark that stands alone."""
     description: str = ""
+    """What it shows, for those who cannot see it."""
+    wide: bool = False
+    """Whether it keeps its size where it is wider than the page."""
 
     @property
     def data(self) -> str:
@@ -48,8 +49,11 @@ def _curves(group: Group) -> Iterator[Picture]:
         yield Picture(f"{group.defense} {text}.")
         return
     networks = max(len(run.curves) for run in runs)
-    loss, accuracy = _lines(runs, networks, "loss"), _lines(runs, networks, "test_accuracy")
+    loss = _lines(runs, networks, lambda curve: curve.loss)
+    accuracy = _lines(runs, networks, lambda curve: curve.test_accuracy)
     remarks = [f"{networks} networks a seed"] if len(runs) > 1 and networks > 1 else []
+    if (total := sum(len(run.curves) for run in runs)) > _MOST_LINES:
+        remarks.append(f"{_MOST_LINES} of {total:,} networks are drawn")
     if max(len(curve.epoch) for run in runs for curve in run.curves) == 1:
         remarks.append("one epoch: a point, no curve")
     measured = max(len(x) for alike in accuracy.values() for x, _ in alike)
@@ -65,34 +69,50 @@ def _curves(group: Group) -> Iterator[Picture]:
 
 
 def _lines(
-    runs: Sequence[TrainedRun], networks: int, figure: str
+    runs: Sequence[TrainedRun], networks: int, values: Callable[[Curve], Sequence[float | None]]
 ) -> Mapping[str, list[plots.Line]]:
     """The curves of a figure by seed, or by network where there is one seed."""
     named: dict[str, list[plots.Line]] = {}
-    for run in runs:
-        for curve in run.curves:
-            if len(runs) > 1:
-                name = f"seed {run.seed}" if len(runs) <= _MOST_NAMES else f"{len(runs)} seeds"
-                name += "" if run.finished else ", unfinished"
-            elif 1 < networks <= _MOST_NAMES:
-                name = f"network {curve.network + 1}"
-            else:
-                name = f"{networks} networks" if networks > 1 else f"seed {run.seed}"
-            named.setdefault(name, []).append(curve.line(figure))
+    all_curves = ((run, curve) for run in runs for curve in run.curves)
+    for run, curve in islice(all_curves, _MOST_LINES):
+        if len(runs) > 1:
+            name = f"seed {run.seed}" if len(runs) <= _MOST_NAMES else f"{len(runs)} seeds"
+            name += "" if run.finished else ", unfinished"
+        elif 1 < networks <= _MOST_NAMES:
+            name = f"network {curve.network + 1}"
+        else:
+            name = f"{networks} networks" if networks > 1 else f"seed {run.seed}"
+        named.setdefault(name, []).append(curve.line(values(curve)))
     return named
 
 
 def _examples(group: Group, most: int) -> Iterator[Picture]:
     """The pictures that the strongest attacks left, of the first seed that has one."""
-    shown = size = 0
-    for attacked in sorted(group.attacks, key=lambda attacked: -strength([attacked])):
-        for verdict in attacked.finished:
+    shown, room = 0, _LARGEST_EXAMPLES
+    for attacked in sorted(group.attacks, key=strength, reverse=True):
+        for verdict in attacked.verdicts:
             file = verdict.folder / "examples.svg"
-            if shown < most and file.is_file():
-                shown, size = shown + 1, size + file.stat().st_size
-                if size > _LARGEST_EXAMPLES:
-                    yield Picture(f"{verdict.where}/examples.svg is too large for this page.")
-                else:
-                    text = f"{verdict.name} within {verdict.threat}, seed {verdict.seed}"
-                    yield Picture(text, file.read_bytes(), f"Adversarial examples: {text}")
-                break
+            if (
+                shown == most
+                or not verdict.record.finished
+                or (svg := _head(file, room + 1)) is None
+            ):
+                continue
+            shown, room = shown + 1, max(0, room - len(svg))
+            text = f"{verdict.name} within {verdict.threat}, seed {verdict.seed}"
+            if room:
+                yield Picture(text, svg, f"Adversarial examples: {text}", wide=True)
+            else:
+                yield Picture(f"{verdict.where}/examples.svg is too large for this page.")
+            break
+
+
+def _head(file: Path, size: int) -> bytes | None:
+    """The first bytes of a file; None where there is none that can be read."""
+    try:
+        if file.is_file():
+            with file.open("rb") as opened:
+                return opened.read(size)
+    except OSError:
+        pass  # the verdict itself is shown
+    return None

@@ -6,51 +6,44 @@ see docs/add-a-report-column.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter, itemgetter, methodcaller
 from typing import Generic, NamedTuple, TypeVar
 
 from sparring.evaluation.rates import Mean, duration
-from sparring.reports.gather import AttackResult, Gathered, Group, Section, TrainedRun
+from sparring.reports.groups import AttackResult, Gathered, Group, Section, TrainedRun
+from sparring.runs.records import RateRecord, RatesRecord
 
 Row = TypeVar("Row")
 
 
 class Cell(NamedTuple):
-    """What a table shows of a row in a column.
-
-    Attributes:
-        text: Its text.
-        below: Smaller lines below the text.
-        link: The anchor of the place in the page that the text leads to.
-        shade: How strongly it is colored, from 0 to 1.
-        alarm: Whether something has gone wrong.
-    """
+    """What a table shows of a row in a column."""
 
     text: str
     below: Sequence[str] = ()
+    """Smaller lines below the text."""
     link: str = ""
+    """The anchor of the place in the page that the text leads to."""
     shade: float = 0.0
+    """How strongly it is colored, from 0 to 1."""
     alarm: bool = False
+    """Whether something has gone wrong."""
 
 
 @dataclass(frozen=True)
 class Column(Generic[Row]):
-    """A column of a table.
-
-    Attributes:
-        header: What stands above it.
-        show: Gives what it shows of a row: a cell, or a JSON value; None is shown as "-".
-        numeric: Whether it holds numbers, which stand to the right.
-        terminal: Whether `sparring report` prints it, too.
-    """
+    """A column of a table."""
 
     header: str
     show: Callable[[Row], object]
+    """Gives what it shows of a row: a cell, or a JSON value; None is shown as "-"."""
     numeric: bool = True
+    """Whether it holds numbers, which stand to the right."""
     terminal: bool = True
+    """Whether `sparring report` prints it, too."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +52,6 @@ class Table(Generic[Row]):
 
     columns: Sequence[Column[Row]]
     rows: Sequence[Row]
-
-    @property
-    def header(self) -> list[str]:
-        """The columns' headers."""
-        return [column.header for column in self.columns]
 
     def cells(self) -> list[list[Cell]]:
         """Give the cells, by row and column."""
@@ -116,7 +104,7 @@ def _time(seconds: Mean | float | None) -> str | None:
 
 
 def _rejected(group: Group) -> str | None:
-    mean = group.mean("rejected")
+    mean = group.mean(lambda results: results.rejected)
     return _percent(mean, 2) if mean and mean.value else None
 
 
@@ -134,10 +122,14 @@ def _status(group: Group) -> Cell:
 
 DEFENSE_COLUMNS: tuple[Column[Group], ...] = (
     Column("defense", _name, numeric=False),
-    Column("test accuracy", lambda group: _percent(group.mean("test_accuracy"), 2)),
+    Column("test accuracy", lambda group: _percent(group.mean(lambda own: own.test_accuracy), 2)),
     Column("rejected", _rejected),
     Column("seeds", lambda group: len(group.counted)),
-    Column("training time", lambda group: _time(group.mean("seconds")), terminal=False),
+    Column(
+        "training time",
+        lambda group: _time(group.mean(lambda own: own.seconds)),
+        terminal=False,
+    ),
     Column("networks", _networks, terminal=False),
     Column("status", _status, numeric=False),
 )
@@ -155,65 +147,79 @@ def defense_table(section: Section) -> Table[Group]:
 def attack_tables(section: Section) -> list[tuple[str, Table[Group]]]:
     """Tell how often each attack breaks each defense.
 
+    Args:
+        section: A data set and what was trained on it.
+
     Returns:
         For each threat model its name and a table: a row for each defense that was attacked, a
-        column for each attack, weak to strong.
+        column for each attack, by name, the reference attack last.
     """
-    threats: dict[tuple[str, float], dict[str, list[Judged]]] = {}
-    for judged in verdict_table(section).rows:
-        first = judged.attacked.first
-        attacks = threats.setdefault(first.within, {})
-        attacks.setdefault(first.name, []).append(judged)
+    judged = verdict_table(section).rows
+    attacks: dict[str, dict[tuple[object, ...], dict[int, AttackResult]]] = {}
+    for group, attacked in sorted(judged, key=lambda row: row.attacked.first.order):
+        columns = attacks.setdefault(attacked.first.threat, {})
+        columns.setdefault(attacked.first.order, {})[id(group)] = attacked
     tables = []
-    for _, attacks in sorted(threats.items()):
-        ordered = sorted(
-            attacks.items(), key=lambda item: strength(row.attacked for row in item[1])
+    for threat, columns in attacks.items():
+        tried = set().union(*columns.values())
+        table = Table(
+            [
+                DEFENSE_COLUMNS[0],
+                *(Column(str(name), partial(_success, by)) for (*_, name), by in columns.items()),
+            ],
+            [group for group in section.groups if id(group) in tried],
         )
-        columns = [Column(name, partial(_success, alike)) for name, alike in ordered]
-        tried = [row for alike in attacks.values() for row in alike]
-        rows = [group for group in section.groups if any(group is row.group for row in tried)]
-        table = Table([DEFENSE_COLUMNS[0], *columns], rows)
-        tables.append((tried[0].attacked.first.threat, table))
+        tables.append((threat, table))
     return tables
 
 
-def strength(attacked: Iterable[AttackResult]) -> float:
-    """Give the mean success of an attack over the defenses it was tried on."""
-    means = [mean.value for one in attacked if (mean := one.mean("success_rate"))]
-    return sum(means) / len(means) if means else 0.0
+def strength(attacked: AttackResult) -> float:
+    """Give the mean success of an attack over seeds; 0 where it is not known."""
+    mean = attacked.mean(_success_rate)
+    return mean.value if mean else 0.0
 
 
-def _success(judged: Sequence[Judged], group: Group) -> Cell:
-    """The success of an attack on a group; of several, where attacks share a name."""
-    texts, below, shade = [], [], 0.0
-    for attacked in [attacked for other, attacked in judged if other is group]:
-        mean = attacked.mean("success_rate")
-        texts.append(shown(_percent(mean)))
-        shade = max(shade, mean.value if mean else 0.0)
-        below.append(_interval(attacked, "success_rate") or f"{len(attacked.finished)} seeds")
-        if attacked.warnings:
-            below.append(f"⚠ {len(attacked.warnings)}")
-    return Cell(" / ".join(texts), below, shade=min(1.0, shade))
+def _success(by_group: Mapping[int, AttackResult], group: Group) -> Cell:
+    """The success of an attack on a group, colored by what is certain of it."""
+    if (attacked := by_group.get(id(group))) is None:
+        return Cell("")
+    rates = [rate for rate in map(_success_rate, attacked.rates) if rate.n]
+    certain = sum(rate.low for rate in rates) / len(rates) if rates else 0.0
+    below = [_interval(attacked, _success_rate) or f"{len(attacked.rates)} seeds"]
+    if rates:
+        below[0] += f", n = {sum(rate.n for rate in rates):,}"
+    if attacked.warnings:
+        below.append(f"⚠ {len(attacked.warnings)}")
+    text = shown(_percent(attacked.mean(_success_rate)))
+    return Cell(text, below, shade=min(1.0, max(0.0, certain)))
 
 
-def _interval(attacked: AttackResult, name: str) -> str | None:
+def _success_rate(rates: RatesRecord) -> RateRecord:
+    return rates.success_rate
+
+
+def _robust_accuracy(rates: RatesRecord) -> RateRecord:
+    return rates.robust_accuracy
+
+
+def _interval(attacked: AttackResult, which: Callable[[RatesRecord], RateRecord]) -> str | None:
     """The 95 % interval of a rate, where there is one seed."""
-    if len(attacked.finished) != 1:
-        return None if attacked.finished else "unfinished"
-    rate = attacked.finished[0].rates[name]
+    if len(attacked.rates) != 1:
+        return None if attacked.rates else "unfinished"
+    rate = which(attacked.rates[0])
     return f"{100 * rate.low:.1f} to {100 * rate.high:.1f}" if rate.n else "no images"
 
 
 def _robust(judged: Judged) -> Cell:
     attacked = judged.attacked
-    below = [_interval(attacked, "robust_accuracy")] if len(attacked.finished) == 1 else []
-    return Cell(shown(_percent(attacked.mean("robust_accuracy"))), list(filter(None, below)))
+    below = [_interval(attacked, _robust_accuracy)] if len(attacked.rates) == 1 else []
+    return Cell(shown(_percent(attacked.mean(_robust_accuracy))), list(filter(None, below)))
 
 
 def _images_attacked(judged: Judged) -> str:
-    rates = [verdict.rates for verdict in judged.attacked.finished]
-    tried, images = (sum(r[n].n for r in rates) for n in ("success_rate", "robust_accuracy"))
-    return f"{tried:,} of {images:,}"
+    rates = judged.attacked.rates
+    tried = sum(each.success_rate.n for each in rates)
+    return f"{tried:,} of {sum(each.robust_accuracy.n for each in rates):,}"
 
 
 def _warnings(judged: Judged) -> Cell:
@@ -223,20 +229,21 @@ def _warnings(judged: Judged) -> Cell:
 
 def _in_full(judged: Judged) -> Cell:
     where, record = judged.attacked.first.where, judged.attacked.first.record
-    alike = [one for one in judged.group.attacks if one.first.record.attack == record.attack]
-    below = [f"{record.draws} draws"] if record.draws > 1 else []
-    return Cell(record.attack, [*below, where] if len(alike) > 1 else below)
+    return Cell(record.attack, [*([f"{record.draws} draws"] if record.draws > 1 else []), where])
 
 
 VERDICT_COLUMNS: tuple[Column[Judged], ...] = (
     Column("defense", lambda row: _name(row.group), numeric=False),
     Column("attack", lambda row: Cell(row.attacked.first.name, [row.attacked.first.threat]), False),
-    Column("success", lambda row: _percent(row.attacked.mean("success_rate"))),
-    Column("95 % interval", lambda row: _interval(row.attacked, "success_rate")),
+    Column("success", lambda row: _percent(row.attacked.mean(_success_rate))),
+    Column("95 % interval", lambda row: _interval(row.attacked, _success_rate)),
     Column("robust accuracy", _robust),
-    Column("clean accuracy", lambda row: _percent(row.attacked.mean("clean_accuracy"))),
+    Column(
+        "clean accuracy",
+        lambda row: _percent(row.attacked.mean(lambda rates: rates.clean_accuracy)),
+    ),
     Column("images attacked", _images_attacked),
-    Column("seeds", lambda row: len(row.attacked.finished)),
+    Column("seeds", lambda row: len(row.attacked.rates)),
     Column("warnings", _warnings, numeric=False),
     Column("attack in full", _in_full, numeric=False),
 )
@@ -255,9 +262,9 @@ def verdict_table(section: Section) -> Table[Judged]:
 RUN_FACTS: tuple[Column[TrainedRun], ...] = (
     Column("run", lambda run: run.where),
     Column("status", lambda run: Cell(run.status, alarm=not run.finished)),
-    Column("test accuracy", lambda run: _percent(run.figure("test_accuracy"), 2)),
-    Column("rejected", lambda run: _percent(run.figure("rejected"), 2)),
-    Column("training time", lambda run: _time(run.figure("seconds"))),
+    Column("test accuracy", lambda run: _percent(run.results.test_accuracy, 2)),
+    Column("rejected", lambda run: _percent(run.results.rejected, 2)),
+    Column("training time", lambda run: _time(run.results.seconds)),
     Column("device", lambda run: run.record.device),
     Column("machine", lambda run: run.record.machine),
     Column("versions", lambda run: run.record.versions),
@@ -280,9 +287,9 @@ def settings_table(group: Group) -> Table[tuple[object, object]]:
 
 
 def damage_table(gathered: Gathered) -> Table[tuple[object, object]]:
-    """Tell which runs cannot be read, and why."""
+    """Tell which runs and verdicts cannot be read, and why."""
     damaged = [(Cell(place, alarm=True), problem) for place, problem in gathered.damaged]
-    return _pairs("run", "problem", damaged)
+    return _pairs("file", "problem", damaged)
 
 
 def _pairs(
