@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from fractions import Fraction
+from numbers import Real
 from typing import Any, ClassVar, NamedTuple, final
 
 import numpy as np
@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from sparring import backend
 from sparring.backend import ops
-from sparring.errors import SettingsError, unknown_name
+from sparring.errors import SettingsError, shown, unknown_name
 from sparring.tensors import Images
 
 
@@ -266,20 +266,31 @@ def threat_model(norm: str, eps: float | str) -> ThreatModel:
         SettingsError: for an unknown name, listing the valid ones, and for a wrong eps.
     """
     for name, kind in THREATS.items():
-        if norm.lower() == name.lower():
+        if str(norm).lower() == name.lower():
             return kind(eps)  # type: ignore[arg-type] # text is read by __post_init__
-    raise SettingsError(unknown_name("norm", norm, list(THREATS)))
+    raise SettingsError(unknown_name("norm", str(norm), list(THREATS)))
+
+
+def checked_threat(threat: Any) -> ThreatModel:
+    """Give what should be a threat model; raise SettingsError when it is none."""
+    if isinstance(threat, ThreatModel):
+        return threat
+    raise SettingsError(
+        f"threat: expected a threat model, such as Linf(0.1) or L2(0.5), got {shown(threat)}"
+    )
 
 
 def _number(eps: Any) -> float:
-    if isinstance(eps, str):
-        try:
-            return float(Fraction(eps.replace(" ", "")))
-        except (ValueError, ZeroDivisionError):
-            raise SettingsError(f"eps: expected a number such as 4/255, got {eps!r}") from None
-    if isinstance(eps, bool) or not isinstance(eps, int | float | np.floating):
-        raise SettingsError(f"eps: expected a number such as 4/255, got {eps!r}")
-    return float(eps)
+    """A number, or text of one or of two integers with / between; nothing larger is built."""
+    try:
+        if isinstance(eps, str):
+            numerator, slash, denominator = eps.partition("/")
+            return int(numerator) / int(denominator) if slash else float(eps)
+        if isinstance(eps, Real) and not isinstance(eps, bool):
+            return float(eps)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        pass  # no number, or one that no float can hold
+    raise SettingsError(f"eps: expected a number such as 4/255, got {shown(eps)}")
 
 
 def _lengths(x: Any) -> Any:

@@ -9,22 +9,23 @@ from typing import Any, final
 import numpy as np
 from typing_extensions import override
 
+from sparring.attacks.options import LARGEST, Options, integer
 from sparring.attacks.search import Search, arrays, best_of, run
 from sparring.backend import ops
 from sparring.randomness import Chance
 from sparring.tensors import Images, Labels
-from sparring.threat import ThreatModel
+from sparring.threat import ThreatModel, checked_threat
 
 
 def uniforms(x: Images, seed: int) -> Any:
     """Draw from [0, 1) in the shape of the images: a function of seed and image alone."""
     size = int(np.prod(x.shape[1:]))
-    return ops.reshape(Chance(x, seed).uniform(size), x.shape)
+    return ops.reshape(Chance(x, seed & LARGEST).uniform(size), x.shape)
 
 
 @final
 @dataclass(frozen=True)
-class Noise:
+class Noise(Options):
     """Random points of the ball: the first of `draws` that breaks an image, else the last.
 
     Attributes:
@@ -32,11 +33,12 @@ class Noise:
         seed: of the first draw; each further one adds 1.
     """
 
-    draws: int = 1
-    seed: int = 0
+    draws: int = integer(1)
+    seed: int = integer(0, least=0)
 
     def __call__(self, defense: Any, x: Images, y: Labels, threat: ThreatModel) -> np.ndarray:
         """Give adversarial images float32 [B, H, W, C] of images x and labels y [B]."""
+        checked_threat(threat)
         images, labels = arrays(x, y)
         return run(_Draws(images, threat, self.seed), defense, images, labels, self.draws)
 

@@ -20,6 +20,7 @@ from sparring.backend.common import lay_out as lay_out
 from sparring.backend.common import moving_average as moving_average
 
 whole_batches = True
+label_dtype = "int32"
 
 
 def _pure(function: Callable[..., Any], variables: Sequence[Any], values: Sequence[Any]) -> Any:

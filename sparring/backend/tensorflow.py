@@ -15,6 +15,7 @@ from sparring.backend.common import lay_out as lay_out
 from sparring.backend.common import moving_average as moving_average
 
 whole_batches = True
+label_dtype = "int32"
 
 # Some kernels add up in the order their threads finish; a resumed run has to repeat every bit.
 tf.config.experimental.enable_op_determinism()
