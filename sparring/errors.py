@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -106,14 +107,14 @@ def told(error: BaseException) -> str:
 
 
 def shown(value: object, limit: int = 80) -> str:
-    """Show a value in a message, cut short; one whose repr fails by its type.
+    """Show a value in a message, in one line, cut short; one whose repr fails by its type.
 
     Args:
         value: any.
         limit: how many characters there may be.
     """
     try:
-        text = repr(value)
+        text = re.sub(r"\s*\n\s*", " ", repr(value))
     except Exception:
         text = f"<{type(value).__name__}>"
     return text if len(text) <= limit else f"{text[: limit - 3]}..."

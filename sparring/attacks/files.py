@@ -53,7 +53,7 @@ def from_file(path: Path, options: Mapping[str, Any]) -> Attack:
             except SparringError:
                 raise
             except (Exception, SystemExit) as error:
-                raise AttackError(f"{path}: {name}: {told(error)}{where(error)}") from error
+                raise AttackError(f"{path}: {name}: {told(error)}{where(error, False)}") from error
     raise AttackError(
         f"{path}: expected a function attack(defense, x, y, threat) or a class Attack in it"
     )
@@ -70,7 +70,7 @@ def _run(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise AttackError(f"{path}: {told(error)}{where(error)}") from error
+        raise AttackError(f"{path}: {told(error)}{where(error, False)}") from error
     return module
 
 
@@ -146,27 +146,31 @@ def checked(attack: Any, whose: str = "") -> Attack:
     return attack
 
 
-def where(error: BaseException) -> str:
+def where(error: BaseException, at_least: bool = True) -> str:
     """Tell where in the user's own code an error came from, as " (FILE, line 3)".
 
     Args:
         error: one that was raised.
+        at_least: whether to tell the last place of all where none is the user's own.
 
     Returns:
-        The last place outside of Sparring, of Python and of what is installed; where there is none,
-        the last of all. Empty for a SyntaxError, which says it itself.
+        The last place outside of Sparring, of Python and of what is installed, if there is one; of
+        a SyntaxError none, which says it itself.
     """
     frames = traceback.extract_tb(error.__traceback__)
-    if isinstance(error, SyntaxError) or not frames:
+    own = [frame for frame in frames if _is_own(frame)]
+    if isinstance(error, SyntaxError) or not (own or (at_least and frames)):
         return ""
-    frame = ([frame for frame in frames if _is_own(frame.filename)] or frames)[-1]
+    frame = (own or frames)[-1]
     return f" ({frame.filename}, line {frame.lineno})"
 
 
-def _is_own(file: str) -> bool:
-    installed = sysconfig.get_paths()
+def _is_own(frame: traceback.FrameSummary) -> bool:
+    file, installed = frame.filename, sysconfig.get_paths()
     libraries = [installed[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    generated = ("<frozen ", "<__array_function__", "<eval_with_key>")
+    if file == "<string>" and frame.name.startswith("__"):  # made by dataclasses
+        return False
+    generated = ("<frozen ", "<__array_function__", "<attrs", "<eval_with_key>")
     return not (
         file.startswith((*libraries, str(Path(__file__).parents[1]), *generated))
         or "__autograph_generated_file" in file

@@ -123,7 +123,8 @@ class Judge:
 
 def _as_images(given: Any, x: np.ndarray) -> tuple[np.ndarray | None, str]:
     """What an attack returned as float32 images of the shape of x, or None and what is wrong."""
-    if not (isinstance(given, np.ndarray) or ops.is_tensor(given)):
+    dense = ops.is_tensor(given) and hasattr(given, "__array__")  # sparse and ragged ones have none
+    if not (dense or isinstance(given, np.ndarray)):
         kind = f"{type(given).__module__}.{type(given).__qualname__}".removeprefix("builtins.")
         return None, f"returned {kind}: expected a tensor of {backend.name} or a numpy array"
     try:
@@ -132,7 +133,7 @@ def _as_images(given: Any, x: np.ndarray) -> tuple[np.ndarray | None, str]:
         array = given if isinstance(given, np.ndarray) else ops.convert_to_numpy(given)
         if isinstance(array, np.ma.MaskedArray) and array.dtype.kind == "f":
             array = array.filled(np.nan)  # what is masked has no value
-    except Exception as error:  # sparse, without data, deleted, ...
+    except Exception as error:  # without data, deleted, ...
         reason = " ".join(told(error).split())[:200]
         return None, f"returned a tensor that cannot be read, {reason}: expected an ordinary one"
     if array.dtype.kind != "f":
