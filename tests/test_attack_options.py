@@ -150,6 +150,16 @@ def test_every_form_of_an_eps_is_the_same_number(eps: Any) -> None:
     assert Linf(cast(Any, "3.1372549019607843e-2")).eps == 8 / 255
 
 
+def test_an_eps_is_bounded_in_both_norms() -> None:
+    with pytest.raises(SettingsError, match=r"at most 1 for Linf, got 2; .* Did you mean 2/255\?"):
+        Linf(2)
+    with pytest.raises(SettingsError, match=r"at most 1e\+06 for L2, got 1e\+300; .* sqrt\(N\)"):
+        L2(1e300)
+    assert (Linf(0.75).scaled(2), L2(1e6).scaled(2), L2(1).scaled(2)) == (Linf(1), L2(1e6), L2(2))
+    x = ops.full((2, 8, 8, 1), 0.5)
+    assert np.isfinite(ops.convert_to_numpy(L2(1e6).start(x, 0 * x))).all()
+
+
 # What is no attack
 
 
@@ -171,6 +181,27 @@ def test_what_is_no_attack_is_refused_before_anything_runs(
     expected = r"attack: expected a function attack\(defense, x, y, threat\).*"
     with pytest.raises(SettingsError, match=expected + message):
         sparring.evaluate(linear, attack, Linf(0.1))
+    with pytest.raises(SettingsError, match=expected.replace("attack:", "attacks:") + message):
+        InTurn((PGD(), attack))
+
+
+@pytest.mark.parametrize("wrong", [3, None, (), PGD(), "pgd", {"a": PGD()}])
+def test_attacks_in_turn_are_several(wrong: Any) -> None:
+    with pytest.raises(SettingsError, match="attacks: expected a tuple of attacks, got"):
+        InTurn(wrong)
+    assert InTurn([PGD(), Noise()]) == InTurn((PGD(), Noise()))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["moat", "", "a.b", "../blur", "blur.x", "a b"])
+def test_a_defense_of_any_name_may_have_no_reference_attack(name: str) -> None:
+    with pytest.raises(SettingsError, match="no reference attack on"):
+        reference.get(name)
+
+
+@pytest.mark.parametrize("defense", [3, None, Linear, [1]])
+def test_what_is_no_defense_is_not_evaluated(defense: Any) -> None:
+    with pytest.raises(SettingsError, match=r"defense: expected a Defense, as sparring.load gives"):
+        sparring.evaluate(defense, "pgd", Linf(0.1))
 
 
 # Wrappers

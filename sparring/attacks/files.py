@@ -8,7 +8,7 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import partial
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -40,7 +40,7 @@ def from_file(path: Path, options: Mapping[str, Any]) -> Attack:
 
     Raises:
         AttackError: there is no such file, it cannot be run, or it defines no attack.
-        SettingsError: an option is unknown or wrong.
+        SettingsError: an option is unknown or wrong, or its attack cannot be called as one.
     """
     if not path.is_file():
         found = "a folder" if path.is_dir() else "no such file"
@@ -69,7 +69,7 @@ def _run(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        del sys.modules[name]
+        sys.modules.pop(name, None)
         raise AttackError(f"{path}: {told(error)}{where(error, False)}") from error
     return module
 
@@ -86,8 +86,8 @@ def with_options(attack: Callable[..., Any], options: Mapping[str, Any]) -> Atta
         SettingsError: an option is unknown or wrong, or one that the class needs is missing.
     """
     if is_dataclass(attack) and not isinstance(attack, type):
-        made: type = type(attack)
-        return with_options(partial(made, **vars(attack)), options) if options else attack
+        given = {part.name: getattr(attack, part.name) for part in fields(attack) if part.init}
+        return with_options(partial(type(attack), **given), options) if options else attack
     is_class = inspect.isclass(attack.func if isinstance(attack, partial) else attack)
     named = _parameters(attack)
     needed = [part.name for part in named if part.default is part.empty]
@@ -114,7 +114,7 @@ def _parameters(attack: Callable[..., Any]) -> list[inspect.Parameter]:
     return [part for part in parameters if part.kind not in (part.VAR_POSITIONAL, part.VAR_KEYWORD)]
 
 
-def checked(attack: Any, whose: str = "") -> Attack:
+def checked(attack: Any, whose: str = "attack: ") -> Attack:
     """Check that something can be called as an attack is, without calling it.
 
     Args:
@@ -125,15 +125,16 @@ def checked(attack: Any, whose: str = "") -> Attack:
         The attack.
 
     Raises:
-        SettingsError: it cannot; AttackError when it is somebody's.
+        SettingsError: it cannot.
     """
-    kind = AttackError if whose else SettingsError
-    expected = f"{whose or 'attack: '}expected a function attack(defense, x, y, threat)"
+    expected = f"{whose}expected a function attack(defense, x, y, threat)"
     if inspect.isclass(attack):
         name = attack.__name__
-        raise kind(f"{expected} or an instance such as {name}(), got the class {name}")
+        raise SettingsError(f"{expected} or an instance such as {name}(), got the class {name}")
     if not callable(attack):
-        raise kind(f"{expected}, a name such as 'pgd' or a file ending in .py, got {shown(attack)}")
+        raise SettingsError(
+            f"{expected}, a name such as 'pgd' or a file ending in .py, got {shown(attack)}"
+        )
     try:
         signature = inspect.signature(attack)
     except Exception:  # what is written in C may have none
@@ -142,7 +143,7 @@ def checked(attack: Any, whose: str = "") -> Attack:
         signature.bind("defense", "x", "y", "threat")
     except TypeError as error:
         name = getattr(attack, "__name__", type(attack).__name__)
-        raise kind(f"{expected}, got {name}{signature}: {error}") from None
+        raise SettingsError(f"{expected}, got {name}{signature}: {error}") from None
     return attack
 
 

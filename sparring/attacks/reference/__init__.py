@@ -25,12 +25,13 @@ STRONGEST = InTurn(
 
 def get(defense: str) -> Any:
     """Find the reference attack on a defense by its name; raises SettingsError if it has none."""
+    missing = SettingsError(f"no reference attack on {defense!r}: see sparring/attacks/reference/")
+    if not defense.isidentifier():  # a defense of one's own may have any name
+        raise missing
     try:
         module = import_module(f"sparring.attacks.reference.{defense}")
     except ModuleNotFoundError as error:
         if error.name != f"sparring.attacks.reference.{defense}":
             raise
-        raise SettingsError(
-            f"no reference attack on {defense!r}: see sparring/attacks/reference/"
-        ) from None
+        raise missing from None
     return module.attack
