@@ -106,6 +106,11 @@ def told(error: BaseException) -> str:
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
+def printable(text: str) -> str:
+    """Escape what does not print, line breaks and lone surrogates, as Python does."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
 def shown(value: object, limit: int = 80) -> str:
     """Show a value in a message, in one line, cut short; one whose repr fails by its type.
 
@@ -114,7 +119,7 @@ def shown(value: object, limit: int = 80) -> str:
         limit: how many characters there may be.
     """
     try:
-        text = re.sub(r"\s*\n\s*", " ", repr(value))
+        text = printable(re.sub(r"\s*\n\s*", " ", repr(value)))
     except Exception:
         text = f"<{type(value).__name__}>"
     return text if len(text) <= limit else f"{text[: limit - 3]}..."

@@ -6,14 +6,15 @@ import copy
 import pickle
 import sys
 from pathlib import Path
-from typing import Any
+from traceback import FrameSummary
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 import sparring
 from sparring import attacks
-from sparring.attacks import PGD
+from sparring.attacks import BPDA, PGD, files, unwrapped
 from sparring.data import Dataset
 from sparring.errors import AttackError, SettingsError, shown, told
 from sparring.evaluation.evaluate import describe
@@ -218,6 +219,9 @@ def test_an_attack_is_described_in_one_line_whatever_its_name(
     )
     assert describe(attacks.get(file, {"way": Named("w\r\udfff")})) == r"Attack(way=w\r\udfff)"
     assert describe(attacks.get(file, {"way": Raising()})) == "<Attack>"
+    assert unwrapped(BPDA(linear, transform=cast(Any, attack)))[1] == (
+        r"BPDA(transform=a\nb\ud800\x1b[31m é, activation=None)"
+    )
     verdict = evaluated(linear, grays, attack, out=tmp_path / "v")
     assert verdict.about.attack == describe(attack)
     assert (tmp_path / "v" / "verdict.json").is_file()
@@ -274,3 +278,23 @@ def test_modules_of_attacks_that_failed_are_forgotten(tmp_path: Path) -> None:
     assert "sparring_attack_mine" not in sys.modules
     made = attacks.get(written(tmp_path, "from sparring import PGD\nattack = PGD(steps=3)"))
     assert pickle.loads(pickle.dumps(made)) == copy.deepcopy(made) == PGD(steps=3)
+
+
+@pytest.mark.parametrize(
+    ("file", "function", "own"),
+    [
+        (f"{Path(sparring.__file__).parent}_mine/a.py", "attack", True),
+        (f"{Path(sparring.__file__).parent}/attacks/pgd.py", "__call__", False),
+        (np.__file__, "zeros", False),
+        (pickle.__file__, "dumps", False),
+        ("<string>", "__init__", False),  # as dataclasses make it
+        ("<string>", "attack", True),
+        ("<stdin>", "<module>", True),
+        ("<ipython-input-3-0123>", "attack", True),
+        ("<frozen importlib._bootstrap>", "_find", False),
+        ("/tmp/__autograph_generated_file1x.py", "tf__attack", False),
+        ("/home/me/attack.py", "__call__", True),
+    ],
+)
+def test_whose_a_place_is(file: str, function: str, own: bool) -> None:
+    assert files._is_own(FrameSummary(file, 3, function)) == own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import os
 import sys
 import sysconfig
 import traceback
@@ -168,11 +169,12 @@ def where(error: BaseException, at_least: bool = True) -> str:
 
 def _is_own(frame: traceback.FrameSummary) -> bool:
     file, installed = frame.filename, sysconfig.get_paths()
-    libraries = [installed[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    folders = [installed[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    folders.append(str(Path(__file__).parents[1]))
     if file == "<string>" and frame.name.startswith("__"):  # made by dataclasses
         return False
     generated = ("<frozen ", "<__array_function__", "<attrs", "<eval_with_key>")
     return not (
-        file.startswith((*libraries, str(Path(__file__).parents[1]), *generated))
+        file.startswith((*(folder + os.sep for folder in folders), *generated))
         or "__autograph_generated_file" in file
     )

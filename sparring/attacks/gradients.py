@@ -18,7 +18,7 @@ from sparring.attacks.files import where
 from sparring.attacks.options import Options, integer
 from sparring.backend import keras, ops
 from sparring.defenses.defense import Defense
-from sparring.errors import SettingsError, shown, told
+from sparring.errors import SettingsError, printable, shown, told
 from sparring.networks.allconv import AllConv
 from sparring.randomness import Chance
 from sparring.tensors import Images, Labels, Logits
@@ -99,11 +99,12 @@ def unwrapped(defense: Defense | Wrapped) -> tuple[Defense, str]:
     """
     names = []
     while isinstance(defense, Wrapped):
-        settings = {name: value for name, value in vars(defense).items() if name != "defense"}
-        told = ", ".join(
-            f"{name}={getattr(value, '__name__', repr(value))}" for name, value in settings.items()
+        settings = ", ".join(
+            f"{name}={printable(getattr(value, '__name__', None) or shown(value))}"
+            for name, value in vars(defense).items()
+            if name != "defense"
         )
-        names.append(f"{type(defense).__name__}({told})")
+        names.append(f"{type(defense).__name__}({settings})")
         defense = defense.defense
     return _defense("defense", defense), " of ".join(names)
 

@@ -23,7 +23,7 @@ from sparring.backend import ops
 from sparring.data import Dataset
 from sparring.data.usual import default_threat
 from sparring.defenses.defense import Defense
-from sparring.errors import AttackError, SettingsError, shown, told
+from sparring.errors import AttackError, SettingsError, printable, shown, told
 from sparring.evaluation import checks
 from sparring.evaluation.judge import Judge
 from sparring.evaluation.request import EvaluationRequest
@@ -331,7 +331,7 @@ def describe(attack: Attack) -> str:
         words = attack.__name__
     else:
         words = shown(attack, 10_000) if is_dataclass(attack) else type(attack).__name__
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in words)
+    return printable(words)
 
 
 def _source_hash(attack: Attack) -> str | None:
