@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,6 +68,14 @@ class Diverged(SparringError, ArithmeticError):
             "--restarts 3 goes on with the next ones."
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the message and the attributes: what is unpickled is not initialized again."""
+        return _made_of, (type(self), self.args), vars(self)
+
+
+def _made_of(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    return kind.__new__(kind, *args)
+
 
 def describe_invalid(error: Any) -> str:
     """Say what a pydantic ValidationError found, as "name: expected ..., got ...".
@@ -86,6 +95,34 @@ def describe_invalid(error: Any) -> str:
         else:
             sentences.append(f"{name}: expected {expected}, got {wrong['input']!r:.80}")
     return "; ".join(sentences)
+
+
+def told(error: BaseException) -> str:
+    """Give an error's type and message, as "TypeError: message", whatever its own code does."""
+    try:
+        message = str(error)
+    except Exception:
+        message = "its message cannot be shown"
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def printable(text: str) -> str:
+    """Escape what does not print, line breaks and lone surrogates, as Python does."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """Show a value in a message, in one line, cut short; one whose repr fails by its type.
+
+    Args:
+        value: any.
+        limit: how many characters there may be.
+    """
+    try:
+        text = printable(re.sub(r"\s*\n\s*", " ", repr(value)))
+    except Exception:
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def unknown_name(what: str, name: str, valid: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ Images: TypeAlias = Any
 """Images, float32 [B, H, W, C] in [0, 1]."""
 
 Labels: TypeAlias = Any
-"""Class numbers, int32 [B], counted from 0."""
+"""Class numbers, int32 [B], counted from 0; attacks get int64 on PyTorch, as its losses want."""
 
 Logits: TypeAlias = Any
 """Logits, float32 [B, K] for K classes."""

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from fractions import Fraction
+from numbers import Real
 from typing import Any, ClassVar, NamedTuple, final
 
 import numpy as np
@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from sparring import backend
 from sparring.backend import ops
-from sparring.errors import SettingsError, unknown_name
+from sparring.errors import SettingsError, shown, unknown_name
 from sparring.tensors import Images
 
 
@@ -35,20 +35,31 @@ class ThreatModel(ABC):
 
     eps: float
     norm: ClassVar[str]
+    largest: ClassVar[float]
+    """The largest eps there may be."""
+    hint: ClassVar[str]
+    """What is told of a larger one; {eps} stands for it."""
 
+    @final
     def __post_init__(self) -> None:
         """Read eps, and check it."""
         object.__setattr__(self, "eps", _number(self.eps))
         if not (math.isfinite(self.eps) and self.eps > 0):
             raise SettingsError(f"eps: expected a number above 0, got {self.eps!r}")
+        if self.eps > self.largest:
+            raise SettingsError(
+                f"eps: expected at most {self.largest:g} for {self.norm}, got {self.eps:g}; "
+                + self.hint.format(eps=f"{self.eps:g}")
+            )
 
     def __repr__(self) -> str:
         """Give the norm and eps, as Linf(0.1)."""
         return f"{type(self).__name__}({self.eps:.6g})"
 
+    @final
     def scaled(self, factor: float) -> ThreatModel:
-        """Make a threat model of the same norm with eps times `factor`."""
-        return replace(self, eps=self.eps * factor)
+        """Make a threat model of the same norm with eps times `factor`, as far as there is one."""
+        return replace(self, eps=min(self.largest, self.eps * factor))
 
     @abstractmethod
     def unlimited(self, shape: tuple[int, ...]) -> ThreatModel:
@@ -168,20 +179,8 @@ class Linf(ThreatModel):
     Sparring's images are floats in [0, 1]: eps 8/255 allows 8 levels of the usual 255.
     """
 
-    norm = "Linf"
-
-    def __post_init__(self) -> None:
-        """Read eps, and check that it is at most 1."""
-        super().__post_init__()
-        if self.eps > 1:
-            raise SettingsError(
-                f"eps: expected at most 1 for Linf, got {self.eps:g}; pixels are in [0, 1]. "
-                f"Did you mean {self.eps:g}/255?"
-            )
-
-    @override
-    def scaled(self, factor: float) -> Linf:
-        return Linf(min(1.0, self.eps * factor))
+    norm, largest = "Linf", 1.0
+    hint = "pixels are in [0, 1]. Did you mean {eps}/255?"
 
     @override
     def unlimited(self, shape: tuple[int, ...]) -> Linf:
@@ -215,7 +214,8 @@ class Linf(ThreatModel):
 class L2(ThreatModel):
     """The Euclidean length of the change, over all values of an image, is at most eps."""
 
-    norm = "L2"
+    norm, largest = "L2", 1e6  # in float32 the steps of far larger ones are infinite
+    hint = "images of N values in [0, 1] are at most sqrt(N) apart"
 
     @override
     def unlimited(self, shape: tuple[int, ...]) -> L2:
@@ -266,20 +266,31 @@ def threat_model(norm: str, eps: float | str) -> ThreatModel:
         SettingsError: for an unknown name, listing the valid ones, and for a wrong eps.
     """
     for name, kind in THREATS.items():
-        if norm.lower() == name.lower():
+        if str(norm).lower() == name.lower():
             return kind(eps)  # type: ignore[arg-type] # text is read by __post_init__
-    raise SettingsError(unknown_name("norm", norm, list(THREATS)))
+    raise SettingsError(unknown_name("norm", str(norm), list(THREATS)))
+
+
+def checked_threat(threat: Any) -> ThreatModel:
+    """Give what should be a threat model; raise SettingsError when it is none."""
+    if isinstance(threat, ThreatModel):
+        return threat
+    raise SettingsError(
+        f"threat: expected a threat model, such as Linf(0.1) or L2(0.5), got {shown(threat)}"
+    )
 
 
 def _number(eps: Any) -> float:
-    if isinstance(eps, str):
-        try:
-            return float(Fraction(eps.replace(" ", "")))
-        except (ValueError, ZeroDivisionError):
-            raise SettingsError(f"eps: expected a number such as 4/255, got {eps!r}") from None
-    if isinstance(eps, bool) or not isinstance(eps, int | float | np.floating):
-        raise SettingsError(f"eps: expected a number such as 4/255, got {eps!r}")
-    return float(eps)
+    """A number, or text of one or of two integers with / between; nothing larger is built."""
+    try:
+        if isinstance(eps, str):
+            numerator, slash, denominator = eps.partition("/")
+            return int(numerator) / int(denominator) if slash else float(eps)
+        if isinstance(eps, Real) and not isinstance(eps, bool):
+            return float(eps)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        pass  # no number, or one that no float can hold
+    raise SettingsError(f"eps: expected a number such as 4/255, got {shown(eps)}")
 
 
 def _lengths(x: Any) -> Any:

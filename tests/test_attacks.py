@@ -220,7 +220,6 @@ def test_bpda_changes_the_backward_pass_only(tmp_path: Path) -> None:
         (lambda: PGD(momentum=2), "momentum: expected 0 to 1, got 2"),
         (lambda: PGD(loss="hinge"), "unknown loss 'hinge'. Valid: ce, margin"),
         (lambda: Square(queries=0), "queries: expected an integer of 1 or more"),
-        (lambda: EOT(None, 0), "draws: expected at least 1, got 0"),
         (lambda: attacks.get("pdg"), "unknown attack 'pdg'. Did you mean 'pgd'"),
         (lambda: attacks.get("pgd", {"step": 3}), "unknown option of the attack 'step'. Did you"),
         (lambda: attacks.get("reference", {}, "linear"), "no reference attack on 'linear'"),

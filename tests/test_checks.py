@@ -368,7 +368,7 @@ def test_how_attacks_of_ours_are_run(corner: Corner, ours: dict[str, type[Ours]]
         assert (given, threat) == (options, BASE)
         assert asked is defense
         np.testing.assert_array_equal(images, x[list(rows)])
-        assert labels.dtype == np.int32
+        assert labels.dtype == backend.label_dtype
         assert labels.tolist() == [1] * len(rows)
     look(corner, attack, success, x)  # transferred is what there is a defense for
     assert [len(kind.calls) for kind in ours.values()] == [2, 2, 1]

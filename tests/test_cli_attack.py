@@ -105,6 +105,10 @@ def test_an_exercise_from_beginning_to_end(call: Callable[..., Result], tmp_path
         (["baseline", "pgd", "--norm", "L1"], 1, "unknown norm 'L1'. Valid: Linf, L2."),
         (["baseline", "pgd", "-o", "steps"], 2, "expected NAME=VALUE, got 'steps'"),
         (["baseline", "pgd", "-o", "steps=many"], 1, "steps: expected an integer of 1 or more"),
+        (["baseline", "pgd", "-o", "step_size=nan"], 1, "step_size: expected a number above 0"),
+        (["baseline", "pgd", "-o", "loss=hinge"], 1, "unknown loss 'hinge'. Valid: ce, margin."),
+        (["baseline", "noise", "-o", "draws=0"], 1, "draws: expected an integer of 1 or more"),
+        (["baseline", "pgd", "--eps", "1e99999999"], 1, "eps: expected a number above 0, got inf"),
         (["baseline", "pgd", "-o", "stps=3"], 1, "unknown option of the attack 'stps'"),
         (["baseline", "pgd", "--images", "3,x"], 2, "expected numbers as 3,17,52"),
         (["baseline", "pgd", "--images", "3,999"], 1, "expected indices from 0 to 359"),
@@ -127,6 +131,17 @@ def test_an_attack_that_raises(call: Callable[..., Result], tmp_path: Path) -> N
     assert answer.exit_code == 1
     assert "the attack attack raised TypeError" in answer.output
     assert "bad.py, line 2)" in answer.output
+    assert "Traceback" not in answer.output
+    told = call("attack", "baseline", "bad.py", "--traceback")
+    assert told.exit_code == 1
+    assert "Traceback (most recent call last)" in told.output
+    assert "return x[0] / []" in told.output
+    assert "bad.py, line 2)" in told.output
+    # An attack's exit code is not Sparring's.
+    (tmp_path / "bad.py").write_text("import sys\nsys.exit(3)\n")
+    answer = call("attack", "baseline", "bad.py")
+    assert answer.exit_code == 1
+    assert "bad.py: SystemExit: 3 (" in answer.output
 
 
 def test_interrupted_it_goes_on(runs: Path, tmp_path: Path) -> None:

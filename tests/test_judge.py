@@ -751,7 +751,7 @@ def test_an_attack_gets_copies_and_what_they_are(linear: Linear, grays: Dataset)
         return x
 
     verdict = judged(linear, grays, attack, batch_size=3)
-    assert seen == [("float32", "int32")] * 3
+    assert seen == [("float32", sparring.backend.label_dtype)] * 3
     assert verdict.success.tolist() == [0] * 10  # by the labels it was given they would be broken
     assert verdict.label[verdict.attacked].tolist() == [1] * 8
     assert verdict.warnings == []

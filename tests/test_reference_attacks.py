@@ -463,12 +463,13 @@ def test_pgd_is_given_the_defense_behind_its_stand_in(
         return "what PGD found"
 
     monkeypatch.setattr(PGD, "__call__", recorded)
-    assert module.attack("defense", "x", "y", "threat") == "what PGD found"
+    defense = defense_of("jump", [], (1, 1, 1), 2)
+    assert module.attack(defense, "x", "y", "threat") == "what PGD found"
     ((attack, wrapped, *rest),) = given
     assert attack is module.attack
     assert rest == ["x", "y", "threat"]
     assert isinstance(wrapped, BPDA)
-    assert wrapped.defense == "defense"
+    assert wrapped.defense is defense
     assert getattr(wrapped, hook) is module.smooth
     assert getattr(wrapped, other) is None
 

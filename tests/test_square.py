@@ -362,7 +362,7 @@ def test_queries_are_whole_numbers_above_0(wrong: Any) -> None:
 
 @pytest.mark.parametrize("wrong", [0, -0.1, 1.01])
 def test_first_share_is_above_0_and_at_most_1(wrong: float) -> None:
-    with pytest.raises(SettingsError, match=f"first_share: .*above 0, at most 1: {wrong!r}"):
+    with pytest.raises(SettingsError, match=f"first_share: .*above 0, at most 1, got {wrong!r}"):
         Square(first_share=wrong)
     assert Square(first_share=1).first_share == 1
 

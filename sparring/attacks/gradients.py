@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self, final
 
 import numpy as np
 from typing_extensions import override
 
 from sparring import backend
+from sparring.attacks.files import where
+from sparring.attacks.options import Options, integer
 from sparring.backend import keras, ops
 from sparring.defenses.defense import Defense
-from sparring.errors import SettingsError
+from sparring.errors import SettingsError, printable, shown, told
+from sparring.networks.allconv import AllConv
 from sparring.randomness import Chance
 from sparring.tensors import Images, Labels, Logits
 
@@ -60,7 +64,7 @@ class Wrapped(ABC):
 
     def __getattr__(self, name: str) -> Any:
         """Give what the defense within has."""
-        if name.startswith("__"):
+        if name.startswith("__") or name == "defense":  # as when one is unpickled
             raise AttributeError(name)
         return getattr(self.defense, name)
 
@@ -89,21 +93,37 @@ def unwrapped(defense: Defense | Wrapped) -> tuple[Defense, str]:
     Returns:
         The defense, and the wrappers in words, outermost first, as "EOT(draws=20)"; without any
         the text is empty.
+
+    Raises:
+        SettingsError: there is no defense in it.
     """
     names = []
     while isinstance(defense, Wrapped):
-        settings = {name: value for name, value in vars(defense).items() if name != "defense"}
-        told = ", ".join(
-            f"{name}={getattr(value, '__name__', repr(value))}" for name, value in settings.items()
+        settings = ", ".join(
+            f"{name}={printable(getattr(value, '__name__', None) or shown(value))}"
+            for name, value in vars(defense).items()
+            if name != "defense"
         )
-        names.append(f"{type(defense).__name__}({told})")
+        names.append(f"{type(defense).__name__}({settings})")
         defense = defense.defense
-    return defense, " of ".join(names)
+    return _defense("defense", defense), " of ".join(names)
+
+
+def _defense(name: str, value: Any) -> Any:
+    if isinstance(value, Defense | Wrapped):
+        return value
+    raise SettingsError(
+        f"{name}: expected a Defense, as sparring.load gives it, or a wrapper around one, got "
+        f"{shown(value)}"
+    )
+
+
+_WITHIN = {"read": _defense}
 
 
 @final
 @dataclass(frozen=True)
-class EOT(Wrapped):
+class EOT(Options, Wrapped):
     """Expectation over transformation: logits averaged over draws of a stochastic defense.
 
     An attack on EOT(defense) follows the mean gradient of `draws` draws; a step costs that many, in
@@ -115,13 +135,8 @@ class EOT(Wrapped):
         draws: how many are averaged: those of the seeds from the given one on.
     """
 
-    defense: Any
-    draws: int = 20
-
-    def __post_init__(self) -> None:
-        """Check the number of draws."""
-        if type(self.draws) is not int or self.draws < 1:
-            raise SettingsError(f"draws: expected at least 1, got {self.draws!r}")
+    defense: Any = field(metadata=_WITHIN)
+    draws: int = integer(20)
 
     @override
     def logits(self, x: Images, chance: Chance | None = None) -> Logits:
@@ -148,19 +163,48 @@ def drawn(x: Images, draws: int, chance: Chance | None = None) -> tuple[Images, 
     return copies, Chance(copies, seeds)
 
 
-def straight_through(exact: Callable[[Any], Any], smooth: Callable[[Any], Any]) -> Any:
-    """Make the function that is `exact` forward and has the gradient of `smooth`."""
+def straight_through(
+    exact: Callable[[Any], Any], smooth: Callable[[Any], Any], name: str = "smooth"
+) -> Any:
+    """Make the function that is `exact` forward and has the gradient of `smooth`.
+
+    Args:
+        exact: a function of a tensor.
+        smooth: one that gives the same shape and dtype.
+        name: what `smooth` is called in the message of an error.
+
+    Returns:
+        A function of a tensor, which raises SettingsError for another shape or dtype.
+    """
 
     def both(x: Any) -> Any:
-        stand_in = smooth(x)
-        return stand_in + ops.stop_gradient(exact(x) - stand_in)
+        answer, stand_in = exact(x), smooth(x)
+        if _form(stand_in) != _form(answer):
+            raise SettingsError(
+                f"{name}: expected a stand-in that gives {_form(answer)} for {_form(x)}, as what "
+                f"it stands in for does, got {_form(stand_in)}"
+            )
+        return stand_in + ops.stop_gradient(answer - stand_in)
 
     return both
 
 
+def _form(value: Any) -> str:
+    """Dtype and shape of a tensor, as "float32 [2, 8, 8, 1]"; of anything else its type."""
+    if not ops.is_tensor(value):
+        return type(value).__name__
+    return f"{keras.backend.standardize_dtype(value.dtype)} {list(value.shape)}"
+
+
+def _function(name: str, value: Any) -> Any:
+    if value is None or callable(value):
+        return value
+    raise SettingsError(f"{name}: expected a function of a tensor, or None, got {shown(value)}")
+
+
 @final
 @dataclass(frozen=True)
-class BPDA(Wrapped):
+class BPDA(Options, Wrapped):
     """Backward pass differentiable approximation: a smooth stand-in on the backward pass only.
 
     Forward nothing changes. Athalye et al. 2018, https://arxiv.org/abs/1802.00420.
@@ -168,13 +212,27 @@ class BPDA(Wrapped):
     Attributes:
         defense: the defense, or another wrapper.
         transform: a function of a tensor that stands in for the one its networks apply to images
-            first, and gives the same shape; None leaves that as it is.
+            first, and gives the same shape and dtype, and finite values; None leaves that as it
+            is.
         activation: likewise for what follows each convolution.
     """
 
-    defense: Any
-    transform: Callable[[Any], Any] | None = None
-    activation: Callable[[Any], Any] | None = None
+    defense: Any = field(metadata=_WITHIN)
+    transform: Callable[[Any], Any] | None = field(default=None, metadata={"read": _function})
+    activation: Callable[[Any], Any] | None = field(default=None, metadata={"read": _function})
+
+    @override
+    def __post_init__(self) -> None:
+        """Check the options, and the stand-ins on two images."""
+        super().__post_init__()
+        for net in self.defense.nets[:1]:
+            images = np.linspace(0, 1, 2 * math.prod(self.defense.info.shape), dtype=np.float32)
+            x = ops.reshape(ops.convert_to_tensor(images), (2, *self.defense.info.shape))
+            filters = net.kernels[0].shape[-1] if isinstance(net, AllConv) else 1
+            units = ops.tile(2 * x[..., :1] - 1, (1, 1, 1, filters))  # of both signs
+            for name, probe in (("transform", x), ("activation", units)):
+                if (smooth := getattr(self, name)) is not None:
+                    _try_out(net, name, smooth, probe)
 
     @override
     def logits(self, x: Images, chance: Chance | None = None) -> Logits:
@@ -186,11 +244,30 @@ class BPDA(Wrapped):
             return self.defense.logits(x, chance)
 
 
+def _try_out(net: Any, name: str, smooth: Callable[[Any], Any], x: Any) -> None:
+    if not hasattr(net, name):
+        raise SettingsError(f"{name}: expected None, as the network has none to stand in for")
+    try:
+        answer = straight_through(getattr(net, name), smooth, name)(x)
+    except SettingsError:
+        raise
+    except Exception as error:
+        raise SettingsError(
+            f"{name}: expected a stand-in for {_form(x)}; it raised {told(error)}{where(error)}"
+        ) from error
+    try:
+        finite = np.isfinite(ops.convert_to_numpy(answer)).all()
+    except Exception:  # within a function that is being compiled there are no values
+        return
+    if not finite:
+        raise SettingsError(f"{name}: expected a stand-in that gives finite values, got NaN or inf")
+
+
 @contextmanager
 def _replaced(net: Any, hook: str, smooth: Callable[[Any], Any]) -> Iterator[None]:
     exact = getattr(net, hook)
     # Past Keras's own __setattr__, which would track what is set.
-    object.__setattr__(net, hook, straight_through(exact, smooth))
+    object.__setattr__(net, hook, straight_through(exact, smooth, hook))
     try:
         yield
     finally:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Any, final
 
 import numpy as np
@@ -17,20 +18,20 @@ from typing_extensions import override
 
 from sparring import backend
 from sparring.attacks.gradients import cross_entropies, margins
+from sparring.attacks.options import Options, choice, flag, integer, number
 from sparring.attacks.search import Search, best_of, run
 from sparring.attacks.simple import uniforms
 from sparring.backend import ops
-from sparring.errors import SettingsError, unknown_name
 from sparring.networks.allconv import padded_size
 from sparring.tensors import Images, Labels
-from sparring.threat import ThreatModel
+from sparring.threat import ThreatModel, checked_threat
 
 LOSSES: dict[str, Callable[[Any, Any], Any]] = {"ce": cross_entropies, "margin": margins}
 """By name, losses [B] of labels int [B] and logits [B, K]."""
 
 
 @dataclass(frozen=True)
-class PGD:
+class PGD(Options):
     """Projected gradient descent.
 
     Every step moves along the gradient of a loss, in the direction that gains most in the norm, and
@@ -53,30 +54,14 @@ class PGD:
         SettingsError: for wrong values.
     """
 
-    steps: int = 40
-    step_size: float | None = None
-    restarts: int = 1
-    momentum: float = 0.0
-    loss: str = "ce"
-    random_start: bool = True
-    early_stopping: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        for name in ("steps", "restarts"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise SettingsError(f"{name}: expected an integer of 1 or more, got {value!r}")
-        if self.step_size is not None and not (_is_number(self.step_size) and self.step_size > 0):
-            raise SettingsError(f"step_size: expected a number above 0, got {self.step_size!r}")
-        if not (_is_number(self.momentum) and 0 <= self.momentum <= 1):
-            raise SettingsError(f"momentum: expected 0 to 1, got {self.momentum!r}")
-        for name in ("random_start", "early_stopping"):
-            if type(value := getattr(self, name)) is not bool:
-                raise SettingsError(f"{name}: expected true or false, got {value!r}")
-        if self.loss not in LOSSES:
-            raise SettingsError(unknown_name("loss", self.loss, list(LOSSES)))
+    steps: int = integer(40)
+    step_size: float | None = number(None, "a number above 0", lambda size: 0 < size < inf)
+    restarts: int = integer(1)
+    momentum: float = number(0.0, "0 to 1", lambda momentum: 0 <= momentum <= 1)
+    loss: str = choice("ce", LOSSES)
+    random_start: bool = flag(True)
+    early_stopping: bool = flag(True)
+    seed: int = integer(0, least=0)
 
     def objective(self, defense: Any, x: Images, y: Labels) -> tuple[Any, Any]:
         """Compute what the attack rises along.
@@ -84,7 +69,7 @@ class PGD:
         Args:
             defense: the defense or a wrapper around one.
             x: points float32 [B, H, W, C].
-            y: labels int32 [B].
+            y: labels, integers [B].
 
         Returns:
             Losses float32 [B], differentiable by x, and which points look broken, bool [B].
@@ -94,6 +79,7 @@ class PGD:
 
     def __call__(self, defense: Any, x: Images, y: Labels, threat: ThreatModel) -> np.ndarray:
         """Give adversarial images float32 [B, H, W, C] of images x and labels y [B]."""
+        checked_threat(threat)
 
         def attempt(images: np.ndarray, labels: np.ndarray, restart: int) -> np.ndarray:
             return self._run(defense, images, labels, threat, restart)
@@ -172,10 +158,6 @@ class FGSM:
         """Give adversarial images float32 [B, H, W, C] of images x and labels y [B]."""
         one = PGD(steps=1, step_size=1.0, random_start=False, early_stopping=False)
         return one(defense, x, y, threat)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _filled(rows: np.ndarray) -> np.ndarray:

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
 import numpy as np
 from typing_extensions import override
 
+from sparring.attacks.files import Attack, checked
+from sparring.attacks.options import LARGEST, Options, integer
 from sparring.attacks.search import Search, arrays, best_of, run
 from sparring.backend import ops
+from sparring.errors import SettingsError, shown
 from sparring.randomness import Chance
 from sparring.tensors import Images, Labels
-from sparring.threat import ThreatModel
+from sparring.threat import ThreatModel, checked_threat
 
 
 def uniforms(x: Images, seed: int) -> Any:
     """Draw from [0, 1) in the shape of the images: a function of seed and image alone."""
     size = int(np.prod(x.shape[1:]))
-    return ops.reshape(Chance(x, seed).uniform(size), x.shape)
+    return ops.reshape(Chance(x, seed & LARGEST).uniform(size), x.shape)
 
 
 @final
 @dataclass(frozen=True)
-class Noise:
+class Noise(Options):
     """Random points of the ball: the first of `draws` that breaks an image, else the last.
 
     Attributes:
@@ -32,11 +35,12 @@ class Noise:
         seed: of the first draw; each further one adds 1.
     """
 
-    draws: int = 1
-    seed: int = 0
+    draws: int = integer(1)
+    seed: int = integer(0, least=0)
 
     def __call__(self, defense: Any, x: Images, y: Labels, threat: ThreatModel) -> np.ndarray:
         """Give adversarial images float32 [B, H, W, C] of images x and labels y [B]."""
+        checked_threat(threat)
         images, labels = arrays(x, y)
         return run(_Draws(images, threat, self.seed), defense, images, labels, self.draws)
 
@@ -60,16 +64,22 @@ class _Draws(Search):
         self._images, self.points = self._images[rows], self.points[rows]
 
 
+def _attacks(name: str, value: Any) -> tuple[Attack, ...]:
+    if not isinstance(value, list | tuple) or not value:
+        raise SettingsError(f"{name}: expected a tuple of attacks, got {shown(value)}")
+    return tuple(checked(attack, "attacks: ") for attack in value)
+
+
 @final
 @dataclass(frozen=True)
-class InTurn:
+class InTurn(Options):
     """Several attacks one after the other, each on the images that are not broken yet.
 
     Attributes:
         attacks: callables attack(defense, x, y, threat) -> x_adv.
     """
 
-    attacks: tuple[Callable[..., Any], ...]
+    attacks: tuple[Callable[..., Any], ...] = field(metadata={"read": _attacks})
 
     def __call__(self, defense: Any, x: Images, y: Labels, threat: ThreatModel) -> np.ndarray:
         """Give each image's best adversarial image, float32 [B, H, W, C]."""

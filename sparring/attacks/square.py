@@ -14,18 +14,18 @@ import numpy as np
 from typing_extensions import override
 
 from sparring.attacks.gradients import margins
+from sparring.attacks.options import Options, integer, number
 from sparring.attacks.search import Search, arrays, run
 from sparring.backend import ops
-from sparring.errors import SettingsError
 from sparring.networks.allconv import in_batches
 from sparring.randomness import Chance
 from sparring.tensors import Images, Labels
-from sparring.threat import L2, ThreatModel
+from sparring.threat import L2, ThreatModel, checked_threat
 
 
 @final
 @dataclass(frozen=True)
-class Square:
+class Square(Options):
     """The Square attack in Linf and L2, on the margin of the logits.
 
     Images leave when they are answered wrongly and not rejected.
@@ -40,19 +40,13 @@ class Square:
         SettingsError: for wrong values.
     """
 
-    queries: int = 1000
-    first_share: float = 0.8
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        if type(self.queries) is not int or self.queries < 1:
-            raise SettingsError(f"queries: expected an integer of 1 or more, got {self.queries!r}")
-        if not 0 < self.first_share <= 1:
-            raise SettingsError(f"first_share: expected above 0, at most 1: {self.first_share!r}")
+    queries: int = integer(1000)
+    first_share: float = number(0.8, "a number above 0, at most 1", lambda share: 0 < share <= 1)
+    seed: int = integer(0, least=0)
 
     def __call__(self, defense: Any, x: Images, y: Labels, threat: ThreatModel) -> np.ndarray:
         """Give adversarial images float32 [B, H, W, C] of images x and labels y [B]."""
+        checked_threat(threat)
         images, labels = arrays(x, y)
         logits = defense.compiled(("logits",), defense.logits)
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     _it = cast(Backend, None)
     name: str
     whole_batches = _it.whole_batches
+    label_dtype = _it.label_dtype
     Random = _it.Random
     compile = _it.compile
     compile_many = _it.compile_many

@@ -23,6 +23,7 @@ from sparring.backend.common import threads as threads
 from sparring.backend.common import undone as undone
 
 whole_batches = True
+label_dtype = "int32"
 
 
 def _pure(function: Callable[..., Any], variables: Sequence[Any], values: Sequence[Any]) -> Any:

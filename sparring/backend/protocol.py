@@ -38,6 +38,10 @@ class Backend(Protocol):
         """Whether compiled functions are compiled anew for every batch size: use few sizes."""
 
     @property
+    def label_dtype(self) -> str:
+        """The dtype in which the framework's own losses take labels, int64 or int32."""
+
+    @property
     def Random(self) -> Callable[[], RandomNumbers]:  # noqa: N802 # a class
         """The class of random numbers; at first those of seed 0."""
 

@@ -18,6 +18,7 @@ from sparring.backend.common import threads as threads
 from sparring.backend.common import undone as undone
 
 whole_batches = True
+label_dtype = "int32"
 
 # Some kernels add up in the order their threads finish; a resumed run has to repeat every bit.
 tf.config.experimental.enable_op_determinism()

@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 whole_batches = False
+label_dtype = "int64"
 
 # On a GPU some convolutions add up in the order their threads finish; a resumed run has to repeat
 # every bit.

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from traceback import print_exception
 from typing import Annotated
 
 import typer
@@ -14,6 +17,7 @@ from sparring import defenses
 from sparring.backend import choice as backend_choice
 from sparring.cli.options import BackendOption, assignments, from_fields, option_of
 from sparring.cli.program import app, handled
+from sparring.errors import AttackError
 from sparring.evaluation.request import EvaluationRequest
 
 
@@ -29,6 +33,9 @@ def attack(
     options: Annotated[list[str] | None, option_of(EvaluationRequest, "options")] = None,
     request: partial[EvaluationRequest],
     backend: BackendOption = None,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="If the attack raises, print where, in full.")
+    ] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Print nothing but the verdict.")
     ] = False,
@@ -55,13 +62,24 @@ def attack(
         from sparring.cli import display
         from sparring.evaluation.evaluate import evaluate
 
-        with display.counted(quiet) as progress:
+        with _explained(traceback), display.counted(quiet) as progress:
             verdict = evaluate(wanted, progress=progress)
         print(verdict)
         print(f"Verdict   {verdict.file}, adversarial.safetensors and examples.svg")
         if verdict.failed:
             again = shlex.join(["sparring", *sys.argv[1:]])
             print(f"Failed    {again} --images {','.join(map(str, verdict.failed))}")
+
+
+@contextmanager
+def _explained(wanted: bool) -> Iterator[None]:
+    """Print the full traceback of what an attack raised, if that is wanted."""
+    try:
+        yield
+    except AttackError as error:
+        if wanted:
+            print_exception(error.__cause__ or error)
+        raise
 
 
 def _indices(text: str | None) -> list[int] | None:

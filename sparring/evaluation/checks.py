@@ -149,7 +149,7 @@ class Attempt:
         """
         attack, threat = attack or self.attack, threat or self.threat
         x, y = self.x[rows], self.y[rows]
-        labels = ops.convert_to_tensor(y.astype(np.int32))
+        labels = ops.convert_to_tensor(y.astype(backend.label_dtype))
         given = attack(self.defense, ops.convert_to_tensor(x), labels, threat)
         adversarial = np.array(ops.convert_to_numpy(given), np.float32)
         images, valid, _, _ = threat.check(adversarial, x)
@@ -263,7 +263,9 @@ def _gradients(defense: Defense | Wrapped, x: np.ndarray, y: np.ndarray) -> tupl
         ("gradients",),
         lambda x, y: gradient(lambda images: cross_entropies(y, defense.logits(images)), x),
     )
-    gradients = compiled(ops.convert_to_tensor(x), ops.convert_to_tensor(y.astype(np.int32)))
+    gradients = compiled(
+        ops.convert_to_tensor(x), ops.convert_to_tensor(y.astype(backend.label_dtype))
+    )
     sizes = np.abs(np.array(ops.convert_to_numpy(gradients))).reshape(len(x), -1)
     finite = np.isfinite(sizes).all(axis=1)
     return int(np.sum(finite & (sizes == 0).all(axis=1))), int(np.sum(~finite))

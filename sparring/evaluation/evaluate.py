@@ -7,7 +7,6 @@ import inspect
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
@@ -24,7 +23,7 @@ from sparring.backend import ops
 from sparring.data import Dataset
 from sparring.data.usual import default_threat
 from sparring.defenses.defense import Defense
-from sparring.errors import AttackError, SettingsError
+from sparring.errors import AttackError, SettingsError, printable, shown, told
 from sparring.evaluation import checks
 from sparring.evaluation.judge import Judge
 from sparring.evaluation.request import EvaluationRequest
@@ -37,7 +36,7 @@ from sparring.runs.records import (
     short_name,
     verdict_folder,
 )
-from sparring.threat import ThreatModel, threat_model
+from sparring.threat import ThreatModel, checked_threat, threat_model
 from sparring.version import __version__
 
 _SECONDS_BETWEEN_SAVES = 10
@@ -85,10 +84,9 @@ def evaluate(
     if not isinstance(defense, EvaluationRequest):
         for name, given in (("save", "out"), ("transfer", "transfer_from")):
             options = {name: options.get(given) is not None, **options}
-        radius = {} if threat is None else {"norm": threat.norm, "eps": threat.eps}
-        request = EvaluationRequest.of(
-            defense, attack=attack, data=dataset, n=n, **radius, **options
-        )
+        if threat is not None:
+            options = {"norm": checked_threat(threat).norm, "eps": threat.eps, **options}
+        request = EvaluationRequest.of(defense, attack=attack, data=dataset, n=n, **options)
     elif (attack, threat, dataset, n, options) == ("pgd", None, None, 100, {}):
         request = defense
     else:
@@ -169,6 +167,7 @@ class _Parts:
             attacked = checks.observed(attacked)
         if isinstance(attack, str):
             attack = attacks.get(attack, request.options, defense=defense.name)
+        attack = attacks.checked(attack)
         if dataset is None and _is_own(defense):
             raise SettingsError(
                 f"{defense.name} was trained on a data set of your own called {defense.info.name}, "
@@ -272,19 +271,20 @@ def _attack(
     parts: _Parts, x: np.ndarray, y: np.ndarray, time_limit: float | None
 ) -> tuple[Any, bool]:
     """What the attack gives for copies of the images, and whether it changed them in place."""
-    images, labels = ops.convert_to_tensor(x.copy()), ops.convert_to_tensor(y.astype(np.int32))
+    images, labels = map(ops.convert_to_tensor, (x.copy(), y.astype(backend.label_dtype)))
     try:
         with _limited(time_limit):
             given = parts.attack(parts.attacked, images, labels, parts.threat)
     except AttackError:
         raise
-    except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
+    except (Exception, SystemExit) as error:
         raise AttackError(
-            f"the attack {describe(parts.attack)} raised {type(error).__name__}: {error} "
-            f"({last.filename}, line {last.lineno})"
+            f"the attack {describe(parts.attack)} raised {told(error)}{attacks.where(error)}"
         ) from error
-    return given, not np.array_equal(ops.convert_to_numpy(images), x)
+    try:
+        return given, not np.array_equal(ops.convert_to_numpy(images), x)
+    except Exception:  # they cannot be read anymore: JAX deletes what is donated
+        return given, True
 
 
 def _checked(verdict: Verdict, parts: _Parts) -> list[EvaluationWarning]:
@@ -318,15 +318,20 @@ def _limited(seconds: float | None) -> Iterator[None]:
 
 
 def describe(attack: Attack) -> str:
-    """Put an attack in words: PGD(steps=40, ...), or a function's name and arguments."""
+    """Put an attack in words: PGD(steps=40, ...), or a function's name and arguments.
+
+    In one line, whatever its own code gives.
+    """
     if isinstance(attack, partial):
-        given = ", ".join(f"{name}={value!r}" for name, value in attack.keywords.items())
-        return f"{describe(attack.func)}({given})"
-    if inspect.isfunction(attack):
-        return attack.__name__
-    if is_dataclass(attack):
-        return repr(attack)
-    return type(attack).__name__
+        given = ", ".join(
+            f"{name}={shown(value, 10_000)}" for name, value in attack.keywords.items()
+        )
+        words = f"{describe(attack.func)}({given})"
+    elif inspect.isfunction(attack):
+        words = attack.__name__
+    else:
+        words = shown(attack, 10_000) if is_dataclass(attack) else type(attack).__name__
+    return printable(words)
 
 
 def _source_hash(attack: Attack) -> str | None:

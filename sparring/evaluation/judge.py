@@ -16,6 +16,7 @@ import numpy as np
 from sparring import backend
 from sparring.backend import ops
 from sparring.defenses.defense import Defense
+from sparring.errors import told
 from sparring.evaluation.verdict import BROKEN, ROW
 from sparring.randomness import Stream, spread
 from sparring.threat import ThreatModel
@@ -122,16 +123,20 @@ class Judge:
 
 def _as_images(given: Any, x: np.ndarray) -> tuple[np.ndarray | None, str]:
     """What an attack returned as float32 images of the shape of x, or None and what is wrong."""
-    if isinstance(given, np.ndarray):
-        array = given
-    elif ops.is_tensor(given):
-        array = ops.convert_to_numpy(given)
-    else:
+    dense = ops.is_tensor(given) and hasattr(given, "__array__")  # sparse and ragged ones have none
+    if not (dense or isinstance(given, np.ndarray)):
         kind = f"{type(given).__module__}.{type(given).__qualname__}".removeprefix("builtins.")
         return None, f"returned {kind}: expected a tensor of {backend.name} or a numpy array"
-    if array.shape != x.shape:
-        return None, f"shape {list(array.shape)}: expected {list(x.shape)}"
+    try:
+        if tuple(given.shape) != x.shape:  # before memory is taken for what may be huge
+            return None, f"shape {list(given.shape)}: expected {list(x.shape)}"
+        array = given if isinstance(given, np.ndarray) else ops.convert_to_numpy(given)
+        if isinstance(array, np.ma.MaskedArray) and array.dtype.kind == "f":
+            array = array.filled(np.nan)  # what is masked has no value
+    except Exception as error:  # without data, deleted, ...
+        reason = " ".join(told(error).split())[:200]
+        return None, f"returned a tensor that cannot be read, {reason}: expected an ordinary one"
     if array.dtype.kind != "f":
         return None, f"dtype {array.dtype}: expected float32"
     with np.errstate(over="ignore"):
-        return array.astype(np.float32), ""
+        return np.array(array, np.float32), ""

@@ -9,17 +9,29 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from sparring.attacks import PGD, InTurn, Square
 from sparring.errors import SettingsError
+
+STRONGEST = InTurn(
+    (
+        PGD(steps=100, loss="ce"),
+        PGD(steps=100, loss="margin", restarts=4),
+        PGD(steps=100, loss="margin", momentum=0.75, restarts=2, seed=100),
+        Square(queries=2000),
+    )
+)
+"""The strongest we have, one attack after the other: for defenses that hold."""
 
 
 def get(defense: str) -> Any:
     """Find the reference attack on a defense by its name; raises SettingsError if it has none."""
+    missing = SettingsError(f"no reference attack on {defense!r}: see sparring/attacks/reference/")
+    if not defense.isidentifier():  # a defense of one's own may have any name
+        raise missing
     try:
         module = import_module(f"sparring.attacks.reference.{defense}")
     except ModuleNotFoundError as error:
         if error.name != f"sparring.attacks.reference.{defense}":
             raise
-        raise SettingsError(
-            f"no reference attack on {defense!r}: see sparring/attacks/reference/"
-        ) from None
+        raise missing from None
     return module.attack

@@ -9,11 +9,13 @@ signature; and, under the other classes' patterns, features and answers as the p
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Any, final
 
 from typing_extensions import override
 
 from sparring.attacks import PGD, margins
+from sparring.attacks.options import number
 from sparring.backend import ops
 from sparring.defenses.injection import TOO_LIKE, TOO_UNLIKE, cosine, suspicious
 from sparring.tensors import Images, Labels
@@ -24,8 +26,10 @@ from sparring.tensors import Images, Labels
 class Ordinary(PGD):
     """PGD on the margin less what makes an input suspicious."""
 
-    lead: float = 2.0  # by how much the other class has to be ahead
-    weight: float = 5.0  # of cosines against logits
+    lead: float = number(2.0)
+    """By how much the other class has to be ahead."""
+    weight: float = number(5.0, "a number of 0 or more", lambda weight: 0 <= weight < inf)
+    """Of cosines against logits."""
 
     @override
     def objective(self, defense: Any, x: Images, y: Labels) -> tuple[Any, Any]:

@@ -9,11 +9,13 @@ are to become fewer than those of all others.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Any, final
 
 from typing_extensions import override
 
 from sparring.attacks import PGD
+from sparring.attacks.options import number
 from sparring.backend import ops
 from sparring.tensors import Images, Labels
 
@@ -23,7 +25,8 @@ from sparring.tensors import Images, Labels
 class SoftNeighbors(PGD):
     """PGD on the logarithm of the others' votes to the label's."""
 
-    sharpness: float = 50.0  # of the weights, by cosine similarity
+    sharpness: float = number(50.0, "a number above 0", lambda sharpness: 0 < sharpness < inf)
+    """How steeply weights rise with cosine similarity."""
 
     @override
     def objective(self, defense: Any, x: Images, y: Labels) -> tuple[Any, Any]:

@@ -14,6 +14,7 @@ from typing import Any, final
 from typing_extensions import override
 
 from sparring.attacks import PGD, drawn, margins
+from sparring.attacks.options import integer
 from sparring.backend import ops
 from sparring.tensors import Images, Labels
 
@@ -25,7 +26,7 @@ ENOUGH = 1.0  # a margin at which a draw counts as fooled
 class OverDraws(PGD):
     """PGD on the mean over draws of the margins, each as far as it matters."""
 
-    draws: int = 10
+    draws: int = integer(10)
 
     @override
     def objective(self, defense: Any, x: Images, y: Labels) -> tuple[Any, Any]:

@@ -1,0 +1,180 @@
+"""Attacks of a user's own: from a file, with options, and where in it an error came from."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+import sys
+import sysconfig
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from functools import partial
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+from sparring.errors import AttackError, SettingsError, SparringError, shown, told, unknown_name
+
+Attack = Callable[[Any, Any, Any, Any], Any]
+"""attack(defense, x, y, threat) gives adversarial images [B, H, W, C], tensor or numpy array."""
+
+
+class _AsItStands(SourceFileLoader):
+    """Compiles a file each time: Python's cache misses edits within a second that keep the size."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
+def from_file(path: Path, options: Mapping[str, Any]) -> Attack:
+    """Run a Python file and take the attack that it defines.
+
+    Args:
+        path: of the file.
+        options: of its attack.
+
+    Returns:
+        An instance of its class `Attack`, else its function `attack`.
+
+    Raises:
+        AttackError: there is no such file, it cannot be run, or it defines no attack.
+        SettingsError: an option is unknown or wrong, or its attack cannot be called as one.
+    """
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "no such file"
+        raise AttackError(f"{path}: {found}; expected a Python file that defines attack")
+    module = _run(path)
+    for name in ("Attack", "attack"):
+        if callable(attack := vars(module).get(name)):
+            try:
+                return checked(with_options(attack, options), f"{path}: {name}: ")
+            except SparringError:
+                raise
+            except (Exception, SystemExit) as error:
+                raise AttackError(f"{path}: {name}: {told(error)}{where(error, False)}") from error
+    raise AttackError(
+        f"{path}: expected a function attack(defense, x, y, threat) or a class Attack in it"
+    )
+
+
+def _run(path: Path) -> ModuleType:
+    name = f"sparring_attack_{path.stem}"
+    spec = importlib.util.spec_from_loader(name, _AsItStands(name, str(path)))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        sys.modules.pop(name, None)
+        raise AttackError(f"{path}: {told(error)}{where(error, False)}") from error
+    return module
+
+
+def with_options(attack: Callable[..., Any], options: Mapping[str, Any]) -> Attack:
+    """Set the options of an attack.
+
+    Args:
+        attack: a class, whose arguments they are; an instance of a dataclass, whose fields they
+            are; or a function, whose arguments with a default they are.
+        options: by name.
+
+    Raises:
+        SettingsError: an option is unknown or wrong, or one that the class needs is missing.
+    """
+    if is_dataclass(attack) and not isinstance(attack, type):
+        given = {part.name: getattr(attack, part.name) for part in fields(attack) if part.init}
+        return with_options(partial(type(attack), **given), options) if options else attack
+    is_class = inspect.isclass(attack.func if isinstance(attack, partial) else attack)
+    named = _parameters(attack)
+    needed = [part.name for part in named if part.default is part.empty]
+    valid = [part.name for part in named if is_class or part.name not in needed]
+    for name in options:
+        if name not in valid:
+            raise SettingsError(unknown_name("option of the attack", name, valid or ["none"]))
+    if not is_class:
+        return partial(attack, **options) if options else attack
+    if missing := [name for name in needed if name not in options]:
+        raise SettingsError(
+            f"{attack.__name__}: expected a value for {', '.join(missing)}, got none; give an "
+            f"option (-o {missing[0]}=...), or a default in the class"
+        )
+    return attack(**options)
+
+
+def _parameters(attack: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The parameters that have a name; none of what is written in C and does not tell."""
+    try:
+        parameters = inspect.signature(attack).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [part for part in parameters if part.kind not in (part.VAR_POSITIONAL, part.VAR_KEYWORD)]
+
+
+def checked(attack: Any, whose: str = "attack: ") -> Attack:
+    """Check that something can be called as an attack is, without calling it.
+
+    Args:
+        attack: what should be an attack.
+        whose: begins the message of an error.
+
+    Returns:
+        The attack.
+
+    Raises:
+        SettingsError: it cannot.
+    """
+    expected = f"{whose}expected a function attack(defense, x, y, threat)"
+    if inspect.isclass(attack):
+        name = attack.__name__
+        raise SettingsError(f"{expected} or an instance such as {name}(), got the class {name}")
+    if not callable(attack):
+        raise SettingsError(
+            f"{expected}, a name such as 'pgd' or a file ending in .py, got {shown(attack)}"
+        )
+    try:
+        signature = inspect.signature(attack)
+    except Exception:  # what is written in C may have none
+        return attack
+    try:
+        signature.bind("defense", "x", "y", "threat")
+    except TypeError as error:
+        name = getattr(attack, "__name__", type(attack).__name__)
+        raise SettingsError(f"{expected}, got {name}{signature}: {error}") from None
+    return attack
+
+
+def where(error: BaseException, at_least: bool = True) -> str:
+    """Tell where in the user's own code an error came from, as " (FILE, line 3)".
+
+    Args:
+        error: one that was raised.
+        at_least: whether to tell the last place of all where none is the user's own.
+
+    Returns:
+        The last place outside of Sparring, of Python and of what is installed, if there is one; of
+        a SyntaxError none, which says it itself.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if _is_own(frame)]
+    if isinstance(error, SyntaxError) or not (own or (at_least and frames)):
+        return ""
+    frame = (own or frames)[-1]
+    return f" ({frame.filename}, line {frame.lineno})"
+
+
+def _is_own(frame: traceback.FrameSummary) -> bool:
+    file, installed = frame.filename, sysconfig.get_paths()
+    folders = [installed[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    folders.append(str(Path(__file__).parents[1]))
+    if file == "<string>" and frame.name.startswith("__"):  # made by dataclasses
+        return False
+    generated = ("<frozen ", "<__array_function__", "<attrs", "<eval_with_key>")
+    return not (
+        file.startswith((*(folder + os.sep for folder in folders), *generated))
+        or "__autograph_generated_file" in file
+    )
