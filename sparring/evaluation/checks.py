@@ -235,22 +235,23 @@ def _signs(attempt: Attempt, transfer_from: Defense | None) -> Iterator[Sign]:
 
 def _stronger(attempt: Attempt, left: np.ndarray, transfer_from: Defense | None) -> Iterator[Sign]:
     """Attacks that know less and should not break more, on the images that are left."""
-    rest = f"of the {len(left)} images that the attack did not"
+    tried: list[tuple[str, str, Attack]] = []
     if not isinstance(attempt.attack, Square):
-        broken = attempt.again(Square(queries=SQUARE_QUERIES), rows=left)
-        if attempt.more(broken, attempt.success[left]):
-            text = f"{SQUARE_QUERIES} queries of the Square attack break {np.sum(broken):.0f} "
-            yield "black-box-wins", text + rest
+        square = Square(queries=SQUARE_QUERIES)
+        tried.append(("black-box-wins", f"{SQUARE_QUERIES} queries of the Square attack", square))
     if transfer_from is not None:
         source = PGD(loss="margin", early_stopping=False)
 
         def transferred(_: Any, x: Images, y: Labels, threat: ThreatModel) -> Images:
             return source(transfer_from, x, y, threat)
 
-        broken = attempt.again(transferred, rows=left)
+        images_of = f"adversarial images of {transfer_from.name}"
+        tried.append(("transfer-wins", images_of, transferred))
+    for name, what, attack in tried:
+        broken = attempt.again(attack, rows=left)
         if attempt.more(broken, attempt.success[left]):
-            text = f"adversarial images of {transfer_from.name} break {np.sum(broken):.0f} "
-            yield "transfer-wins", text + rest
+            rest = f"of the {len(left)} images that the attack did not"
+            yield name, f"{what} break {np.sum(broken):.0f} {rest}"
 
 
 def _percent(success: np.ndarray) -> str:

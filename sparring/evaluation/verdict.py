@@ -33,20 +33,25 @@ ROW = np.dtype([(name, _KINDS[of.annotation]) for name, of in ImageRecord.model_
 _IMAGES = "adversarial.safetensors"
 
 
+class _Column:
+    """A column of a verdict's rows, as an attribute of its name."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, verdict: Verdict, owner: type) -> np.ndarray:
+        return verdict.rows[self.name]
+
+
 @dataclass
 class Verdict:
     """What an attack came to.
 
+    For a defense that draws nothing, shares of draws are 0 or 1.
+
     Attributes:
         about: what was evaluated.
-        rows: a structured array [N], one row an image. `index` is the test image's, `label` its
-            label; `clean` the share of draws in which the image itself was answered correctly and
-            not rejected, `rejected` the share in which it was rejected; `attacked` whether it was,
-            which is where `clean` is above a half. `success` is the share of draws in which the
-            adversarial image is broken; `answer` its most frequent label, -1 where it was not
-            shown; `distance` float64, its distance, kept where it is too far, NaN where no image
-            of finite values in [0, 1] came; `reason` in words what came of it, "" while it is to
-            be attacked. For a defense that draws nothing shares are 0 or 1.
+        rows: a structured array [N], one row an image, whose columns are attributes too.
         adversarial: float32 [N, H, W, C], the adversarial images; the image itself where none
             came.
         warnings: what to distrust; docs/warnings.md explains each.
@@ -61,55 +66,35 @@ class Verdict:
     seconds: float = 0.0
     folder: Path | None = None
 
-    @property
-    def index(self) -> np.ndarray:
-        """Indices [N] of the test images."""
-        return self.rows["index"]
-
-    @property
-    def label(self) -> np.ndarray:
-        """Labels [N]."""
-        return self.rows["label"]
-
-    @property
-    def clean(self) -> np.ndarray:
-        """Shares of draws [N] in which the images themselves were right and not rejected."""
-        return self.rows["clean"]
-
-    @property
-    def rejected(self) -> np.ndarray:
-        """Shares of draws [N] in which the images themselves were rejected."""
-        return self.rows["rejected"]
-
-    @property
-    def attacked(self) -> np.ndarray:
-        """Which images were attacked, bool [N]."""
-        return self.rows["attacked"]
-
-    @property
-    def success(self) -> np.ndarray:
-        """Shares of draws [N] in which the adversarial images are broken."""
-        return self.rows["success"]
-
-    @property
-    def answer(self) -> np.ndarray:
-        """Most frequent labels [N] of the adversarial images, -1 where one was not shown."""
-        return self.rows["answer"]
-
-    @property
-    def distance(self) -> np.ndarray:
-        """Distances [N] of the adversarial images, NaN where what came is no image."""
-        return self.rows["distance"]
+    index = _Column()
+    """Indices [N] of the test images."""
+    label = _Column()
+    """Labels [N]."""
+    clean = _Column()
+    """Shares of draws [N] in which the images themselves were right and not rejected."""
+    rejected = _Column()
+    """Shares of draws [N] in which the images themselves were rejected."""
+    attacked = _Column()
+    """Which images were attacked, bool [N]: those whose `clean` is above a half."""
+    success = _Column()
+    """Shares of draws [N] in which the adversarial images are broken."""
+    answer = _Column()
+    """Most frequent labels [N] of the adversarial images, -1 where one was not shown."""
+    distance = _Column()
+    """Distances float64 [N] of the adversarial images, also of those too far away; NaN where no
+    image of finite values in [0, 1] came."""
+    reason = _Column()
+    """What came of each image in words, objects [N]; "" while it is to be attacked."""
 
     @property
     def reasons(self) -> list[str]:
         """What came of each image, in words."""
-        return self.rows["reason"].tolist()
+        return self.reason.tolist()
 
     @property
     def left(self) -> np.ndarray:
         """The rows, int [M], that are to be attacked yet."""
-        return np.flatnonzero(self.attacked & (self.rows["reason"] == ""))
+        return np.flatnonzero(self.attacked & (self.reason == ""))
 
     @property
     def file(self) -> Path | None:
@@ -151,7 +136,7 @@ class Verdict:
             f"attack success   {self.success_rate}",
             f"robust accuracy  {self.robust_accuracy}",
         ]
-        reasons = Counter(self.rows["reason"][self.attacked])
+        reasons = Counter(self.reason[self.attacked])
         del reasons[BROKEN]
         lines += [f"  {count:4d}  {reason}" for reason, count in reasons.most_common(8)]
         lines += [f"warning: {warning}" for warning in self.warnings]
