@@ -58,7 +58,10 @@ def attack(
         with display.counted(quiet) as progress:
             verdict = evaluate(wanted, progress=progress)
         print(verdict)
-        print(f"Verdict   {verdict.file}, adversarial.safetensors and examples.svg")
+        file = verdict.file
+        if file is not None and file.is_relative_to(Path.cwd()):
+            file = file.relative_to(Path.cwd())
+        print(f"Verdict   {file}, adversarial.safetensors and examples.svg")
         if verdict.failed:
             again = shlex.join(["sparring", *sys.argv[1:]])
             print(f"Failed    {again} --images {','.join(map(str, verdict.failed))}")

@@ -513,9 +513,13 @@ def _verdicts(path: Path, run: TrainedRun) -> Iterator[RunVerdict]:
 def _attack_name(folder: str, record: VerdictRecord, dataset: str) -> str:
     """A short name for an attack: the folder's, or a word of its description."""
     name, ours, rest = folder.rpartition(verdict_folder("", record.threat.norm, record.threat.eps))
-    if not ours or rest not in ("", "-some"):
+    if record.label:
+        name = record.label
+    elif not ours or rest not in ("", "-some"):
         name = short_name(record.attack)
-    if any(image.index != row for row, image in enumerate(record.images)):
+    if " images=" not in name and any(
+        image.index != row for row, image in enumerate(record.images)
+    ):
         name += ", chosen images"
     if record.dataset.get("name") != dataset:
         name += f", on {record.dataset.get('name')}"
