@@ -229,11 +229,12 @@ class Overflowing(Linear):
 
     def logits(self, x: Any, chance: Any = None) -> Any:
         dark = ops.mean(x, axis=(1, 2, 3)) < 0.45
-        return ops.where(dark[:, None], np.float32(np.nan), super().logits(x))
+        return super().logits(x) / ops.where(dark, 0.0, 1.0)[:, None]  # the first is 0 / 0
 
     def scores(self, x: Any, chance: Any = None) -> Any:
         bright = ops.mean(x, axis=(1, 2, 3)) > 0.55
-        return ops.where(bright, np.float32(np.nan), 0.0)
+        zero = ops.zeros_like(x[:, 0, 0, 0])
+        return zero / ops.where(bright, 0.0, 1.0)
 
 
 def test_an_answer_that_is_not_finite_is_nobody_s_success(linear: Linear, grays: Dataset) -> None:

@@ -447,7 +447,7 @@ def test_a_verdict_of_the_judge(digits_baseline: Defense, tmp_path: Path) -> Non
     group = only(found)
     [attacked] = group.attacks
     [judged] = attacked.verdicts
-    assert judged.name == "fgsm"
+    assert judged.name == "fgsm n=20"
     assert judged.rates["success_rate"] == made.success_rate
     assert judged.rates["robust_accuracy"] == made.robust_accuracy
     accuracy = group.mean("test_accuracy")
