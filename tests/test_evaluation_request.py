@@ -181,3 +181,42 @@ def test_transfer_is_from_the_baseline_beside_the_run(
     monkeypatch.setattr(other, "name", "baseline")
     evaluated(other, "noise", check=True, transfer=True)  # a baseline is no source for a baseline
     assert sources[-1] is None
+
+
+def test_a_baseline_that_cannot_be_loaded_stops_nothing(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources: list[Any] = []
+
+    def look(attempt: Any, transfer_from: Any) -> list[Any]:
+        sources.append(transfer_from)
+        return []
+
+    monkeypatch.setattr(checks, "look", look)
+    other, baseline = sparring.load(runs / "digits/other"), runs / "digits/baseline"
+    monkeypatch.setattr(other, "name", "other")
+    record = json.loads((baseline / "run.json").read_text())
+    told: list[str] = []
+    for text in (json.dumps({**record, "status": "training"}), "{", "[]"):
+        (baseline / "run.json").write_text(text)
+        options: dict[str, Any] = {"check": True, "transfer": True}
+        evaluated(other, "noise", progress=lambda *each: told.append(each[-1]), **options)
+        with pytest.raises(RunError):  # asked for by name it has to be there
+            evaluated(other, "noise", transfer_from=baseline, check=True)
+    assert sources == [None] * 3
+    notes = [text for text in told if text.startswith("The checks leave out images made for")]
+    assert len(notes) == 3
+    assert "its training is not finished" in notes[0]
+
+
+def test_what_is_not_trained_is_told_with_the_command_that_trains_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError) as caught:
+        evaluated("blur", "noise")
+    assert str(caught.value) == (
+        "runs/digits/blur: no such run directory. Train it first: sparring train blur --data digits"
+    )
+    with pytest.raises(RunError, match=r"sparring train blur --data my\.npz --out there$"):
+        evaluated("blur", "noise", dataset="my.npz", runs="there")

@@ -78,14 +78,16 @@ def evaluate(
             save=True, and no transfer is tried without `transfer_from` or transfer=True.
 
     Returns:
-        The verdict. With `out` it is in that folder too, written as it goes; an unfinished one
-        there of the same evaluation is gone on with.
+        The verdict. With `out` it is in that folder too, written as it goes. One that is there of
+        the same evaluation is gone on with, or given back where it is finished; another finished
+        one is replaced with force=True alone.
 
     Raises:
         SettingsError: an argument is wrong.
         DataError: the data set is.
-        RunError: the run cannot be loaded, or `out` holds something else.
-        AttackError: the attack raised or ran past the limit; what was judged is in `out`.
+        RunError: the run cannot be loaded, or `out` holds something else or cannot be written.
+        AttackError: the attack raised or ran past the limit; what was judged is in `out`. Or it
+            changed the defense, which was put back as it was; there is no verdict.
     """
     if not isinstance(defense, EvaluationRequest):
         for name, given in (("save", "out"), ("transfer", "transfer_from")):
