@@ -92,7 +92,7 @@ def test_success_that_falls_with_eps_is_told(digits_baseline: Defense) -> None:
     def timid(defense: Any, x: Any, y: Any, threat: ThreatModel) -> Any:
         return PGD(steps=20)(defense, x, y, threat) if threat.eps < 0.2 else x
 
-    assert "not-rising" in warned(digits_baseline, timid)
+    assert "not-rising" in warned(digits_baseline, timid, Linf(0.1))
 
 
 @once
@@ -101,7 +101,7 @@ def test_an_attack_that_fails_elsewhere_is_told(digits_baseline: Defense) -> Non
         assert threat.eps < 0.2
         return PGD(steps=20)(defense, x, y, threat)
 
-    assert "check-failed" in warned(digits_baseline, picky)
+    assert "check-failed" in warned(digits_baseline, picky, Linf(0.1))
 
 
 def train(name: str, out: Path, **settings: Any) -> tuple[Defense, np.ndarray, np.ndarray]:
@@ -169,8 +169,8 @@ class Bad(Linear):
 def test_odd_outputs_are_told(linear: Linear, kind: Callable[..., Defense], name: str) -> None:
     x = np.full((4, 8, 8, 1), 0.5, np.float32)
     odd = kind(linear.direction, linear.bias)
-    assert name in names(odd, Noise(), Linf(0.1), x, np.ones(4, np.int32))
-    assert name not in names(linear, Noise(), Linf(0.1), x, np.ones(4, np.int32))
+    assert name in names(odd, asks(), Linf(0.1), x, np.ones(4, np.int32))
+    assert name not in names(linear, asks(), Linf(0.1), x, np.ones(4, np.int32))
 
 
 def test_few_images_are_told() -> None:
@@ -372,7 +372,9 @@ def test_how_attacks_of_ours_are_run(corner: Corner, ours: dict[str, type[Ours]]
         assert labels.tolist() == [1] * len(rows)
     look(corner, attack, success, x)  # transferred is what there is a defense for
     assert [len(kind.calls) for kind in ours.values()] == [2, 2, 1]
-    look(corner, attack, [1.0] * 5 + [0.6], x, transfer=source)  # nothing is left
+    look(corner, attack, [1.0] * 3 + [0.6] * 3, x, transfer=source)  # too little is left
+    assert [len(kind.calls) for kind in ours.values()] == [2, 2, 1]
+    look(corner, attack, [0.6] * 6, x, transfer=source)  # all are broken, if not in all draws
     assert [len(kind.calls) for kind in ours.values()] == [3, 2, 1]
 
 
@@ -400,6 +402,12 @@ def test_noise_and_square_are_not_held_against_themselves(
     assert [threat for *_, threat in ours["Square"].calls] == [TWICE, ALL]
 
 
+def gradients_of(*arguments: Any) -> dict[str, str]:
+    """The warnings about gradients alone."""
+    found = look(*arguments)
+    return {name: text for name, text in found.items() if name.endswith("-gradients")}
+
+
 def noise(ours: dict[str, type[Ours]]) -> Any:
     """An attack that ends the checks after those of the defense itself."""
     return ours["Noise"]()
@@ -414,7 +422,12 @@ def test_zero_gradients_are_told_from_a_tenth_of_the_images_on(
 ) -> None:
     x = corners(n, *((i, MASKED) for i in range(masked)))
     text = f"gradients of {masked} of {n} images are zero"
-    assert look(corner, noise(ours), [0.0] * n, x) == ({"zero-gradients": text} if told else {})
+    assert gradients_of(corner, asks(), [0.0] * n, x) == ({"zero-gradients": text} if told else {})
+    # What follows no gradient is not told, nor what breaks most of these images all the same.
+    for kind in ("Noise", "Square"):
+        assert gradients_of(corner, ours[kind](), [0.0] * n, x) == {}
+    around = [1.0] * (masked - masked // 3) + [0.0] * (n - masked + masked // 3)
+    assert gradients_of(corner, asks(), around, x) == {}
 
 
 @pytest.mark.parametrize("special", [[(1, NAN)], [(1, INFINITE)], [(0, NAN), (3, INFINITE)]])
@@ -422,8 +435,10 @@ def test_bad_gradients_are_told_from_one_on(
     corner: Corner, ours: dict[str, type[Ours]], special: list[Any]
 ) -> None:
     text = f"gradients of {len(special)} of 5 images are NaN or infinite"
-    found = look(corner, noise(ours), [0.0] * 5, corners(5, *special))
-    assert found == {"bad-gradients": text}
+    x = corners(5, *special)
+    assert gradients_of(corner, asks(), [0.0] * 5, x) == {"bad-gradients": text}
+    assert gradients_of(corner, ours["Noise"](), [0.0] * 5, x) == {}
+    assert gradients_of(corner, asks(), [1.0, 1.0, 0.0, 1.0, 0.0], x) == {}
 
 
 class Raw(Corner):
@@ -678,7 +693,7 @@ def test_an_attack_with_steps_is_run_with_four_times_as_many(
 ) -> None:
     x = corners(2)
     STEPS.clear()
-    assert look(corner, attack, [1.0, 1.0], x) == {}
+    assert set(look(corner, attack, [0.0, 0.0], x)) == ({"more-steps"} if longer else set())
     # Twice the eps, no limit, and then more steps where there are any.
     assert len(STEPS) == (2 if longer is None else 3)
     assert STEPS[0] == STEPS[1]
@@ -693,7 +708,7 @@ def test_threats_of_the_same_norm_are_tried(corner: Corner, ours: dict[str, type
         seen.append(threat)
         return broken(x, len(x))
 
-    look(corner, attack, [1.0, 1.0], corners(2), L2(0.5))
+    look(corner, attack, [0.0, 0.0], corners(2), L2(0.5))
     assert seen == [L2(1.0), L2(8.0)]  # 8 is the root of 64 values
 
 
@@ -709,7 +724,8 @@ def test_an_error_under_other_conditions_ends_the_checks_and_keeps_what_they_fou
         return x
 
     x = corners(5, (0, MASKED))
-    found = checks.look(Attempt(corner, attack, BASE, x, np.ones(5, np.int32), np.ones(5)))
+    success = np.array([0.0, 0.0, 1.0, 1.0, 1.0])
+    found = checks.look(Attempt(corner, attack, BASE, x, np.ones(5, np.int32), success))
     assert [each.name for each in found] == ["zero-gradients", "not-rising", "check-failed"]
     assert found[2].text == "under other conditions the attack raised ValueError: too much"
     assert ours["Square"].calls == []

@@ -43,7 +43,7 @@ def test_an_attack_by_name(call: Callable[..., Result], runs: Path) -> None:
     assert answer.exit_code == 0, answer.output
     assert "attack success" in answer.output
     assert "PGD(steps=10" in answer.output
-    verdict = runs / "digits" / "baseline" / "attacks" / "pgd-Linf-0.1"
+    verdict = runs / "digits" / "baseline" / "attacks" / "pgd-Linf-0.1-steps=10-n=20"
     written = json.loads((verdict / "verdict.json").read_text())
     assert written["finished"]
     assert len(written["images"]) == 20
@@ -151,7 +151,7 @@ def test_interrupted_it_goes_on(runs: Path, tmp_path: Path) -> None:
     )
     command = [sys.executable, "-m", "sparring", "attack", "baseline", "slow.py"]
     command += ["--batch-size", "5", "--no-check", "--n", "40"]
-    file = runs / "digits" / "baseline" / "attacks" / "slow-Linf-0.15" / "verdict.json"
+    file = runs / "digits" / "baseline" / "attacks" / "slow-Linf-0.15-n=40" / "verdict.json"
     environment = {**os.environ, "KERAS_BACKEND": "torch"}
     process = subprocess.Popen(
         command,

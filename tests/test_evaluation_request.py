@@ -91,7 +91,7 @@ def test_no_framework_is_imported() -> None:
     ("values", "message"),
     [
         ({"n": 0}, "n: expected an integer of 1 or more, got 0"),
-        ({"draws": True}, "draws: expected an integer of 1 or more, got True"),
+        ({"draws": True}, "draws: expected an integer of 1 to 1000000, got True"),
         ({"batch_size": 1.5}, "batch_size: expected an integer of 1 or more, got 1.5"),
         (
             {"attack": Noise(), "options": {"draws": 2}},
@@ -110,12 +110,12 @@ def test_a_name_is_a_run_on_the_data_set(runs: Path, monkeypatch: pytest.MonkeyP
     verdict = sparring.evaluate(EvaluationRequest("baseline", "noise", **options))
     run = runs / "digits/baseline"
     assert verdict.about.run == str(run)
-    # In the run, by the attack's name and the data set's usual eps.
-    assert verdict.folder == run / "attacks/noise-Linf-0.15"
+    # In the run, by the attack's name, the data set's usual eps and what is not by default.
+    assert verdict.folder == run / "attacks/noise-Linf-0.15-n=3"
     assert verdict.file == verdict.folder / "verdict.json"
     assert verdict.file.is_file()
     by_path = EvaluationRequest(run, "noise", norm="L2", eps=0.5, images=[1, 2], **options)
-    assert sparring.evaluate(by_path).folder == run / "attacks/noise-L2-0.5-some"
+    assert sparring.evaluate(by_path).folder == run / "attacks/noise-L2-0.5-images=1,2"
     monkeypatch.chdir(runs.parent)
     assert evaluated("baseline", "noise").about.run == "runs/digits/baseline"
     with pytest.raises(SettingsError, match=r"unknown defense 'blru'\. Did you mean 'blur'"):
@@ -128,7 +128,9 @@ def test_python_writes_nothing_unless_told(runs: Path) -> None:
     run = runs / "digits/baseline"
     assert evaluated(run, "noise").file is None
     assert not (run / "attacks").exists()
-    assert evaluated(run, Noise(draws=2), save=True).folder == run / "attacks/noise-Linf-0.15"
+    assert evaluated(run, Noise(draws=2), save=True).folder == (
+        run / "attacks/noise-Linf-0.15-draws=2-n=3"
+    )
     out = runs / "elsewhere"
     verdict = evaluated(run, "noise", Linf(0.3), options={"draws": 2}, out=out)
     assert verdict.folder == out
@@ -179,3 +181,42 @@ def test_transfer_is_from_the_baseline_beside_the_run(
     monkeypatch.setattr(other, "name", "baseline")
     evaluated(other, "noise", check=True, transfer=True)  # a baseline is no source for a baseline
     assert sources[-1] is None
+
+
+def test_a_baseline_that_cannot_be_loaded_stops_nothing(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources: list[Any] = []
+
+    def look(attempt: Any, transfer_from: Any) -> list[Any]:
+        sources.append(transfer_from)
+        return []
+
+    monkeypatch.setattr(checks, "look", look)
+    other, baseline = sparring.load(runs / "digits/other"), runs / "digits/baseline"
+    monkeypatch.setattr(other, "name", "other")
+    record = json.loads((baseline / "run.json").read_text())
+    told: list[str] = []
+    for text in (json.dumps({**record, "status": "training"}), "{", "[]"):
+        (baseline / "run.json").write_text(text)
+        options: dict[str, Any] = {"check": True, "transfer": True}
+        evaluated(other, "noise", progress=lambda *each: told.append(each[-1]), **options)
+        with pytest.raises(RunError):  # asked for by name it has to be there
+            evaluated(other, "noise", transfer_from=baseline, check=True)
+    assert sources == [None] * 3
+    notes = [text for text in told if text.startswith("The checks leave out images made for")]
+    assert len(notes) == 3
+    assert "its training is not finished" in notes[0]
+
+
+def test_what_is_not_trained_is_told_with_the_command_that_trains_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError) as caught:
+        evaluated("blur", "noise")
+    assert str(caught.value) == (
+        "runs/digits/blur: no such run directory. Train it first: sparring train blur --data digits"
+    )
+    with pytest.raises(RunError, match=r"sparring train blur --data my\.npz --out there$"):
+        evaluated("blur", "noise", dataset="my.npz", runs="there")

@@ -234,7 +234,7 @@ def test_a_wrapped_defense_is_judged_itself_while_the_attack_sees_the_wrapper(
 
     options: dict[str, Any] = {"threat": THREAT, "dataset": grays, "n": 10, "check": False}
     wrapped, plain = (
-        evaluate(defense, attack, out=tmp_path / "both", **options)
+        evaluate(defense, attack, out=tmp_path / "both", force=True, **options)
         for defense in (EOT(coin, 3), coin)
     )
     assert seen == [EOT(coin, 3), coin]  # the second did not go on with the first
@@ -373,7 +373,7 @@ def test_chosen_images(linear: Linear, grays: Dataset) -> None:
     [
         ({"n": 11}, "n: expected at most 10, the test images; got 11"),
         ({"n": 0}, "n: expected an integer of 1 or more, got 0"),
-        ({"draws": 0}, "draws: expected an integer of 1 or more"),
+        ({"draws": 0}, "draws: expected an integer of 1 to 1000000"),
         ({"batch_size": cast(int, 1.5)}, "batch_size: expected an integer of 1 or more, got 1.5"),
         ({"images": [0, 10]}, "images: expected indices from 0 to 9, got 0, 10"),
         ({"images": []}, "images: expected indices from 0 to 9"),
@@ -792,6 +792,7 @@ def test_images_go_to_the_attack_in_batches_and_progress_is_told(
     # Three batches, and then the larger eps and no limit, on all eight.
     assert sizes == [3, 3, 2, 8, 8]
     assert told == [
+        (0, 8, "attacking"),
         (3, 8, "success 66.7 %"),
         (6, 8, "success 66.7 %"),
         (8, 8, "success 62.5 %"),
@@ -911,7 +912,7 @@ def test_resumed_an_evaluation_comes_to_the_same(
     parts = judged(linear, grays, attack, progress=lambda *each: told.append(each), **options)
     assert attack.calls == 1
     text = f"Going on with the evaluation in {options['out']}."
-    assert told == [(0, 0, text), (8, 8, "success 25.0 %")]
+    assert told == [(0, 0, text), (6, 8, "attacking"), (8, 8, "success 25.0 %")]
     assert saves == [(False, 2, 4), (False, 3, 6), (True, 4, 8)]
     assert whole.seconds == parts.seconds == 4
     assert whole.as_json() == parts.as_json()
@@ -948,7 +949,9 @@ def test_only_the_same_unfinished_evaluation_is_gone_on_with(
     other["threat"] = {"norm": "L2", "eps": 0.1}
     assert calls({}) == 2
     assert {key: calls({key: other[key]}) for key in about} == dict.fromkeys(about, 4)
-    assert calls({"finished": True}) == 4
+    with pytest.raises(RunError, match=r"finished verdict on Varied of 10 images.*--force"):
+        calls({"finished": True})
+    assert calls({"finished": True}, force=True) == 4
     assert calls({}, n=9) == 4  # the images 0 to 8, of which seven are attacked
     assert calls({}, images=[0, 1, 2, 4]) == 2
     others = [{**image, "index": image["index"] + 1} for image in written["images"]]
@@ -999,7 +1002,8 @@ def test_a_verdict_of_the_same_evaluation_that_lacks_a_field_is_damaged(
     file.write_text(json.dumps(written))
     with pytest.raises(RunError) as caught:
         judged(linear, grays, Fragile(linear, None), batch_size=2, out=tmp_path)
-    assert str(caught.value) == f"{file}: damaged: {message}"
+    way_out = "Remove the folder, or evaluate anew with --force."
+    assert str(caught.value) == f"{file}: damaged: {message}. {way_out}"
 
 
 def test_an_unfinished_verdict_of_format_1_is_gone_on_with(
@@ -1055,7 +1059,7 @@ def test_an_empty_folder_is_taken(linear: Linear, grays: Dataset, tmp_path: Path
     told: list[str] = []
     options = {"out": str(tmp_path), "progress": lambda done, total, text: told.append(text)}
     judged(linear, grays, lambda d, x, y, t: x, **options)
-    assert told == ["success 0.0 %"]
+    assert told == ["attacking", "success 0.0 %"]
     assert {file.name for file in tmp_path.iterdir()} == {
         *("adversarial.safetensors", "examples.svg", "verdict.json")
     }
@@ -1084,7 +1088,8 @@ def test_images_are_saved_before_the_verdict_that_tells_their_hash(
     text = (out / "verdict.json").read_text(encoding="utf-8")
     written = json.loads(text)
     values = json.loads(json.dumps(verdict.as_json()))
-    assert written == {**values, "finished": True, "adversarial_sha256": sha256}
+    about_the_file = {"finished": True, "checked": False, "label": "by_hand n=9 seed=4"}
+    assert written == {**values, **about_the_file, "adversarial_sha256": sha256}
     assert text.endswith("}\n")
     assert set(arrays) == {"adversarial", "index", "label"}
     np.testing.assert_array_equal(arrays["adversarial"], verdict.adversarial)
@@ -1348,7 +1353,7 @@ def test_the_usual_eps_is_the_data_set_s(linear: Linear, grays: Dataset) -> None
     [
         ({"n": True}, "n: expected an integer of 1 or more, got True"),
         ({"batch_size": 0}, "batch_size: expected an integer of 1 or more, got 0"),
-        ({"draws": cast(int, 2.0)}, "draws: expected an integer of 1 or more, got 2.0"),
+        ({"draws": cast(int, 2.0)}, "draws: expected an integer of 1 to 1000000, got 2.0"),
         ({"images": [-1, 3]}, "images: expected indices from 0 to 9, got -1, 3"),
         ({"images": [10]}, "images: expected indices from 0 to 9, got 10"),
     ],

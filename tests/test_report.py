@@ -455,7 +455,7 @@ def test_a_verdict_of_the_judge(digits_baseline: Defense, tmp_path: Path) -> Non
     group = only(found)
     [attacked] = group.attacks
     [judged] = attacked.verdicts
-    assert judged.name == "fgsm"
+    assert judged.name == "fgsm n=20"
     rates = judged.record.results
     assert tuple(dict(rates.success_rate).values()) == made.success_rate
     assert tuple(dict(rates.robust_accuracy).values()) == made.robust_accuracy

@@ -44,7 +44,8 @@ def attack(
 
     Every adversarial image is checked independently: shape, type, range, distance, and whether the
     defense answers with another label and does not reject it. The verdict goes to a folder of the
-    run: verdict.json and adversarial.safetensors; an interrupted evaluation goes on from there.
+    run: verdict.json and adversarial.safetensors; an interrupted evaluation goes on from there. A
+    finished verdict is never replaced without --force; other options have a folder of their own.
     """
     with handled("The same command goes on with the images that are left."):
         backend_choice.choose(backend)
@@ -65,7 +66,10 @@ def attack(
         with _explained(traceback), display.counted(quiet) as progress:
             verdict = evaluate(wanted, progress=progress)
         print(verdict)
-        print(f"Verdict   {verdict.file}, adversarial.safetensors and examples.svg")
+        file = verdict.file
+        if file is not None and file.is_relative_to(Path.cwd()):
+            file = file.relative_to(Path.cwd())
+        print(f"Verdict   {file}, adversarial.safetensors and examples.svg")
         if verdict.failed:
             again = shlex.join(["sparring", *sys.argv[1:]])
             print(f"Failed    {again} --images {','.join(map(str, verdict.failed))}")

@@ -110,6 +110,11 @@ CHANGED_INPUT = EvaluationWarning(
     text="the attack changed its input in place; it was judged against the original",
 )
 
+TIME_LIMIT = EvaluationWarning(
+    name="time-limit",
+    text="the time limit was not kept to: only the main thread, and not on Windows, can keep to it",
+)
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -180,8 +185,8 @@ def look(attempt: Attempt, transfer_from: Defense | None = None) -> list[Evaluat
         The warnings, but the one about few images.
     """
     warnings: list[EvaluationWarning] = []
-    if not len(attempt.x):
-        return warnings
+    if not attempt.more(np.ones(len(attempt.x)), attempt.success):
+        return warnings  # success is so high that it cannot be much too low
     try:
         for name, text in _signs(attempt, transfer_from):
             warnings.append(EvaluationWarning(name=name, text=text))
@@ -206,11 +211,7 @@ def _signs(attempt: Attempt, transfer_from: Defense | None) -> Iterator[Sign]:
     if one_draw:
         text = "the defense answers at random and the attack did not average over draws"
         yield "not-averaged", text
-    zero, bad = _gradients(defense, x, attempt.y)
-    if bad:
-        yield "bad-gradients", f"gradients of {bad} of {len(x)} images are NaN or infinite"
-    if zero >= max(1, 0.1 * len(x)):
-        yield "zero-gradients", f"gradients of {zero} of {len(x)} images are zero"
+    yield from _gradients(attempt)
     if isinstance(attempt.attack, Noise):
         return
     noise = attempt.again(Noise(draws=NOISE_DRAWS))
@@ -235,40 +236,55 @@ def _signs(attempt: Attempt, transfer_from: Defense | None) -> Iterator[Sign]:
 
 def _stronger(attempt: Attempt, left: np.ndarray, transfer_from: Defense | None) -> Iterator[Sign]:
     """Attacks that know less and should not break more, on the images that are left."""
-    rest = f"of the {len(left)} images that the attack did not"
+    tried: list[tuple[str, str, Attack]] = []
     if not isinstance(attempt.attack, Square):
-        broken = attempt.again(Square(queries=SQUARE_QUERIES), rows=left)
-        if attempt.more(broken, attempt.success[left]):
-            text = f"{SQUARE_QUERIES} queries of the Square attack break {np.sum(broken):.0f} "
-            yield "black-box-wins", text + rest
+        square = Square(queries=SQUARE_QUERIES)
+        tried.append(("black-box-wins", f"{SQUARE_QUERIES} queries of the Square attack", square))
     if transfer_from is not None:
         source = PGD(loss="margin", early_stopping=False)
 
         def transferred(_: Any, x: Images, y: Labels, threat: ThreatModel) -> Images:
             return source(transfer_from, x, y, threat)
 
-        broken = attempt.again(transferred, rows=left)
+        images_of = f"adversarial images of {transfer_from.name}"
+        tried.append(("transfer-wins", images_of, transferred))
+    for name, what, attack in tried:
+        broken = attempt.again(attack, rows=left)
         if attempt.more(broken, attempt.success[left]):
-            text = f"adversarial images of {transfer_from.name} break {np.sum(broken):.0f} "
-            yield "transfer-wins", text + rest
+            rest = f"of the {len(left)} images that the attack did not"
+            yield name, f"{what} break {np.sum(broken):.0f} {rest}"
 
 
 def _percent(success: np.ndarray) -> str:
     return f"{100 * np.mean(success):.0f} %"
 
 
-def _gradients(defense: Defense | Wrapped, x: np.ndarray, y: np.ndarray) -> tuple[int, int]:
-    """How many images have a cross entropy whose gradient is all zero, and not finite."""
+def _gradients(attempt: Attempt) -> Iterator[Sign]:
+    """What is odd about the gradients of the attack's loss, at images that it does not break."""
+    defense, attack = attempt.defense, attempt.attack
+    if isinstance(attack, Noise | Square):
+        return
+    # The cross entropy stands for the loss of an attack that does not say its own.
+    own = attack if isinstance(attack, PGD) else None
+
+    def losses(images: Images, y: Labels) -> Any:
+        if own is not None:
+            return own.objective(defense, images, y)[0]
+        return cross_entropies(y, defense.logits(images))
+
     compiled: Callable[[Images, Labels], Images] = defense.compiled(
-        ("gradients",),
-        lambda x, y: gradient(lambda images: cross_entropies(y, defense.logits(images)), x),
+        ("gradients", own), lambda x, y: gradient(lambda images: losses(images, y), x)
     )
-    gradients = compiled(
-        ops.convert_to_tensor(x), ops.convert_to_tensor(y.astype(backend.label_dtype))
-    )
-    sizes = np.abs(np.array(ops.convert_to_numpy(gradients))).reshape(len(x), -1)
+    x, y = map(ops.convert_to_tensor, (attempt.x, attempt.y.astype(backend.label_dtype)))
+    sizes = np.abs(np.array(ops.convert_to_numpy(compiled(x, y)))).reshape(len(x), -1)
+    unbroken = attempt.success <= 0.5
     finite = np.isfinite(sizes).all(axis=1)
-    return int(np.sum(finite & (sizes == 0).all(axis=1))), int(np.sum(~finite))
+    zero = finite & (sizes == 0).all(axis=1)
+    if bad := int(np.sum(~finite & unbroken)):
+        yield "bad-gradients", f"gradients of {bad} of {len(x)} images are NaN or infinite"
+    # An attack that breaks most of these images gets around their gradients.
+    if np.sum(zero & unbroken) >= max(1, 0.1 * len(x)) and np.mean(unbroken[zero]) >= 0.5:
+        yield "zero-gradients", f"gradients of {np.sum(zero)} of {len(x)} images are zero"
 
 
 def _with_more_steps(attack: Any) -> Attack | None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
+import shlex
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from functools import partial
@@ -23,8 +27,17 @@ from sparring.backend import ops
 from sparring.data import Dataset
 from sparring.data.usual import default_threat
 from sparring.defenses.defense import Defense
-from sparring.errors import AttackError, SettingsError, printable, shown, told
-from sparring.evaluation import checks
+from sparring.errors import (
+    AttackError,
+    RunError,
+    SettingsError,
+    SparringError,
+    printable,
+    shown,
+    told,
+)
+from sparring.evaluation import checks, folder
+from sparring.evaluation.guard import Guard
 from sparring.evaluation.judge import Judge
 from sparring.evaluation.request import EvaluationRequest
 from sparring.evaluation.verdict import Verdict, images_of
@@ -72,14 +85,16 @@ def evaluate(
             save=True, and no transfer is tried without `transfer_from` or transfer=True.
 
     Returns:
-        The verdict. With `out` it is in that folder too, written as it goes; an unfinished one
-        there of the same evaluation is gone on with.
+        The verdict. With `out` it is in that folder too, written as it goes. One that is there of
+        the same evaluation is gone on with, or given back where it is finished; another finished
+        one is replaced with force=True alone.
 
     Raises:
         SettingsError: an argument is wrong.
         DataError: the data set is.
-        RunError: the run cannot be loaded, or `out` holds something else.
-        AttackError: the attack raised or ran past the limit; what was judged is in `out`.
+        RunError: the run cannot be loaded, or `out` holds something else or cannot be written.
+        AttackError: the attack raised or ran past the limit; what was judged is in `out`. Or it
+            changed the defense, which was put back as it was; there is no verdict.
     """
     if not isinstance(defense, EvaluationRequest):
         for name, given in (("save", "out"), ("transfer", "transfer_from")):
@@ -96,46 +111,75 @@ def evaluate(
 
 def _run(request: EvaluationRequest, tell: Progress) -> Verdict:
     """Evaluate; the steps in their order."""
-    parts = _Parts.of(request)
+    parts = _Parts.of(request, tell)
     index = _index(request, len(parts.dataset.x_test))
     x, y = images_of(parts.dataset, index), parts.dataset.y_test[index]
     judge = Judge.of(parts.defense, parts.threat, request.draws, request.seed)
     about = parts.about(judge.draws, request.seed)
-    rows = judge.clean_rows(index, x, y)
-    verdict = Verdict(about, rows, x, folder=_folder(request, parts))
-    if verdict.resume():
-        tell(0, 0, f"Going on with the evaluation in {verdict.folder}.")
+    where = _folder(request, parts, about, index)
+    with folder.held(where):
+        before = folder.earlier(where, about, index, request.force, parts.repeatable)
+        rows = judge.clean_rows(index, x, y)
+        verdict = Verdict(about, rows, x, folder=where, name=parts.label)
+        if before is not None:
+            told = verdict.resume(before)
+            done = verdict.attacked & (told["reason"] != "")
+            if done.any():
+                verdict.rows[done] = judge.again(
+                    verdict.rows[done], x[done], verdict.adversarial[done], told[done]
+                )
+            verdict.checked = before.finished and before.checked
+            if before.finished and not len(verdict.left) and verdict.checked >= request.check:
+                tell(0, 0, f"Evaluated already: {where}. --force evaluates anew.")
+                return verdict
+            tell(0, 0, f"Going on with the evaluation in {where}.")
+        _attack_all(request, parts, judge, verdict, tell)
+        verdict.write_picture(parts.dataset)
+    return verdict
+
+
+def _attack_all(
+    request: EvaluationRequest, parts: _Parts, judge: Judge, verdict: Verdict, tell: Progress
+) -> None:
+    """Attack what is left, batch by batch, then check; the verdict is written as it goes."""
     start, saved = time.perf_counter() - verdict.seconds, time.monotonic()
+    guard = Guard(parts.defense, parts.threat)
     total, left = int(verdict.attacked.sum()), verdict.left
     done = total - len(left)
+    tell(done, total, "attacking")
+    if request.time_limit is not None and not _can_be_limited():
+        verdict.warn(checks.TIME_LIMIT)
     try:
         for first in range(0, len(left), request.batch_size):
             batch = left[first : first + request.batch_size]
-            x = images_of(parts.dataset, index[batch])
-            given, changed = _attack(parts, x, y[batch], request.time_limit)
+            x, y = images_of(parts.dataset, verdict.index[batch]), verdict.label[batch]
+            with _guarded(guard, parts.attack):
+                given, changed = _attack(parts, x, y, request.time_limit)
             verdict.rows[batch], verdict.adversarial[batch] = judge.judge(
                 verdict.rows[batch], x, given
             )
-            if changed and checks.CHANGED_INPUT not in verdict.warnings:
-                verdict.warnings.append(checks.CHANGED_INPUT)
+            if changed:
+                verdict.warn(checks.CHANGED_INPUT)
             verdict.seconds = time.perf_counter() - start
             done += len(batch)
-            judged = verdict.attacked & (verdict.rows["reason"] != "")
+            judged = verdict.attacked & (verdict.reason != "")
             tell(done, total, f"success {100 * float(np.mean(verdict.success[judged])):.1f} %")
             if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
                 verdict.save(finished=False)
                 saved = time.monotonic()
         if request.check:
             tell(done, total, "looking for signs to distrust the result")
-            verdict.warnings += _checked(verdict, parts)
+            with _guarded(guard, parts.attack):
+                verdict.warnings += _checked(verdict, parts)
+            verdict.checked = True
+    except _Cheated:
+        raise
     except BaseException:
         if done:
             verdict.save(finished=False)
         raise
     verdict.seconds = time.perf_counter() - start
     verdict.save(finished=True)
-    verdict.write_picture(parts.dataset)
-    return verdict
 
 
 # What the request's names stand for
@@ -145,7 +189,8 @@ def _run(request: EvaluationRequest, tell: Progress) -> Verdict:
 class _Parts:
     """What a request's names stand for.
 
-    The attack is given `attacked`: the defense in its `wrappers`, and observed.
+    The attack is given `attacked`: the defense in its `wrappers`, and observed. `repeatable` says
+    whether the attack is known well enough to tell it from any other.
     """
 
     defense: Defense
@@ -155,9 +200,12 @@ class _Parts:
     threat: ThreatModel
     dataset: Dataset
     transfer_from: Defense | None
+    word: str
+    label: str
+    repeatable: bool
 
     @classmethod
-    def of(cls, request: EvaluationRequest) -> _Parts:
+    def of(cls, request: EvaluationRequest, tell: Progress) -> _Parts:
         """Load and check them."""
         attacked, attack, dataset = request.defense, request.attack, request.data
         if isinstance(attacked, str):
@@ -186,8 +234,15 @@ class _Parts:
             threat = default_threat(request.norm, dataset.key, dataset.name)
         else:
             threat = threat_model(request.norm, request.eps)
-        source = _transfer_source(request, defense)
-        return cls(defense, attacked, wrappers, attack, threat, dataset, source)
+        source = _transfer_source(request, defense, tell)
+        by_name = isinstance(request.attack, str)
+        word = Path(request.attack).stem if by_name else short_name(describe(attack))
+        label = " ".join([word, *request.unusual(), *([f"on {wrappers}"] if wrappers else [])])
+        repeatable = by_name or is_dataclass(attack)
+        return cls(
+            *(defense, attacked, wrappers, attack, threat, dataset, source),
+            *(word, label, repeatable),
+        )
 
     def about(self, draws: int, seed: int) -> Evaluated:
         """What is evaluated, for the verdict."""
@@ -216,35 +271,58 @@ def _run_directory(request: EvaluationRequest) -> Path:
     path = Path(request.defense)
     if path.is_dir() or len(path.parts) > 1:
         return path
+    name = defenses.get(request.defense).name
     data = request.data.name if isinstance(request.data, Dataset) else request.data or "digits"
-    return Path(request.runs) / Path(data).stem / defenses.get(request.defense).name
+    path = Path(request.runs) / Path(data).stem / name
+    if not path.exists():
+        out = [] if request.runs == type(request).runs else ["--out", str(request.runs)]
+        command = shlex.join(["sparring", "train", name, "--data", data, *out])
+        raise RunError(f"{path}: no such run directory. Train it first: {command}")
+    return path
 
 
-def _transfer_source(request: EvaluationRequest, defense: Defense) -> Defense | None:
+def _transfer_source(
+    request: EvaluationRequest, defense: Defense, tell: Progress
+) -> Defense | None:
     """The defense whose adversarial images the checks try too."""
     source = request.transfer_from
     if not (request.check and request.transfer):
         return None
     if source is not None:
-        return source if isinstance(source, Defense) else load(source)
-    if defense.path is None:
+        source = source if isinstance(source, Defense) else load(source)
+        if source.info.shape != defense.info.shape:
+            raise SettingsError(
+                f"transfer_from: expected a defense of images {list(defense.info.shape)}, got one "
+                f"of images {list(source.info.shape)}"
+            )
+        return source
+    if defense.path is None or defense.name == defenses.BASELINE:
         return None
     beside = defense.path.parent / defenses.BASELINE
-    usable = defense.name != defenses.BASELINE and (beside / "run.json").is_file()
-    return load(beside) if usable else None
+    if not (beside / "run.json").is_file():
+        return None
+    try:
+        source = load(beside)
+    except SparringError as error:
+        tell(0, 0, f"The checks leave out images made for the baseline beside it: {error}")
+        return None
+    return source if source.info.shape == defense.info.shape else None
 
 
-def _folder(request: EvaluationRequest, parts: _Parts) -> Path | None:
-    """Where the verdict is written, if anywhere."""
-    if not request.save or request.out is not None:
-        return request.out if request.save else None
+def _folder(
+    request: EvaluationRequest, parts: _Parts, about: Evaluated, index: np.ndarray
+) -> Path | None:
+    """Where the verdict is written, if anywhere, whatever folder the attack changes to."""
+    if not request.save:
+        return None
+    if request.out is not None:
+        return request.out.absolute()
     if parts.defense.path is None:
         raise SettingsError("out: expected a folder, as the defense has no run directory; got none")
-    by_name = isinstance(request.attack, str)
-    word = Path(request.attack).stem if by_name else short_name(describe(parts.attack))
-    some = request.images is not None
-    name = verdict_folder(word, parts.threat.norm, parts.threat.eps, some)
-    return parts.defense.path / "attacks" / name
+    threat = parts.threat
+    name = verdict_folder(parts.word, threat.norm, threat.eps, request.unusual())
+    usual = (parts.defense.path / "attacks" / name).absolute()
+    return folder.own_folder(usual, about, index)
 
 
 def _index(request: EvaluationRequest, available: int) -> np.ndarray:
@@ -255,13 +333,24 @@ def _index(request: EvaluationRequest, available: int) -> np.ndarray:
                 f"n: expected at most {available}, the test images; got {request.n}"
             )
         return np.arange(request.n)
-    index = np.unique(np.array(request.images, int))
-    if not len(index) or index[0] < 0 or index[-1] >= available:
+    images: Sequence[int] = request.images
+    if images and isinstance(images[0], bool):
+        if len(images) != available:
+            raise SettingsError(
+                f"images: expected a mask of {available} booleans, one for each test image; "
+                f"got {len(images)}"
+            )
+        images = np.flatnonzero(images).tolist()
+    if not images or min(images) < 0 or max(images) >= available:
         raise SettingsError(
             f"images: expected indices from 0 to {available - 1}, got "
-            f"{', '.join(map(str, request.images))}"
+            f"{', '.join(map(str, images)) or 'none'}"
         )
-    return index
+    if twice := sorted(image for image, count in Counter(images).items() if count > 1):
+        raise SettingsError(
+            f"images: expected each index once, got {', '.join(map(str, twice))} more than once"
+        )
+    return np.array(sorted(images))
 
 
 # The attack
@@ -274,7 +363,7 @@ def _attack(
     images, labels = map(ops.convert_to_tensor, (x.copy(), y.astype(backend.label_dtype)))
     try:
         with _limited(time_limit):
-            given = parts.attack(parts.attacked, images, labels, parts.threat)
+            given = parts.attack(parts.attacked, images, labels, copy.copy(parts.threat))
     except AttackError:
         raise
     except (Exception, SystemExit) as error:
@@ -298,23 +387,52 @@ def _checked(verdict: Verdict, parts: _Parts) -> list[EvaluationWarning]:
     return warnings + checks.few_images(verdict.success_rate)
 
 
+class _Cheated(AttackError):
+    """An attack changed what judges it."""
+
+
+@contextmanager
+def _guarded(guard: Guard, attack: Attack) -> Iterator[None]:
+    """Put the defense back as it was after an attack ran; AttackError where it was changed."""
+    try:
+        yield
+    finally:
+        changed = guard.restore()
+        if changed and not isinstance(sys.exception(), KeyboardInterrupt):
+            raise _Cheated(
+                f"the attack {describe(attack)} changed the defense that judges it: "
+                f"{', '.join(changed[:8])}. The defense was put back as it was, and there is no "
+                "verdict; expected an attack that leaves it alone and works on copies"
+            )
+
+
+def _can_be_limited() -> bool:
+    """Whether an alarm can end an attack: on POSIX systems, in the main thread."""
+    main = threading.current_thread() is threading.main_thread()
+    return main and hasattr(signal, "setitimer")
+
+
 @contextmanager
 def _limited(seconds: float | None) -> Iterator[None]:
-    """Raise AttackError in the block once it takes longer; in the main thread only."""
-    if seconds is None or threading.current_thread() is not threading.main_thread():
+    """Raise AttackError in the block once it takes longer, where that can be."""
+    if seconds is None or not _can_be_limited():
         yield
         return
 
     def stop(*_: object) -> None:
         raise AttackError(f"the attack ran past its limit of {seconds:g} s for a batch")
 
+    begun = time.monotonic()
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    left, every = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        if left:  # somebody else's alarm, which may be due by now
+            left = max(left - (time.monotonic() - begun), 1e-3)
+            signal.setitimer(signal.ITIMER_REAL, left, every)
 
 
 def describe(attack: Attack) -> str:

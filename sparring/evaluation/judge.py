@@ -21,6 +21,10 @@ from sparring.evaluation.verdict import BROKEN, ROW
 from sparring.randomness import Stream, spread
 from sparring.threat import ThreatModel
 
+NO_ANSWER = -1
+"""The label where a defense's probabilities or scores are not finite: right for no image, and no
+success of an attack."""
+
 
 @dataclass(frozen=True)
 class Judge:
@@ -93,6 +97,8 @@ class Judge:
             [B, H, W, C]; the image itself where none of finite values in [0, 1] came.
         """
         rows = rows.copy()
+        if isinstance(given, np.ndarray):
+            given = np.array(given)  # a subclass may answer otherwise each time it is asked
         images, wrong = _as_images(given, x)
         if images is None:
             rows["reason"] = wrong
@@ -100,25 +106,53 @@ class Judge:
         images, valid, rows["distance"], rows["reason"] = self.threat.check(images, x)
         if valid.any():
             labels, rejected = self._ask(images[valid])  # [D, V]
-            changed = labels != rows["label"][valid]
+            changed = (labels != rows["label"][valid]) & (labels != NO_ANSWER)
+            if not self.defense.stochastic:
+                changed &= rows["distance"][valid] > 0  # the clean image was answered correctly
             broken = (changed & ~rejected).sum(axis=0)  # [V], in how many draws
             some = [f"broken in {count} of {self.draws} draws" for count in range(self.draws)]
-            unbroken = np.where(changed.any(axis=0), "rejected", "label unchanged")
+            unbroken = np.select(
+                [changed.any(axis=0), (labels == NO_ANSWER).any(axis=0)],
+                ["rejected", "the defense's answer is not finite"],
+                "label unchanged",
+            )
             rows["reason"][valid] = np.where(
                 broken > 0, np.array([*some, BROKEN], object)[broken], unbroken
             )
             rows["success"][valid] = broken / self.draws
             votes = labels[..., None] == np.arange(self.defense.info.classes)  # [D, V, K]
-            rows["answer"][valid] = votes.sum(axis=0).argmax(axis=1)
+            votes = votes.sum(axis=0)  # [V, K]
+            rows["answer"][valid] = np.where(votes.any(axis=1), votes.argmax(axis=1), NO_ANSWER)
         return rows, images
 
     def _ask(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Labels and whether rejected, both [D, B], of images [B, H, W, C] in each of D draws."""
         labels, rejected = [], []
         for seed in self.seeds:
-            labels.append(self.defense.classify(x, seed).argmax(axis=1))
-            rejected.append(self.defense.detect(x, seed) > self.defense.threshold)
+            answers, scores = self.defense.classify(x, seed), self.defense.detect(x, seed)
+            finite = np.isfinite(answers).all(axis=1) & ~np.isnan(scores)
+            labels.append(np.where(finite, answers.argmax(axis=1), NO_ANSWER))
+            rejected.append(scores > self.defense.threshold)
         return np.stack(labels), np.stack(rejected)
+
+    def again(self, rows: np.ndarray, x: np.ndarray, adversarial: np.ndarray, told: Any) -> Any:
+        """Judge anew what an earlier evaluation left, whose file is not believed.
+
+        Args:
+            rows: rows of a verdict [B].
+            x: the images, float32 [B, H, W, C] in [0, 1].
+            adversarial: what the earlier evaluation kept of the adversarial images, likewise.
+            told: the rows that it left.
+
+        Returns:
+            The rows with what came of the attack. What an invalid image was is not kept; where both
+            find nothing broken, what was said of it stays.
+        """
+        rows, _ = self.judge(rows, x, adversarial)
+        failed = (rows["success"] == 0) & (told["success"] == 0)
+        for name in ("answer", "distance", "reason"):
+            rows[name][failed] = told[name][failed]
+        return rows
 
 
 def _as_images(given: Any, x: np.ndarray) -> tuple[np.ndarray | None, str]:

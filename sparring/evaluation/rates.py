@@ -45,6 +45,11 @@ class Rate(NamedTuple):
         half = math.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n * n))) / (1 + z2 / n)
         return cls(p, n, max(0.0, middle - half), min(1.0, middle + half))
 
+    def __repr__(self) -> str:
+        """Give the numbers, rounded to four digits after the point."""
+        value, low, high = (round(share, 4) for share in (self.value, self.low, self.high))
+        return f"Rate({value}, n={self.n}, low={low}, high={high})"
+
     def __str__(self) -> str:
         """Give the share in percent, with its interval."""
         if not self.n:

@@ -6,14 +6,26 @@ It imports no framework; what the names in it stand for is looked up by `evaluat
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 from typing_extensions import override
 
 from sparring.errors import SettingsError, unknown_name
 from sparring.experiments.request import Request, option
+
+_RANGES = {
+    "n": (1, None),
+    "draws": (1, 10**6),
+    "batch_size": (1, None),
+    "seed": (0, 2**63 - 1),
+}
+"""The least and the largest value of each field that is an integer."""
+
+_LONGEST = 1e8
 
 
 @dataclass(frozen=True)
@@ -63,10 +75,24 @@ class EvaluationRequest(Request):
     save: bool = True
     """Whether the verdict is written, and an unfinished one of the same evaluation gone on with."""
     out: Path | None = option(None, "Folder of the verdict. Default: in the run.")
+    force: bool = option(False, "Evaluate anew where there is a finished verdict already.")
 
     def __post_init__(self) -> None:
         """Check numbers, and take texts for paths."""
-        self._expect_counts(1, "n", "draws", "batch_size")
+        for name, (least, most) in _RANGES.items():
+            object.__setattr__(self, name, _integer(name, getattr(self, name), least, most))
+        for name in ("check", "transfer", "save", "force"):
+            if not isinstance(value := getattr(self, name), bool | np.bool_):
+                raise SettingsError(f"{name}: expected true or false, got {value!r:.80}")
+            object.__setattr__(self, name, bool(value))
+        limit = self.time_limit
+        if limit is not None:
+            if not _is_number(limit) or not 0 < limit <= _LONGEST:
+                raise SettingsError(
+                    f"time_limit: expected seconds above 0 and at most {_LONGEST:g}, or none for "
+                    f"no limit; got {limit!r:.80}"
+                )
+            object.__setattr__(self, "time_limit", float(limit))
         if self.options and not isinstance(self.attack, str | Path):
             raise SettingsError("options: expected none with an attack that is no name or file")
         self._take_paths("data_dir", "runs", "out")
@@ -74,7 +100,23 @@ class EvaluationRequest(Request):
             if isinstance(value := getattr(self, name), Path):
                 object.__setattr__(self, name, str(value))
         if self.images is not None:
-            object.__setattr__(self, "images", tuple(int(index) for index in self.images))
+            object.__setattr__(self, "images", _chosen(self.images))
+
+    def unusual(self) -> list[str]:
+        """List what is asked for otherwise than by default, as steps=10 or n=20."""
+        options = self.options or _own_options(self.attack)
+        said = [f"{name}={options[name]}" for name in sorted(options)]
+        if self.images is None:
+            said += self._not_as_by_default("n")
+        elif any(isinstance(image, bool) for image in self.images):
+            said.append(f"images={','.join(map(str, np.flatnonzero(self.images)))}")
+        else:
+            said.append(f"images={','.join(map(str, sorted(self.images)))}")
+        return said + self._not_as_by_default("draws", "seed")
+
+    def _not_as_by_default(self, *names: str) -> list[str]:
+        own, usual = vars(self), vars(type(self))
+        return [f"{name}={own[name]}" for name in names if own[name] != usual[name]]
 
     @classmethod
     def of(cls, defense: Any, **options: Any) -> Self:
@@ -99,3 +141,42 @@ class EvaluationRequest(Request):
     @override
     def from_json(cls, values: Any) -> Self:
         return cls.of(**values)
+
+
+def _integer(name: str, value: Any, least: int, most: int | None) -> int:
+    """Take an integer of Python's or numpy's; SettingsError for what is none or out of range."""
+    integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not integer or value < least or (most is not None and value > most):
+        span = f"{least} or more" if most is None else f"{least} to {most}"
+        raise SettingsError(f"{name}: expected an integer of {span}, got {value!r:.80}")
+    return int(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+def _chosen(images: Any) -> tuple[int, ...]:
+    """Take indices of test images, or a mask of them, as a tuple of integers or of booleans."""
+    try:
+        given = images if isinstance(images, list | tuple) else np.asarray(images).tolist()
+    except (TypeError, ValueError, RuntimeError):  # as of tensors that are not on the CPU
+        given = None
+    values: list[Any] = list(given) if isinstance(given, list | tuple) else [None]
+    values = [value.item() if isinstance(value, np.generic) else value for value in values]
+    if {type(value) for value in values} not in ({int}, {bool}, set()):
+        raise SettingsError(
+            "images: expected a list of integers, the indices of test images, or a mask of "
+            f"booleans, one for each test image; got {images!r:.80}"
+        )
+    return tuple(values)
+
+
+def _own_options(attack: Any) -> Mapping[str, Any]:
+    """What an attack that is no name says of itself: fields and arguments not as by default."""
+    if isinstance(attack, partial):
+        return {**_own_options(attack.func), **attack.keywords}
+    if not is_dataclass(attack) or isinstance(attack, type):
+        return {}
+    values = {part.name: (getattr(attack, part.name), part) for part in fields(attack) if part.init}
+    return {name: value for name, (value, part) in values.items() if value != part.default}

@@ -26,6 +26,9 @@ from sparring.runs.records import (
 BROKEN = "broken"
 """The reason of an image that is broken in every draw."""
 
+WITHOUT_CHECKS = ("changed-input", "time-limit")
+"""The warnings that come while the attack runs, and not of the checks afterwards."""
+
 _KINDS: dict[Any, Any] = {int: np.int64, float: np.float64, bool: np.bool_, str: object}
 ROW = np.dtype([(name, _KINDS[of.annotation]) for name, of in ImageRecord.model_fields.items()])
 """One image of a verdict; see `Verdict.rows`."""
@@ -33,25 +36,32 @@ ROW = np.dtype([(name, _KINDS[of.annotation]) for name, of in ImageRecord.model_
 _IMAGES = "adversarial.safetensors"
 
 
-@dataclass
+class _Column:
+    """A column of a verdict's rows, as an attribute of its name."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, verdict: Verdict, owner: type) -> np.ndarray:
+        return verdict.rows[self.name]
+
+
+@dataclass(repr=False)
 class Verdict:
     """What an attack came to.
 
+    For a defense that draws nothing, shares of draws are 0 or 1.
+
     Attributes:
         about: what was evaluated.
-        rows: a structured array [N], one row an image. `index` is the test image's, `label` its
-            label; `clean` the share of draws in which the image itself was answered correctly and
-            not rejected, `rejected` the share in which it was rejected; `attacked` whether it was,
-            which is where `clean` is above a half. `success` is the share of draws in which the
-            adversarial image is broken; `answer` its most frequent label, -1 where it was not
-            shown; `distance` float64, its distance, kept where it is too far, NaN where no image
-            of finite values in [0, 1] came; `reason` in words what came of it, "" while it is to
-            be attacked. For a defense that draws nothing shares are 0 or 1.
+        rows: a structured array [N], one row an image, whose columns are attributes too.
         adversarial: float32 [N, H, W, C], the adversarial images; the image itself where none
             came.
         warnings: what to distrust; docs/warnings.md explains each.
         seconds: how long it took.
         folder: where it is written, if anywhere.
+        name: the attack's short name, and what is unusual about the evaluation.
+        checked: whether it was looked for signs that the result should be distrusted.
     """
 
     about: Evaluated
@@ -60,56 +70,38 @@ class Verdict:
     warnings: list[EvaluationWarning] = field(default_factory=list)
     seconds: float = 0.0
     folder: Path | None = None
+    name: str = ""
+    checked: bool = False
 
-    @property
-    def index(self) -> np.ndarray:
-        """Indices [N] of the test images."""
-        return self.rows["index"]
-
-    @property
-    def label(self) -> np.ndarray:
-        """Labels [N]."""
-        return self.rows["label"]
-
-    @property
-    def clean(self) -> np.ndarray:
-        """Shares of draws [N] in which the images themselves were right and not rejected."""
-        return self.rows["clean"]
-
-    @property
-    def rejected(self) -> np.ndarray:
-        """Shares of draws [N] in which the images themselves were rejected."""
-        return self.rows["rejected"]
-
-    @property
-    def attacked(self) -> np.ndarray:
-        """Which images were attacked, bool [N]."""
-        return self.rows["attacked"]
-
-    @property
-    def success(self) -> np.ndarray:
-        """Shares of draws [N] in which the adversarial images are broken."""
-        return self.rows["success"]
-
-    @property
-    def answer(self) -> np.ndarray:
-        """Most frequent labels [N] of the adversarial images, -1 where one was not shown."""
-        return self.rows["answer"]
-
-    @property
-    def distance(self) -> np.ndarray:
-        """Distances [N] of the adversarial images, NaN where what came is no image."""
-        return self.rows["distance"]
+    index = _Column()
+    """Indices [N] of the test images."""
+    label = _Column()
+    """Labels [N]."""
+    clean = _Column()
+    """Shares of draws [N] in which the images themselves were right and not rejected."""
+    rejected = _Column()
+    """Shares of draws [N] in which the images themselves were rejected."""
+    attacked = _Column()
+    """Which images were attacked, bool [N]: those whose `clean` is above a half."""
+    success = _Column()
+    """Shares of draws [N] in which the adversarial images are broken."""
+    answer = _Column()
+    """Most frequent labels [N] of the adversarial images, -1 where one was not shown."""
+    distance = _Column()
+    """Distances float64 [N] of the adversarial images, also of those too far away; NaN where no
+    image of finite values in [0, 1] came."""
+    reason = _Column()
+    """What came of each image in words, objects [N]; "" while it is to be attacked."""
 
     @property
     def reasons(self) -> list[str]:
         """What came of each image, in words."""
-        return self.rows["reason"].tolist()
+        return self.reason.tolist()
 
     @property
     def left(self) -> np.ndarray:
         """The rows, int [M], that are to be attacked yet."""
-        return np.flatnonzero(self.attacked & (self.rows["reason"] == ""))
+        return np.flatnonzero(self.attacked & (self.reason == ""))
 
     @property
     def file(self) -> Path | None:
@@ -141,21 +133,37 @@ class Verdict:
         """Indices of the attacked images that are not broken in more than half of the draws."""
         return self.index[self.attacked & (self.success <= 0.5)].tolist()
 
+    def __repr__(self) -> str:
+        """Give what was evaluated and the rate, in one line."""
+        return f"<Verdict: {self._title}: attack success {self.success_rate}>"
+
+    @property
+    def _title(self) -> str:
+        about, threat = self.about, self.about.threat
+        return (
+            f"{about.defense} on {about.dataset['name']}, {about.attack}, "
+            f"{threat.norm} eps {threat.eps:.6g}"
+        )
+
     def __str__(self) -> str:
         """Give the rates, why images were not broken, and the warnings."""
         lines = [
-            f"{self.about.defense} on {self.about.dataset['name']}, {self.about.attack}, "
-            f"{self.about.threat.norm} eps {self.about.threat.eps:.6g}",
+            self._title,
             f"clean accuracy   {self.clean_accuracy}",
             f"rejected         {self.clean_rejected}",
             f"attack success   {self.success_rate}",
             f"robust accuracy  {self.robust_accuracy}",
         ]
-        reasons = Counter(self.rows["reason"][self.attacked])
+        reasons = Counter(self.reason[self.attacked])
         del reasons[BROKEN]
         lines += [f"  {count:4d}  {reason}" for reason, count in reasons.most_common(8)]
         lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
+
+    def warn(self, warning: EvaluationWarning) -> None:
+        """Add a warning, once."""
+        if warning not in self.warnings:
+            self.warnings.append(warning)
 
     def record(self, finished: bool = True, sha256: str | None = None) -> VerdictRecord:
         """Give what verdict.json holds.
@@ -178,12 +186,15 @@ class Verdict:
             seconds=round(self.seconds, 3),
             images=[ImageRecord(**dict(zip(names, row, strict=True))) for row in rows.tolist()],
             finished=finished,
+            checked=self.checked,
+            label=self.name,
             adversarial_sha256=sha256,
         )
 
     def as_json(self) -> dict[str, Any]:
         """Give everything but the adversarial images as plain JSON values."""
-        return self.record().model_dump(mode="json", exclude={"finished", "adversarial_sha256"})
+        about_the_file = {"finished", "checked", "label", "adversarial_sha256"}
+        return self.record().model_dump(mode="json", exclude=about_the_file)
 
     def save(self, finished: bool) -> None:
         """Write verdict.json and adversarial.safetensors into the verdict's folder, if it has one.
@@ -200,33 +211,40 @@ class Verdict:
         sha256 = write_tensors(self.folder / _IMAGES, arrays, about)
         self.record(finished, sha256).write(self.folder)
 
-    def resume(self) -> bool:
-        """Take over what an unfinished evaluation of the same left in the verdict's folder.
+    def resume(self, before: VerdictRecord) -> np.ndarray:
+        """Take over the adversarial images that an earlier evaluation of the same left.
+
+        Args:
+            before: its verdict, in this one's folder.
 
         Returns:
-            Whether there was one.
+            Its rows, by which nothing is changed yet.
 
         Raises:
-            RunError: the folder holds something else, or what it holds is damaged.
+            RunError: the images are damaged, or of another shape.
         """
-        if self.folder is None or not self.folder.exists():
-            return False
-        if (file := VerdictRecord.find(self.folder)) is None:
-            if any(self.folder.iterdir()):
-                raise RunError(f"{self.folder}: expected an empty folder or one with a verdict")
-            return False
-        before = VerdictRecord.read(file)
-        rows = np.array([tuple(dict(image).values()) for image in before.images], ROW)
-        same = before.evaluated == self.about and np.array_equal(rows["index"], self.index)
-        if before.finished or not same:
-            return False
-        arrays, _, _ = read_tensors(self.folder / _IMAGES)
-        self.adversarial = arrays["adversarial"]
-        # Clean answers were asked for anew, and the file has them rounded.
-        for name in ("success", "answer", "distance", "reason"):
-            self.rows[name] = rows[name]
-        self.warnings, self.seconds = before.warnings, before.seconds
-        return True
+        assert self.folder is not None
+        file = self.folder / _IMAGES
+        way_out = "Remove the folder, or evaluate anew with --force"
+        try:
+            arrays, _, _ = read_tensors(file)
+        except RunError as error:
+            raise RunError(f"{error}. {way_out}.") from error
+        images = arrays.get("adversarial", np.empty(0))
+        shape, dtype = self.adversarial.shape, self.adversarial.dtype
+        if (images.shape, images.dtype) != (shape, dtype):
+            raise RunError(
+                f"{file}: expected images {dtype} {list(shape)}, "
+                f"found {images.dtype} {list(images.shape)}. {way_out}."
+            )
+        self.adversarial, self.seconds = images, before.seconds
+        # Warnings of the checks are found anew with them.
+        self.warnings = [
+            warning
+            for warning in before.warnings
+            if before.finished or warning.name in WITHOUT_CHECKS
+        ]
+        return np.array([tuple(dict(image).values()) for image in before.images], ROW)
 
     def write_picture(self, dataset: Dataset) -> None:
         """Write examples.svg into the verdict's folder, if it has one and anything was attacked."""

@@ -6,14 +6,16 @@ text, and `true` is no integer. What a file has besides is left alone.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -39,6 +41,7 @@ VERDICT_FORMAT = 2
 """Version of verdict.json as it is written; format 1, called report.json, is read too."""
 
 _VERDICT_FILES = {"verdict.json": VERDICT_FORMAT, "report.json": 1}
+_DEEPEST = 50
 
 Number = Annotated[float, Field(gt=-1e100, lt=1e100)]
 """A finite number of sensible size."""
@@ -49,6 +52,13 @@ NumberOrNaN = Annotated[
     PlainSerializer(lambda value: None if math.isnan(value) else value, when_used="json"),
 ]
 """A number, or NaN where there is none, which is null in JSON."""
+
+
+def _sensible(value: float) -> float:
+    """Refuse what is no distance: below 0, or too large."""
+    if value < 0 or value >= 1e100:
+        raise ValueError(f"expected a distance of 0 or more, found {value:g}")
+    return value
 
 
 class Record(BaseModel):
@@ -119,6 +129,13 @@ class _File(Record):
             raise RunError(f"{file}: damaged: {problem(error)}") from error
 
 
+Count = Annotated[int, Field(ge=0, le=10**9)]
+"""A number of things, or one of them counted from 0."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A share, in [0, 1]."""
+
+
 class ThreatRecord(Record):
     """A threat model: its norm, Linf or L2, and its radius."""
 
@@ -164,14 +181,14 @@ class EvaluationWarning(Record):
 class ImageRecord(Record):
     """What came of one image; the fields are those of `sparring.Verdict.rows`."""
 
-    index: int
-    label: int
-    clean: Number
-    rejected: Number
+    index: Count
+    label: Count
+    clean: Share
+    rejected: Share
     attacked: bool
-    success: Number
-    answer: int
-    distance: NumberOrNaN
+    success: Share
+    answer: Annotated[int, Field(ge=-1, le=10**9)]
+    distance: Annotated[NumberOrNaN, AfterValidator(_sensible)]
     reason: str
 
 
@@ -215,15 +232,20 @@ class VerdictRecord(Evaluated, _File):
         seconds: how long it took.
         images: one entry an image.
         finished: whether every image was judged and all was looked at that was asked for.
+        checked: whether it was looked for signs that the result should be distrusted.
+        label: the attack's short name and what is unusual about the evaluation, in words; empty
+            where the file does not say.
         adversarial_sha256: the hash of adversarial.safetensors beside it.
     """
 
     format: int = VERDICT_FORMAT
     results: RatesRecord
     warnings: list[EvaluationWarning]
-    seconds: Number
+    seconds: Annotated[float, Field(ge=0, lt=1e100)]
     images: list[ImageRecord]
     finished: bool
+    checked: bool = False
+    label: str = ""
     adversarial_sha256: str | None = None
 
     @property
@@ -242,7 +264,16 @@ class VerdictRecord(Evaluated, _File):
         version = values.get("format") if isinstance(values, dict) else None
         if type(version) is int and version != (expected := _VERDICT_FILES[file.name]):
             raise RunError(f"{file}: damaged: expected format {expected}, found {version}")
+        if _deeper(values, _DEEPEST):
+            raise RunError(f"{file}: damaged: expected values nested at most {_DEEPEST} deep")
         return super().from_json(values, file)
+
+    def same(self, about: Evaluated, index: Sequence[int]) -> bool:
+        """Whether it is of an evaluation of something on some test images, by their indices."""
+        before = self.evaluated
+        if about.weights_sha256 is not None:  # which tells runs apart, wherever they lie by now
+            before = before.model_copy(update={"run": about.run})
+        return before == about and [image.index for image in self.images] == list(index)
 
     def write(self, folder: Path) -> None:
         """Write verdict.json into a folder; what format 1 left there goes."""
@@ -252,16 +283,27 @@ class VerdictRecord(Evaluated, _File):
             (folder / name).unlink(missing_ok=True)
 
 
-def verdict_folder(attack: str, norm: str, eps: float, some: bool = False) -> str:
-    """Name the folder of a verdict below a run's attacks/, as pgd-Linf-0.15.
+def _deeper(value: Any, depth: int) -> bool:
+    """Whether a JSON value is nested deeper than so many levels."""
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return depth == 0 or any(_deeper(each, depth - 1) for each in inner)
+
+
+def verdict_folder(attack: str, norm: str, eps: float, unusual: Sequence[str] = ()) -> str:
+    """Name the folder of a verdict below a run's attacks/, as pgd-Linf-0.15-steps=10.
 
     Args:
         attack: the attack's short name.
         norm: of the threat model.
         eps: its radius.
-        some: whether chosen images were attacked, in place of the first ones.
+        unusual: what is not as by default, as steps=10; a hash stands for what is long or odd.
     """
-    return f"{attack}-{norm}-{eps:.4g}{'-some' if some else ''}"
+    rest = "-".join(unusual)
+    if not re.fullmatch(r"[\w=.,+-]{0,60}", rest, re.ASCII):
+        rest = hashlib.sha256(rest.encode(errors="backslashreplace")).hexdigest()[:8]
+    return f"{attack}-{norm}-{eps:.4g}{rest and f'-{rest}'}"
 
 
 def short_name(attack: str) -> str:
