@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import filelock
 import numpy as np
@@ -48,38 +48,50 @@ Identity = Mapping[str, Any]
 _KEPT_EPOCHS = 2
 
 
-@contextmanager
-def _locked(folder: Path, wait: float, busy: str) -> Iterator[None]:
-    """Hold a folder, which is made, against other processes; what killed writes left goes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with filelock.FileLock(folder / ".lock", timeout=wait):
-            for leftover in folder.glob(".*.tmp"):
-                leftover.unlink(missing_ok=True)
-            yield
-    except filelock.Timeout:
-        raise RunError(
-            f"{folder}: {busy}. Wait for it, or choose another folder with --out."
-        ) from None
+class _Folder:
+    """A folder that one process at a time may write to; nothing is read or made yet."""
+
+    _busy: ClassVar[str]
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.metrics_file = self.path / "metrics.jsonl"
+
+    @contextmanager
+    def locked(self, wait: float = 0) -> Iterator[None]:
+        """Hold the folder, which is made, against other processes; the lock ends with the process.
+
+        What killed writes left there is removed.
+
+        Raises:
+            RunError: when another process holds it for longer than `wait` seconds.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with filelock.FileLock(self.path / ".lock", timeout=wait):
+                for leftover in self.path.glob(".*.tmp"):
+                    leftover.unlink(missing_ok=True)
+                yield
+        except filelock.Timeout:
+            raise RunError(
+                f"{self.path}: {self._busy}. Wait for it, or choose another folder with --out."
+            ) from None
 
 
-class Checkpoints:
+class Checkpoints(_Folder):
     """Epoch states of one network, kept until the whole run is finished.
 
     `identity` in its methods names the training they belong to; a file with another identity is
     refused, unless one of the two is None.
     """
 
+    _busy = "another process is training this network"
+
     def __init__(self, path: Path) -> None:
-        """Name the files; nothing is read yet."""
-        self.path = path
-        self.metrics_file = path / "metrics.jsonl"
+        """Name the files."""
+        super().__init__(path)
         self.finished_file = path / "finished.safetensors"
         self.diverged_file = path / "diverged.json"
-
-    def locked(self, wait: float = 0) -> AbstractContextManager[None]:
-        """Hold this network alone, as `Run.locked` holds the run."""
-        return _locked(self.path, wait, "another process is training this network")
 
     # Metrics
 
@@ -89,7 +101,7 @@ class Checkpoints:
 
     def metrics(self) -> list[EpochMetrics]:
         """Read the lines of all epochs; one that a kill cut short is left out."""
-        return _metrics(self.metrics_file)
+        return _read_metrics(self.metrics_file)
 
     def trim_metrics(self, epoch: int) -> None:
         """Drop the lines of epochs after `epoch`, which are about to be repeated."""
@@ -123,10 +135,9 @@ class Checkpoints:
         for path in reversed(self._epochs()):
             try:
                 arrays, about = _read_of(path, identity)
+                return arrays, int(about["epoch"]), damaged
             except RunError as error:
                 damaged.append(str(error))
-            else:
-                return arrays, int(about["epoch"]), damaged
         if damaged:
             raise RunError(
                 f"{self.path}: every saved epoch is damaged; --force trains anew. "
@@ -135,7 +146,7 @@ class Checkpoints:
         return None
 
     def _epochs(self) -> list[Path]:
-        return sorted(self.path.glob("epoch-[0-9][0-9][0-9][0-9][0-9][0-9].safetensors"))
+        return sorted(self.path.glob(f"epoch-{'[0-9]' * 6}.safetensors"))
 
     # Divergence
 
@@ -178,7 +189,7 @@ class Checkpoints:
             raise RunError(f"{error}; --force trains anew") from error
 
 
-def _metrics(path: Path) -> list[EpochMetrics]:
+def _read_metrics(path: Path) -> list[EpochMetrics]:
     """Read the lines of a metrics.jsonl; those that are none are left out."""
     lines = []
     for values in read_json_lines(path):
@@ -196,18 +207,19 @@ def _read_of(path: Path, identity: Identity | None) -> tuple[dict[str, np.ndarra
     return arrays, about
 
 
-class Run:
+class Run(_Folder):
     """One run directory, whose files are above. It need not exist; `locked` creates it."""
 
+    _busy = "another process is training here"
+
     def __init__(self, path: str | Path) -> None:
-        """Name the files; nothing is read yet."""
-        self.path = path = Path(path)
-        self.json_file = path / "run.json"
-        self.metrics_file = path / "metrics.jsonl"
-        self.weights_file = path / "weights.safetensors"
-        self.tensorboard_folder = path / "tensorboard"
-        self.state_folder = path / "state"
-        self.previous_folder = path / "previous"
+        """Name the files."""
+        super().__init__(path)
+        self.json_file = self.path / "run.json"
+        self.weights_file = self.path / "weights.safetensors"
+        self.tensorboard_folder = self.path / "tensorboard"
+        self.state_folder = self.path / "state"
+        self.previous_folder = self.path / "previous"
 
     def checkpoints(self, network: int) -> Checkpoints:
         """Give the checkpoints of one network, counted from 0."""
@@ -215,16 +227,7 @@ class Run:
 
     def networks(self) -> list[Checkpoints]:
         """List those of all networks whose training began, while the run is unfinished."""
-        folders = sorted(self.state_folder.glob("network-[0-9][0-9][0-9]"))
-        return [Checkpoints(folder) for folder in folders]
-
-    def locked(self, wait: float = 0) -> AbstractContextManager[None]:
-        """Hold this directory against other processes; the lock ends with the process.
-
-        Raises:
-            RunError: when another process holds it for longer than `wait` seconds.
-        """
-        return _locked(self.path, wait, "another process is training here")
+        return [Checkpoints(path) for path in sorted(self.state_folder.glob("network-[0-9]*"))]
 
     def exists(self) -> bool:
         """Whether anything was trained here, finished or not."""
@@ -283,7 +286,7 @@ class Run:
     def metrics(self) -> list[EpochMetrics]:
         """Read the lines of all epochs, by network and epoch; one cut short is left out."""
         if self.metrics_file.is_file():  # written once all networks are trained
-            return _metrics(self.metrics_file)
+            return _read_metrics(self.metrics_file)
         return [line for network in self.networks() for line in network.metrics()]
 
     def finish(self, record: RunRecord, arrays: Mapping[str, np.ndarray]) -> str:

@@ -483,12 +483,12 @@ class EpochMetrics:
         Raises:
             ValueError: when it does not say of which network and epoch it is.
         """
-        for name in ("network", "epoch"):
-            value = values.get(name)
+        place = {name: values.get(name) for name in ("network", "epoch")}
+        for name, value in place.items():
             if type(value) is not int or abs(value) > _LARGEST_COUNT:
                 raise ValueError(f"{name}: expected a number, got {value!r:.40}")
-        figures = {name: figure(values.get(name)) for name in cls.__dataclass_fields__}
-        unknown = {name: math.nan for name in figures if name != "test_accuracy"}
-        known = {name: value for name, value in figures.items() if value is not None}
-        whole = {"network": values["network"], "epoch": values["epoch"]}
-        return cls(**{**figures, **unknown, **known, **whole})
+        figures: dict[str, Any] = {
+            name: math.nan if (value := figure(values.get(name))) is None else value
+            for name in cls.__dataclass_fields__
+        }
+        return cls(**{**figures, "test_accuracy": figure(values.get("test_accuracy")), **place})
