@@ -21,13 +21,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import filelock
 import numpy as np
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from sparring.errors import RunError
 from sparring.runs.files import (
@@ -40,12 +40,13 @@ from sparring.runs.files import (
     write_json_lines,
     write_tensors,
 )
-from sparring.runs.records import Attempt, EpochMetrics, RunRecord
+from sparring.runs.records import Attempt, EpochMetrics, RunRecord, problem
 
 Identity = Mapping[str, Any]
 """JSON values that name the training of one network, and no other."""
 
 _KEPT_EPOCHS = 2
+_ATTEMPTS = TypeAdapter(list[Attempt])
 
 
 class _Folder:
@@ -54,7 +55,8 @@ class _Folder:
     _busy: ClassVar[str]
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        # Absolute, for whoever changes the current folder in between.
+        self.path = Path(path).absolute()
         self.metrics_file = self.path / "metrics.jsonl"
 
     @contextmanager
@@ -90,8 +92,8 @@ class Checkpoints(_Folder):
     def __init__(self, path: Path) -> None:
         """Name the files."""
         super().__init__(path)
-        self.finished_file = path / "finished.safetensors"
-        self.diverged_file = path / "diverged.json"
+        self.finished_file = self.path / "finished.safetensors"
+        self.diverged_file = self.path / "diverged.json"
 
     # Metrics
 
@@ -100,13 +102,19 @@ class Checkpoints(_Folder):
         append_json_line(self.metrics_file, metrics.as_json())
 
     def metrics(self) -> list[EpochMetrics]:
-        """Read the lines of all epochs; one that a kill cut short is left out."""
-        return _read_metrics(self.metrics_file)
+        """Read the lines of all epochs; what is no such line is left out."""
+        return _read_metrics(self.metrics_file)[0]
 
-    def trim_metrics(self, epoch: int) -> None:
-        """Drop the lines of epochs after `epoch`, which are about to be repeated."""
-        kept = [metrics.as_json() for metrics in self.metrics() if metrics.epoch <= epoch]
-        write_json_lines(self.metrics_file, kept)
+    def trim_metrics(self, epoch: int) -> str:
+        """Drop the lines of epochs after `epoch`, which are about to be repeated.
+
+        Returns:
+            What is wrong with other lines, which are dropped too; nothing where all are right.
+        """
+        lines, damaged = _read_metrics(self.metrics_file)
+        kept = {line.epoch: line.as_json() for line in lines if line.epoch <= epoch}
+        write_json_lines(self.metrics_file, kept.values())
+        return f"{self.metrics_file}: {damaged} without the figures of an epoch" if damaged else ""
 
     # Epochs
 
@@ -120,9 +128,15 @@ class Checkpoints(_Folder):
             old.unlink()
 
     def load(
-        self, identity: Identity | None = None
+        self,
+        identity: Identity | None = None,
+        use: Callable[[dict[str, np.ndarray], int], None] = lambda arrays, epoch: None,
     ) -> tuple[dict[str, np.ndarray], int, list[str]] | None:
         """Read the last epoch that is whole.
+
+        Args:
+            identity: of the training.
+            use: takes the arrays and the epoch; raises RunError for what it cannot use.
 
         Returns:
             Its arrays, its number, and what is wrong with later ones that were passed over; None
@@ -135,9 +149,14 @@ class Checkpoints(_Folder):
         for path in reversed(self._epochs()):
             try:
                 arrays, about = _read_of(path, identity)
-                return arrays, int(about["epoch"]), damaged
+                epoch = int(path.stem.rpartition("-")[2])
+                if about.get("epoch") != epoch:
+                    raise RunError(f"expected epoch {epoch}, found {about.get('epoch')!r:.40}")
+                use(arrays, epoch)
+                return arrays, epoch, damaged
             except RunError as error:
-                damaged.append(str(error))
+                text = str(error).removeprefix(f"{path}: ")
+                damaged.append(f"{path}: {text}")
         if damaged:
             raise RunError(
                 f"{self.path}: every saved epoch is damaged; --force trains anew. "
@@ -155,9 +174,11 @@ class Checkpoints(_Folder):
         if not self.diverged_file.is_file():
             return []
         try:
-            return [Attempt(**attempt) for attempt in read_json(self.diverged_file)]
-        except (ValidationError, TypeError) as error:
-            raise RunError(f"{self.diverged_file}: damaged: {error!r}") from error
+            return _ATTEMPTS.validate_python(read_json(self.diverged_file))
+        except ValidationError as error:
+            raise RunError(
+                f"{self.diverged_file}: damaged: {problem(error)}; --force trains anew"
+            ) from error
 
     def give_up(self, attempt: Attempt) -> None:
         """Note an attempt that diverged and drop its epochs and metrics."""
@@ -189,13 +210,16 @@ class Checkpoints(_Folder):
             raise RunError(f"{error}; --force trains anew") from error
 
 
-def _read_metrics(path: Path) -> list[EpochMetrics]:
-    """Read the lines of a metrics.jsonl; those that are none are left out."""
-    lines = []
-    for values in read_json_lines(path):
-        with suppress(ValueError, AttributeError):
+def _read_metrics(path: Path) -> tuple[list[EpochMetrics], str]:
+    """Read the lines of a metrics.jsonl, and say which are none of an epoch, as "line 3"."""
+    lines, damaged = [], []
+    for number, values in enumerate(read_json_lines(path), start=1):
+        try:
             lines.append(EpochMetrics.from_json(values))
-    return lines
+        except ValueError:
+            damaged.append(number)
+    numbers = ", ".join(map(str, damaged[:5])) + ", ..." * (len(damaged) > 5)
+    return lines, f"line{'s' * (len(damaged) > 1)} {numbers}" if damaged else ""
 
 
 def _read_of(path: Path, identity: Identity | None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -286,7 +310,7 @@ class Run(_Folder):
     def metrics(self) -> list[EpochMetrics]:
         """Read the lines of all epochs, by network and epoch; one cut short is left out."""
         if self.metrics_file.is_file():  # written once all networks are trained
-            return _read_metrics(self.metrics_file)
+            return _read_metrics(self.metrics_file)[0]
         return [line for network in self.networks() for line in network.metrics()]
 
     def finish(self, record: RunRecord, arrays: Mapping[str, np.ndarray]) -> str:
@@ -299,10 +323,9 @@ class Run(_Folder):
         Returns:
             The hash of the weights.
         """
-        about = {"defense": record.defense, "settings": record.settings}
         if lines := self.metrics():
             write_json_lines(self.metrics_file, [line.as_json() for line in lines])
-        sha256 = write_tensors(self.weights_file, arrays, about)
+        sha256 = write_tensors(self.weights_file, arrays, record.about())
         self.write(record.with_changes(status="finished", weights_sha256=sha256))
         self.tidy()
         return sha256
