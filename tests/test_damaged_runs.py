@@ -292,6 +292,7 @@ def resumed(out: Path) -> tuple[Path, list[str]]:
         (lambda arrays, about: about.update(epoch="2"), "expected epoch 2, found '2'"),
         (lambda arrays, about: about.update(epoch=1), "expected epoch 2, found 1"),
         (lambda arrays, about: about.update(identity=3), "of another training"),
+        (lambda arrays, about: about.pop("identity"), "of another training"),
     ],
 )
 def test_a_state_that_lacks_something_is_passed_over(
@@ -498,6 +499,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"settings": 3}, "settings: expected settings by name, got 3"),
     ({"settings": [("epochs", 1)]}, "settings: expected settings by name"),
     ({"settings": {"epochs": 1}, "epochs": 2}, "epochs: given in settings and by itself"),
+    ({"seed": 10**30}, "seed: expected an integer below 2.63, got a larger one"),
+    ({"seed": 10**5000}, "seed: expected an integer below 2.63, got a larger one"),
+    ({"progress": True}, "progress: expected a .*Callback, got True without begin, step, epoch"),
     ({"name": None}, "expected a defense's name or a TrainingRequest, got None"),
     ({"name": 3}, "expected a defense's name or a TrainingRequest, got 3"),
 ]

@@ -21,6 +21,8 @@ from sparring.data import Dataset
 from sparring.errors import SettingsError, describe_invalid, unknown_name
 from sparring.training.settings import PRESETS
 
+_LARGEST = 2**63
+
 
 def option(default: Any, text: str, metavar: str = "", *names: str) -> Any:
     """Declare a field that is an option of the command line too (`sparring.cli.options`).
@@ -84,6 +86,8 @@ class Request:
                 raise SettingsError(
                     f"{name}: expected an integer of {least} or more, got {value!r:.80}"
                 )
+            if value >= _LARGEST:
+                raise SettingsError(f"{name}: expected an integer below 2^63, got a larger one")
 
     def _expect(self, what: str, kinds: Any, *names: str) -> None:
         """Raise SettingsError unless the fields of these names are of some types."""

@@ -78,6 +78,7 @@ def train(
         Diverged: when a loss or a weight is not finite.
     """
     request = TrainingRequest.of(name, data, settings, options)
+    _expect_callback(progress)
     if request.network is not None:
         raise SettingsError(
             f"train trains all networks of {request.defense}, and train_network one; got network "
@@ -130,6 +131,7 @@ def train_network(
     request = TrainingRequest.of(name, data, settings, options)
     if isinstance(name, str):
         request = replace(request, network=network)
+    _expect_callback(progress)
     training = Training(request)
     number = request.network or 0
     if training.borrowed is not None:
@@ -325,7 +327,13 @@ class Training:
         """Test the defense as it will answer, and save it with the arrays of all networks."""
         attempts = [self.run.checkpoints(number).diverged() for number in range(self.networks)]
         given_up = list(chain.from_iterable(attempts))
-        trained = assemble(self.defense, self.dataset.info, self.settings, self.recipes(), arrays)
+        info = self.dataset.info
+        try:
+            trained = assemble(self.defense, info, self.settings, self.recipes(), arrays)
+        except RunError as error:  # of networks that another process trained
+            raise RunError(
+                f"{self.run.state_folder}: damaged: {error}. --force trains anew"
+            ) from error
         tested, lines = trained.test(self.dataset), self.run.metrics()
         last = {line.network: line for line in lines}
         warnings = [
@@ -380,6 +388,16 @@ class Training:
             )
         self.borrowed, _, sha256 = read_tensors(Run(path).weights_file)
         return lender.settings, WeightsFrom(defense=lender_name, sha256=sha256)
+
+
+def _expect_callback(progress: Callback | None) -> None:
+    """Raise SettingsError for what is told of progress but cannot be."""
+    lacks = [name for name in ("begin", "step", "epoch", "message") if not hasattr(progress, name)]
+    if progress is not None and lacks:
+        raise SettingsError(
+            f"progress: expected a sparring.training.callbacks.Callback, got {progress!r:.80} "
+            f"without {', '.join(lacks)}"
+        )
 
 
 def load_data(request: TrainingRequest) -> Dataset:

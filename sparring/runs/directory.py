@@ -84,7 +84,7 @@ class Checkpoints(_Folder):
     """Epoch states of one network, kept until the whole run is finished.
 
     `identity` in its methods names the training they belong to; a file with another identity is
-    refused, unless one of the two is None.
+    refused, unless None is asked for.
     """
 
     _busy = "another process is training this network"
@@ -226,8 +226,9 @@ def _read_of(path: Path, identity: Identity | None) -> tuple[dict[str, np.ndarra
     """Read arrays and what is said about them; RunError when another training wrote them."""
     arrays, about, _ = read_tensors(path)
     written = about.get("identity", about.get("of"))  # as format 1 called it
-    if None not in (written, identity) and written != identity:
-        raise RunError(f"{path}: of another training: expected {identity}, found {written}")
+    if identity not in (None, written):
+        found = f"{written!r:.1000}"
+        raise RunError(f"{path}: of another training: expected {identity}, found {found}")
     return arrays, about
 
 

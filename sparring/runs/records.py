@@ -88,7 +88,7 @@ def problem(error: ValidationError) -> str:
     place = f"[{first['loc'][-1]}]" if first["loc"] and first["loc"][-1] != name else ""
     if (kind := _KINDS.get(first["type"])) is not None:
         return f"expected {name}{place} to be {kind}, found {first['input']!r:.40}"
-    expected = first["msg"].partition(" should ")[2].partition(",")[0]
+    expected = re.sub(r".* should | after validation.*", "", first["msg"])
     return f"expected {name}{place} to {expected}, found {first['input']!r:.40}"
 
 
@@ -375,6 +375,16 @@ class WeightsFrom(_Open):
     """The hash of its weights."""
 
 
+def _text(value: Any) -> str:
+    if type(value) is not str or len(value) > 200:
+        raise ValueError(f"expected text of at most 200 letters, found {value!r:.40}")
+    return value
+
+
+# Not pydantic's, which refuses what a name in another encoding becomes.
+_Text = Annotated[str, PlainValidator(_text)]
+
+
 class _DatasetRecord(Record):
     """The fields of `DatasetInfo`, within what any data set has."""
 
@@ -386,9 +396,9 @@ class _DatasetRecord(Record):
             raise ValueError(f"dataset: {unknown_name('field', unknown[0], sorted(known))}")
         return values
 
-    name: Word
+    name: _Text
     shape: Annotated[list[int], Field(min_length=3, max_length=3)]
-    class_names: Annotated[list[Word], Field(min_length=2, max_length=30_000)]
+    class_names: Annotated[list[_Text], Field(min_length=2, max_length=30_000)]
     mirror: bool
     train_images: Count
     test_images: Count
@@ -409,7 +419,7 @@ class _DatasetRecord(Record):
     @field_validator("name")
     @classmethod
     def _of_a_folder(cls, name: str) -> str:
-        if not name.isprintable() or {*"/\\"} & {*name} or name in ("", ".", ".."):
+        if re.search(r"[\x00-\x1f\x7f/\\]", name) or name in ("", ".", ".."):
             raise ValueError(f"expected the data set's name to be a folder's, found {name!r:.40}")
         return name
 
@@ -511,9 +521,9 @@ class RunRecord(_Open, _File):
                 here, there = {**course, **here}, {**course, **there}
             differences += [
                 f"{name}.{part}".rstrip(".")
-                + f" is {there.get(part)!r:.80} there, {value!r:.80} here"
-                for part, value in {**dict.fromkeys(there), **here}.items()
-                if there.get(part) != value
+                + f" is {value!r:.80} there, {here.get(part)!r:.80} here"
+                for part, value in there.items()
+                if here.get(part) != value
             ]
         return differences
 
