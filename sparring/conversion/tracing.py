@@ -9,6 +9,7 @@ a program that needs PyTorch alone; where another backend runs, a process of its
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +20,6 @@ from sparring import backend
 from sparring.defenses.defense import Defense
 from sparring.errors import ConversionError
 from sparring.experiments.load import load
-from sparring.experiments.machine import python
 from sparring.networks.allconv import HOOKS, AllConv
 
 
@@ -57,10 +57,8 @@ def write_hooks(defense: Defense, folder: Path) -> None:
         return
     assert defense.path is not None
     answer = subprocess.run(
-        **python(
-            ["-m", __name__, str(defense.path.absolute()), str(folder.absolute())],
-            {"KERAS_BACKEND": "torch"},
-        ),
+        [sys.executable, "-m", __name__, str(defense.path.absolute()), str(folder.absolute())],
+        env={**os.environ, "KERAS_BACKEND": "torch"},
         capture_output=True,
         text=True,
     )

@@ -267,7 +267,7 @@ _GPU_BUILDS = {
 def probe_backend(name: str, timeout: float = TIMEOUT, *, has_gpu: bool = False) -> BackendFinding:
     """Train on an installed backend for a second, in a process that may crash or hang."""
     code, output, errors = _run(
-        [sys.executable, "-P", "-c", _PROBE, json.dumps(sys.path)],
+        [sys.executable, "-c", _PROBE, json.dumps(sys.path)],
         timeout,
         {**_SPARING, **os.environ, "KERAS_BACKEND": name},
     )
