@@ -91,7 +91,7 @@ def train(
         with training.logs(progress) as callback:
             if record.finished:
                 run.tidy()  # what a kill at its end left
-                callback.message(f"{run.path} is finished already; --force trains it anew.")
+                callback.message(f"{run.shown} is finished already; --force trains it anew.")
                 return load(run.path)
             arrays = dict(training.borrowed or {})
             try:
@@ -308,7 +308,7 @@ class Training:
             for text in damaged:
                 callback.message(f"Passed over {text}")
             callback.message(
-                f"Resuming {self.run.path} after epoch {epoch} of network {recipe.network + 1}."
+                f"Resuming {self.run.shown} after epoch {epoch} of network {recipe.network + 1}."
             )
         if text := checkpoints.trim_metrics(loop.epoch):
             callback.message(f"Passed over {text}")

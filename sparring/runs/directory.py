@@ -59,6 +59,12 @@ class _Folder:
         self.path = Path(path).absolute()
         self.metrics_file = self.path / "metrics.jsonl"
 
+    @property
+    def shown(self) -> Path:
+        """The path as one would type it in the current folder, where it lies below it."""
+        here = Path.cwd()
+        return self.path.relative_to(here) if self.path.is_relative_to(here) else self.path
+
     @contextmanager
     def locked(self, wait: float = 0) -> Iterator[None]:
         """Hold the folder, which is made, against other processes; the lock ends with the process.
