@@ -138,6 +138,6 @@ def unknown_name(what: str, name: str, valid: Sequence[str]) -> str:
     """
     from difflib import get_close_matches
 
-    close = get_close_matches(name, valid, n=1)
+    close = get_close_matches(name[:80], valid, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"unknown {what} {name!r}.{hint} Valid: {', '.join(valid)}."
+    return f"unknown {what} {name!r:.80}.{hint} Valid: {', '.join(valid)}."

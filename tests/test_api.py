@@ -453,8 +453,8 @@ WRONG_RUNS: list[tuple[Callable[[Path], object], str]] = [
     (lambda run: _edit(run, lambda v: v["settings"].update(filters="x")), "run.json: damaged"),
     (lambda run: _edit(run, lambda v: v.update(defense="other")), "unknown defense 'other'"),
     (
-        lambda run: _edit(run, lambda v: v["settings"].update(filters=8)),
-        r"conv_0_kernel: expected float32 \[3, 3, 1, 8\], found float32 \[3, 3, 1, 4\]",
+        lambda run: _rewrite(run, lambda a: a.update({"0/conv_0_kernel": a["0/conv_1_kernel"]})),
+        r"conv_0_kernel: expected float32 \[3, 3, 1, 4\], found float32 \[3, 3, 4, 8\]",
     ),
     (lambda run: (run / "weights.safetensors").unlink(), "weights.safetensors: no such file"),
     (lambda run: (run / "weights.safetensors").write_bytes(b"x" * 99), "no safetensors file"),

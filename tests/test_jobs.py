@@ -293,7 +293,7 @@ def test_train_many_goes_on_past_failures_and_resumes(
     busy.json_file.unlink()
     answer = call(*options)
     assert answer.exit_code == 0, answer.output
-    assert "1 jobs" in answer.output
+    assert "1 job\n" in answer.output
     assert (out / "digits" / "baseline" / "run.json").stat().st_mtime_ns == before
 
     whole = sparring.train(

@@ -143,6 +143,12 @@ class Live(Lines):
         self._epoch = metrics.epoch
 
 
+def warn(texts: Iterable[str]) -> None:
+    """Print warnings on standard error, where those see them who wanted to see nothing else."""
+    for text in texts:
+        print(f"sparring: warning: {text}", file=sys.stderr)
+
+
 @contextmanager
 def told() -> Iterator[Callable[[str], None]]:
     """Give a function told what is being done: a live line on a terminal, plain lines elsewhere."""
@@ -186,7 +192,7 @@ class ManyLines(Printer, Watcher):
     @override
     def begin(self, jobs: Sequence[Job]) -> None:
         self._jobs = list(jobs)
-        self.message(f"{len(jobs)} jobs")
+        self.message(f"{len(jobs)} job{'s' if len(jobs) != 1 else ''}")
 
     @override
     def change(self, job: Job, what: str) -> None:

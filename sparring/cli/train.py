@@ -75,7 +75,11 @@ class SettingOptions:
         """List the settings that were given, by name."""
         named = {name: value for name, value in asdict(self).items() if name != "set_"}
         given = {name: value for name, value in named.items() if value is not None}
-        return {**given, **assignments(self.set_, "--set")} if self.set_ else given
+        others = assignments(self.set_ or [], "--set")
+        if twice := sorted(given.keys() & others.keys()):
+            option = twice[0].replace("_", "-")
+            raise typer.BadParameter(f"--{option} and --set {twice[0]}=... are one: give one")
+        return {**given, **others}
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,9 @@ def train(
         wanted.check_names(defense, data)
         many = how.seeds or how.jobs or how.cluster or defense == ["all"]
         if many or len(defense) > 1 or len(data) > 1:
+            given = context.get_parameter_source("seed")
+            if how.seeds and given is not None and given.name == "COMMANDLINE":
+                raise typer.BadParameter("--seeds says all seeds: give it without --seed")
             if how.network is not None:
                 raise typer.BadParameter("--network goes with a single defense, data set and seed")
             plan = PlanRequest(defenses=defense, data=data, seeds=_seeds(how.seeds), common=wanted)
@@ -174,6 +181,7 @@ def _train_one(request: TrainingRequest, how: HowOptions) -> None:
             train_network(request, progress=progress)
             return
         trained = train(request, progress=progress)
+    display.warn(trained.results.get("warnings", []) if how.quiet else [])
     print(summary(trained))
 
 
@@ -195,6 +203,7 @@ def _train_many(request: PlanRequest, how: HowOptions, backend: str) -> None:
     """Train many defenses as jobs, and end with a table and what failed."""
     from sparring.cli import display
     from sparring.experiments import schedule
+    from sparring.runs.directory import Run
 
     if how.jobs and how.cluster:
         raise typer.BadParameter("--jobs is for this machine, --cluster for others: give one")
@@ -219,6 +228,9 @@ def _train_many(request: PlanRequest, how: HowOptions, backend: str) -> None:
     messages = {job.run: job.message for job in jobs}
     runs = [run.path for run in plan.runs]
     display.Output().print(display.table_of_runs(runs, request.common.out, messages))
+    for path in runs:
+        results = Run(path).read().results if Run(path).status() == "finished" else None
+        display.warn(f"{path}: {text}" for text in (results and results.warnings) or ())
     failed = [job for job in jobs if job.state == "failed"]
     for job in failed:
         if lines := job.last_lines():
@@ -258,15 +270,15 @@ def summary(trained: Defense) -> str:
     folder = run.tensorboard_folder
     logs = f"Logs      tensorboard --logdir {folder}\n" if folder.is_dir() else ""
     return (
-        f"{trained.name} on {trained.info.name}: test accuracy {results.test_accuracy:.2%} "
+        f"{trained.name} on {trained.info.name}: {results.tested} "
         f"(EMA weights, {trained.info.test_images:,} images{rejected}), "
         f"trained in {duration(results.seconds or 0)}\n"
-        f"Weights   {run.weights_file}\n"
-        f"Run       {run.json_file} and metrics.jsonl\n"
+        f"Weights   {run.shown / run.weights_file.name}\n"
+        f"Run       {run.shown / run.json_file.name} and metrics.jsonl\n"
         f"{logs}"
         f"Next      in {_python()}:\n"
         f"              import sparring\n"
-        f"              defense = sparring.load('{run.path}')\n"
+        f"              defense = sparring.load('{run.shown}')\n"
         f"              defense.classify(images)  # uint8 or floats in [0, 1], "
         f"[B, {height}, {width}, {channels}]"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -10,23 +11,41 @@ import numpy as np
 from sparring import defenses
 from sparring.data import DatasetInfo
 from sparring.defenses.defense import Defense
-from sparring.errors import RunError
+from sparring.errors import RunError, SettingsError
+from sparring.networks.allconv import number_of_scales
 from sparring.runs.directory import Run
 from sparring.runs.files import not_finite, read_tensors
 from sparring.training.loop import assign
 from sparring.training.recipe import Recipe
 from sparring.training.settings import Settings
 
+_WAY_OUT = "Bring back the run's own files, or train it anew with --force"
+
 
 def load(run: str | Path) -> Defense:
     """Load a trained defense from its run directory, whichever backend trained it.
 
+    Args:
+        run: the directory, as runs/digits/baseline.
+
+    Returns:
+        The defense, ready to answer.
+
     Raises:
         RunError: when the run is missing, unfinished or damaged: names, shapes, types, values and
-            hash of the weights are checked.
+            hash of the weights are checked, and that run.json says what they say of themselves.
+        SettingsError: for what is no path.
     """
+    if not isinstance(run, str | Path):
+        raise SettingsError(
+            f"expected the path of a run directory, as 'runs/digits/baseline', got {run!r:.80}"
+        )
     directory = Run(run)
-    record = directory.read()
+    try:
+        record = directory.read()
+    except RunError as error:
+        hint = f". {_WAY_OUT}" if directory.exists() else ""
+        raise RunError(f"{error}{hint}") from error
     if not record.finished:
         where = f"{directory.path}: its training is not finished"
         if directory.previous_folder.is_dir():
@@ -36,25 +55,27 @@ def load(run: str | Path) -> Defense:
         defense = defenses.get(record.defense)
         info = record.info
         settings = defense.course_settings.replace(**record.settings)
-        recipes = defense.recipes(info, settings, record.seed)
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{directory.json_file}: damaged: {error!r}") from error
-    arrays, _, sha256 = read_tensors(directory.weights_file)
+        defense.network_settings(info, settings)
+    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{directory.json_file}: damaged: {error!s:.300}. {_WAY_OUT}") from error
+    arrays, about, sha256 = read_tensors(directory.weights_file)
     if sha256 != record.weights_sha256:
         raise RunError(
             f"{directory.weights_file}: expected the weights of this run with SHA-256 "
-            f"{record.weights_sha256}, found others with {sha256}"
+            f"{record.weights_sha256!s:.80}, found others with {sha256}. {_WAY_OUT}"
+        )
+    if differences := record.differences(about, defense.course_settings.as_json()):
+        raise RunError(
+            f"{directory.json_file}: expected what {directory.weights_file.name} says of itself: "
+            f"{'; '.join(differences)}. {_WAY_OUT}"
         )
     if bad := not_finite(arrays):
         raise RunError(f"{directory.weights_file}: NaN or infinity in {', '.join(bad)}")
     try:
+        recipes = defense.recipes(info, settings, record.seed)
         loaded = assemble(defense, info, settings, recipes, arrays)
     except RunError as error:
         raise RunError(f"{directory.weights_file}: {error}") from error
-    except KeyError as error:
-        raise RunError(
-            f"{directory.weights_file}: expected an array {error}, found none"
-        ) from error
     loaded.path, loaded.weights_sha256 = directory.path, sha256
     loaded.results = record.results.as_json() if record.results else {}
     return loaded
@@ -76,15 +97,34 @@ def assemble(
         recipes: of its networks, in order.
         arrays: weights by network/variable, and what goes with them.
 
+    Returns:
+        The defense.
+
     Raises:
-        RunError: when a weight is missing, or of another shape or dtype.
-        KeyError: when an array that goes with them is missing.
+        RunError: when an array is missing, or of another shape or dtype.
     """
     nets, used = [], set()
     for recipe in recipes:
+        _expect_size(recipe, arrays)
         net = recipe.net()
         used.update(assign(f"{recipe.network}", net.trainable_variables, arrays))
         recipe.on_progress(net, 1.0)
         nets.append(net)
     rest = {name: array for name, array in arrays.items() if name not in used}
-    return defense(info, settings, nets, rest)
+    try:
+        return defense(info, settings, nets, rest)
+    except KeyError as error:
+        raise RunError(f"expected an array {error}, found none") from error
+
+
+def _expect_size(recipe: Recipe, arrays: Mapping[str, np.ndarray]) -> None:
+    """Refuse a network far larger than the arrays, before memory is taken for it."""
+    filters, shape = recipe.settings.filters, list(recipe.info.shape)
+    biases = [name for name in arrays if fnmatch(name, f"{recipe.network}/conv_*_bias")]
+    wide = arrays[min(biases)].size if biases else 0
+    # A defense may change the size of images, and with it the number of scales, by one.
+    if filters != wide or 2 * number_of_scales(*shape[:2]) > len(biases) + 2:
+        raise RunError(
+            f"expected the weights of a network {filters} filters wide for images {shape} as "
+            f"network {recipe.network + 1}, found {len(biases)} convolutions, {wide} wide"
+        )

@@ -1,10 +1,15 @@
-"""What of this machine the process may use: affinity and control groups are taken into account."""
+"""What of this machine the process may use, and how it starts others.
+
+Affinity and control groups are taken into account.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 _UNLIMITED = ("max", "-1")  # as control groups of version 2 and 1 say it
 
@@ -19,6 +24,26 @@ def cores(root: Path = Path("/")) -> tuple[float, int]:
         if quota not in _UNLIMITED:
             usable = min(usable, int(quota) / int(period))
     return usable, total
+
+
+def python(words: Sequence[str], added: Mapping[str, str]) -> dict[str, Any]:
+    """Give the arguments of subprocess.run for a Python that imports nothing from its folder.
+
+    Args:
+        words: of its command line, after the interpreter.
+        added: to this process's environment.
+
+    Returns:
+        `args` and `env`.
+    """
+    environment = {**os.environ, **added}
+    first, *others = (Path(place).absolute() for place in sys.path)
+    root = Path(__file__).absolute().parents[2]
+    if first == root and root not in others:
+        # Sparring is not installed: this process has it from the current folder itself.
+        known = [environment.get("PYTHONPATH"), str(root)]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, known))
+    return {"args": [sys.executable, "-P", *words], "env": environment}
 
 
 def memory(root: Path = Path("/")) -> tuple[int | None, int | None]:

@@ -29,7 +29,7 @@ def plan(request: PlanRequest) -> Plan:
     names = list(defenses.NAMES) if names == ["all"] else names
     names.sort(key=lambda name: defenses.get(name).borrows is not None)  # after their lenders
     runs = []
-    with device_scope(common.device) as device:
+    with device_scope(common.device):
         for source in request.data:
             on_source = replace(common, data=source).from_anywhere()
             dataset = load_data(on_source)
@@ -48,19 +48,17 @@ def plan(request: PlanRequest) -> Plan:
                     needs = out / dataset.name / lender
                     runs.append(replace(run, request=wanted, needs=needs, status=status))
                 else:
-                    runs.append(_looked_at(run, wanted, dataset, device))
+                    runs.append(_looked_at(run, wanted, dataset))
     return Plan(backend.devices(), runs)
 
 
-def _looked_at(
-    run: PlannedRun, request: TrainingRequest, dataset: Dataset, device: str
-) -> PlannedRun:
+def _looked_at(run: PlannedRun, request: TrainingRequest, dataset: Dataset) -> PlannedRun:
     """Fill in what is known of a run that can be trained at once."""
     try:
         training = Training(request, dataset)
         if training.run.exists():
             with training.run.locked():
-                training.begin(device, request.force)
+                training.begin(None, request.force)
     except RunError as error:
         return replace(run, error=str(error))
     recipes = training.recipes()

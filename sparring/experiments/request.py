@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 from pydantic import ConfigDict, InstanceOf, TypeAdapter, ValidationError
 
 from sparring import data as datasets
@@ -19,6 +20,8 @@ from sparring import defenses as registry
 from sparring.data import Dataset
 from sparring.errors import SettingsError, describe_invalid, unknown_name
 from sparring.training.settings import PRESETS
+
+_LARGEST = 2**63
 
 
 def option(default: Any, text: str, metavar: str = "", *names: str) -> Any:
@@ -68,20 +71,43 @@ class Request:
         except ValidationError as error:
             raise SettingsError(f"{cls.__name__}: {describe_invalid(error)}") from error
 
+    def _take_numpy(self) -> None:
+        """Make Python numbers of the fields that are numpy's."""
+        for name, value in vars(self).items():
+            if isinstance(value, np.generic):
+                object.__setattr__(self, name, value.item())
+
     def _expect_counts(self, least: int, *names: str) -> None:
         """Raise SettingsError unless the fields of these names are integers of `least` or more."""
+        self._take_numpy()
         for name in names:
             value = getattr(self, name)
             if type(value) is not int or value < least:
                 raise SettingsError(
-                    f"{name}: expected an integer of {least} or more, got {value!r}"
+                    f"{name}: expected an integer of {least} or more, got {value!r:.80}"
                 )
+            if value >= _LARGEST:
+                raise SettingsError(f"{name}: expected an integer below 2^63, got a larger one")
+
+    def _expect(self, what: str, kinds: Any, *names: str) -> None:
+        """Raise SettingsError unless the fields of these names are of some types."""
+        for name in names:
+            value = getattr(self, name)
+            if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+                raise SettingsError(f"{name}: expected {what}, got {value!r:.80}")
 
     def _take_paths(self, *names: str) -> None:
-        """Make paths of the fields of these names that are texts."""
+        """Make paths of the fields of these names that are texts; None stays."""
         for name in names:
-            if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, Path(value).expanduser())
+            if (value := getattr(self, name)) is None:
+                continue
+            try:
+                path = Path(value).expanduser()
+            except (TypeError, RuntimeError) as error:  # RuntimeError: nobody's home
+                raise SettingsError(f"{name}: expected a path, got {value!r:.80}") from error
+            if value == "" or "\0" in str(path):
+                raise SettingsError(f"{name}: expected a path, got {value!r:.80}")
+            object.__setattr__(self, name, path)
 
 
 def _plain(value: Any) -> Any:
@@ -100,8 +126,7 @@ class TrainingRequest(Request):
     """Everything that one training needs.
 
     Raises:
-        SettingsError: for a seed, restarts or eval_every that are no numbers of 0 or more, and
-            threads that are none of 1 or more.
+        SettingsError: for a value of another type, or a negative number.
     """
 
     _not_json = (
@@ -141,11 +166,23 @@ class TrainingRequest(Request):
     """Settings by name; the rest is the defense's own."""
 
     def __post_init__(self) -> None:
-        """Check numbers, and take texts for paths."""
+        """Check the types, and take texts for paths and numpy's numbers for Python's."""
         self._expect_counts(0, "seed", "restarts", "eval_every")
         if self.threads is not None:
             self._expect_counts(1, "threads")
+        self._expect("a name", str, "defense", "preset")
+        self._expect("a name as 'cpu' or 'gpu:1', or None", str | None, "device")
+        self._expect("an integer", int | None, "network")
+        self._expect("a number of seconds", int | float, "wait")
+        self._expect("True or False", bool, "force", "tensorboard")
+        self._expect("settings by name", Mapping, "settings")
+        self._expect("a path", str | Path, "out")
         self._take_paths("out", "data_dir")
+        plain = {
+            name: value.item() if isinstance(value, np.generic) else value
+            for name, value in self.settings.items()
+        }
+        object.__setattr__(self, "settings", plain)
 
     @classmethod
     def of(
@@ -166,11 +203,19 @@ class TrainingRequest(Request):
         valid = {part.name for part in fields(cls)} - {"defense", "data", "settings"}
         own = {name: value for name, value in options.items() if name in valid}
         rest = {name: value for name, value in options.items() if name not in valid}
+        if not isinstance(settings, Mapping | None):
+            raise SettingsError(f"settings: expected settings by name, got {settings!r:.80}")
+        if twice := sorted({*(settings or {})} & {*rest}):
+            raise SettingsError(f"{', '.join(twice)}: given in settings and by itself; give one")
         changes = {**(settings or {}), **rest}
         if isinstance(defense, cls):
             data = defense.data if data == "digits" else data
             return replace(defense, data=data, settings={**defense.settings, **changes}, **own)
-        return cls(defense=str(defense), data=data, settings=changes, **own)
+        if not isinstance(defense, str):
+            raise SettingsError(
+                f"expected a defense's name or a TrainingRequest, got {defense!r:.80}"
+            )
+        return cls(defense=defense, data=data, settings=changes, **own)
 
     def check_names(self, defenses: Sequence[str], data: Sequence[str]) -> None:
         """Refuse names that are none before anything is loaded or a framework imported.

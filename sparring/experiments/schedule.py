@@ -18,7 +18,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -128,11 +127,10 @@ def plan(request: PlanRequest, environment: Mapping[str, str] | None = None) -> 
         SparringError: with the process's message.
     """
     process = subprocess.run(
-        _command({"plan": request.as_json()}),
+        **_process({"plan": request.as_json()}, environment),
         capture_output=True,
         text=True,
         encoding="utf-8",
-        env={**os.environ, **(environment or {})},
     )
     answer = Answer.from_line(process.stdout, process.returncode)
     if answer.code:
@@ -171,8 +169,9 @@ def jobs_of(plan: Plan) -> list[Job]:
 # Processes
 
 
-def _command(request: Mapping[str, Any]) -> list[str]:
-    return [sys.executable, "-m", "sparring", "job", json.dumps(request)]
+def _process(request: Mapping[str, Any], added: Mapping[str, str] | None) -> dict[str, Any]:
+    """What subprocess takes for a process that works on a request."""
+    return machine.python(["-m", "sparring", "job", json.dumps(request)], added or {})
 
 
 def _start(
@@ -182,12 +181,11 @@ def _start(
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         return subprocess.Popen(
-            _command({"train": request}),
+            **_process({"train": request}, {"PYTHONUNBUFFERED": "1", **environment}),
             # Its end of this pipe closes with the process that holds ours.
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,  # its answer, and nothing else
             stderr=output,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
             # Ctrl-C goes to the scheduler, which stops its jobs in order.
             start_new_session=True,
         )

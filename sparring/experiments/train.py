@@ -27,10 +27,17 @@ from sparring.experiments.load import assemble, load
 from sparring.experiments.request import TrainingRequest
 from sparring.runs.directory import Checkpoints, Run
 from sparring.runs.files import read_tensors
-from sparring.runs.records import Attempt, EpochMetrics, Results, RunRecord, WeightsFrom
+from sparring.runs.records import (
+    Attempt,
+    EpochMetrics,
+    Results,
+    RunRecord,
+    Session,
+    WeightsFrom,
+)
 from sparring.training import memory
 from sparring.training.callbacks import Callback, Silent
-from sparring.training.loop import TrainLoop
+from sparring.training.loop import ABOVE_CHANCE, TrainLoop, guessing
 from sparring.training.recipe import Recipe
 from sparring.training.settings import Settings
 from sparring.training.tensorboard import TensorBoard
@@ -71,6 +78,7 @@ def train(
         Diverged: when a loss or a weight is not finite.
     """
     request = TrainingRequest.of(name, data, settings, options)
+    _expect_callback(progress)
     if request.network is not None:
         raise SettingsError(
             f"train trains all networks of {request.defense}, and train_network one; got network "
@@ -79,11 +87,11 @@ def train(
     training = Training(request)
     run = training.run
     with device_scope(request.device) as device, run.locked(request.wait):
-        record = training.begin(device, force=request.force)
+        record = training.begin(device, request.force)
         with training.logs(progress) as callback:
             if record.finished:
                 run.tidy()  # what a kill at its end left
-                callback.message(f"{run.path} is finished already; --force trains it anew.")
+                callback.message(f"{run.shown} is finished already; --force trains it anew.")
                 return load(run.path)
             arrays = dict(training.borrowed or {})
             try:
@@ -92,7 +100,7 @@ def train(
             except Diverged:
                 run.write(record.with_changes(status="diverged"))
                 raise
-            return training.finish(record, arrays)
+            return training.finish(record, arrays, callback)
 
 
 def train_network(
@@ -123,15 +131,17 @@ def train_network(
     request = TrainingRequest.of(name, data, settings, options)
     if isinstance(name, str):
         request = replace(request, network=network)
+    _expect_callback(progress)
     training = Training(request)
     number = request.network or 0
-    if training.borrowed is not None or not 0 <= number < training.networks:
+    if training.borrowed is not None:
         raise SettingsError(
-            f"{request.defense} trains {training.networks} networks; there is no network "
-            f"{number + 1}"
-            if training.borrowed is None
-            else f"{request.defense} serves the weights of {training.defense.borrows} and trains "
-            "none"
+            f"{request.defense} serves the weights of {training.defense.borrows} and trains none"
+        )
+    if not 0 <= number < training.networks:
+        networks = f"{training.networks} network{'s' if training.networks > 1 else ''}"
+        raise SettingsError(
+            f"{request.defense} trains {networks}; there is no network {number + 1}"
         )
     wait, run = max(request.wait, _MOMENT), training.run
     with device_scope(request.device) as device:
@@ -145,7 +155,7 @@ def train_network(
                 training.network(number, callback)
         except Diverged:
             with run.locked(wait):
-                run.write(record.with_changes(status="diverged"))
+                run.write(run.read().with_changes(status="diverged"))
             raise
 
 
@@ -210,8 +220,12 @@ class Training:
             return nullcontext(callback)
         return TensorBoard(callback, self.run, self.request.network)
 
-    def begin(self, device: str, force: bool = False) -> RunRecord:
+    def begin(self, device: str | None, force: bool = False) -> RunRecord:
         """Make the run, which has to be held, or find it; with `force`, put aside what is there.
+
+        Args:
+            device: what this process trains on, for the record; None when it only looks.
+            force: whether to begin anew.
 
         Returns:
             run.json as it stands.
@@ -222,31 +236,24 @@ class Training:
         memory.keep_freed()
         if force or not self.run.exists():
             self.run.clear()
-            record = _begun(self.record, device)
+            record = self.record
         else:
             record = self.run.read()
-            self._expect_same(record)
-            if record.status != "diverged":
+            course = self.defense.course_settings.as_json()
+            if differences := self.record.differences(record.about(), course):
+                raise RunError(
+                    f"{self.run.path} holds a run with other settings: {'; '.join(differences)}. "
+                    "Give the same settings to go on with it, --force to train anew, or another "
+                    "--out."
+                )
+            if record.finished:
                 return record
-            record = record.with_changes(status="training")  # it may fare better this time
+        # One that diverged may fare better this time.
+        record = record.with_changes(status="training", networks=self.record.networks)
+        if device is not None:
+            record = record.with_session(_session(device, self.request.network))
         self.run.write(record)
         return record
-
-    def _expect_same(self, record: RunRecord) -> None:
-        """Raise RunError, naming every difference, unless a record is of this training."""
-        # A run from before there was a setting had the course's value of it.
-        course = self.defense.course_settings.as_json()
-        before = record.with_changes(settings={**course, **record.settings}).identity()
-        differences = [
-            f"{name} is {before.get(name)!r} there, {value!r} here"
-            for name, value in self.record.identity().items()
-            if before.get(name) != value
-        ]
-        if differences:
-            raise RunError(
-                f"{self.run.path} holds a run with other settings: {'; '.join(differences)}. Give "
-                "the same settings to go on with it, --force to train anew, or another --out."
-            )
 
     def network(self, number: int, callback: Callback) -> dict[str, np.ndarray]:
         """Train one network, counted from 0, from where it stands, and anew when it diverges.
@@ -296,15 +303,15 @@ class Training:
     ) -> dict[str, np.ndarray]:
         """Train by a recipe, from the last epoch saved to the end."""
         loop = TrainLoop(recipe, self.dataset, self.defense.name, self.request.threads)
-        if (saved := checkpoints.load(identity)) is not None:
-            arrays, epoch, damaged = saved
+        if (saved := checkpoints.load(identity, loop.restore)) is not None:
+            _, epoch, damaged = saved
             for text in damaged:
                 callback.message(f"Passed over {text}")
             callback.message(
-                f"Resuming {self.run.path} after epoch {epoch} of network {recipe.network + 1}."
+                f"Resuming {self.run.shown} after epoch {epoch} of network {recipe.network + 1}."
             )
-            loop.restore(arrays, epoch)
-        checkpoints.trim_metrics(loop.epoch)
+        if text := checkpoints.trim_metrics(loop.epoch):
+            callback.message(f"Passed over {text}")
 
         def save(metrics: EpochMetrics) -> None:
             checkpoints.append_metrics(metrics)
@@ -314,19 +321,40 @@ class Training:
         finished = recipe.finish(loop.ema, self.dataset)
         return loop.weights() | {f"{recipe.network}/{name}": a for name, a in finished.items()}
 
-    def finish(self, record: RunRecord, arrays: Mapping[str, np.ndarray]) -> Defense:
+    def finish(
+        self, record: RunRecord, arrays: Mapping[str, np.ndarray], callback: Callback
+    ) -> Defense:
         """Test the defense as it will answer, and save it with the arrays of all networks."""
         attempts = [self.run.checkpoints(number).diverged() for number in range(self.networks)]
         given_up = list(chain.from_iterable(attempts))
-        trained = assemble(self.defense, self.dataset.info, self.settings, self.recipes(), arrays)
-        lines = self.run.metrics()
-        threads = {line.network: line.threads for line in lines}  # of the last epoch
+        info = self.dataset.info
+        try:
+            trained = assemble(self.defense, info, self.settings, self.recipes(), arrays)
+        except RunError as error:  # of networks that another process trained
+            raise RunError(
+                f"{self.run.state_folder}: damaged: {error}. --force trains anew"
+            ) from error
+        tested, lines = trained.test(self.dataset), self.run.metrics()
+        last = {line.network: line for line in lines}
+        warnings = [
+            guessing(recipe, trained.nets[recipe.network], last[recipe.network])
+            for recipe in self.recipes()
+            if recipe.network in last
+        ]
+        if tested["test_accuracy"] < ABOVE_CHANCE / self.dataset.classes and not any(warnings):
+            warnings = [
+                f"The defense is hardly better than guessing: it answers "
+                f"{tested['test_accuracy']:.2%} of the test images correctly and does not reject "
+                f"them."
+            ]
+            callback.message(warnings[0])
         results = Results(
-            **trained.test(self.dataset),
+            **tested,
             seconds=round(sum(line.seconds for line in lines), 3),
-            threads=[threads.get(number) for number in range(self.networks)] or None,
+            threads=[last[n].threads if n in last else None for n in range(self.networks)] or None,
             seeds_used=[self.request.seed + len(own) for own in attempts] or [self.request.seed],
             finished=_now(),
+            warnings=[text for text in warnings if text] or None,
         )
         record = record.with_changes(results=results, diverged=given_up or None)
         trained.weights_sha256 = self.run.finish(record, arrays)
@@ -363,6 +391,16 @@ class Training:
         return lender.settings, WeightsFrom(defense=lender_name, sha256=sha256)
 
 
+def _expect_callback(progress: Callback | None) -> None:
+    """Raise SettingsError for what is told of progress but cannot be."""
+    lacks = [name for name in ("begin", "step", "epoch", "message") if not hasattr(progress, name)]
+    if progress is not None and lacks:
+        raise SettingsError(
+            f"progress: expected a sparring.training.callbacks.Callback, got {progress!r:.80} "
+            f"without {', '.join(lacks)}"
+        )
+
+
 def load_data(request: TrainingRequest) -> Dataset:
     """Load the images that a request asks for."""
     data = request.data
@@ -388,16 +426,17 @@ def device_scope(device: str | None) -> Iterator[str]:
         yield chosen
 
 
-def _begun(record: RunRecord, device: str) -> RunRecord:
-    """The record with where and with what the run begins, for who wants to repeat it."""
+def _session(device: str, network: int | None) -> Session:
+    """What trains here, and with what, for who wants to repeat it."""
     versions = {"sparring": __version__, "python": platform.python_version()}
     modules = ("keras", "numpy", backend.name)
-    return record.with_changes(
+    return Session(
         device=device,
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         versions=versions | {module: sys.modules[module].__version__ for module in modules},
         command=shlex.join(sys.argv),
         started=_now(),
+        network=network,
     )
 
 

@@ -21,13 +21,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import filelock
 import numpy as np
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from sparring.errors import RunError
 from sparring.runs.files import (
@@ -40,46 +40,66 @@ from sparring.runs.files import (
     write_json_lines,
     write_tensors,
 )
-from sparring.runs.records import Attempt, EpochMetrics, RunRecord
+from sparring.runs.records import Attempt, EpochMetrics, RunRecord, problem
 
 Identity = Mapping[str, Any]
 """JSON values that name the training of one network, and no other."""
 
 _KEPT_EPOCHS = 2
+_ATTEMPTS = TypeAdapter(list[Attempt])
 
 
-@contextmanager
-def _locked(folder: Path, wait: float, busy: str) -> Iterator[None]:
-    """Hold a folder, which is made, against other processes; what killed writes left goes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with filelock.FileLock(folder / ".lock", timeout=wait):
-            for leftover in folder.glob(".*.tmp"):
-                leftover.unlink(missing_ok=True)
-            yield
-    except filelock.Timeout:
-        raise RunError(
-            f"{folder}: {busy}. Wait for it, or choose another folder with --out."
-        ) from None
+class _Folder:
+    """A folder that one process at a time may write to; nothing is read or made yet."""
+
+    _busy: ClassVar[str]
+
+    def __init__(self, path: str | Path) -> None:
+        # Absolute, for whoever changes the current folder in between.
+        self.path = Path(path).absolute()
+        self.metrics_file = self.path / "metrics.jsonl"
+
+    @property
+    def shown(self) -> Path:
+        """The path as one would type it in the current folder, where it lies below it."""
+        here = Path.cwd()
+        return self.path.relative_to(here) if self.path.is_relative_to(here) else self.path
+
+    @contextmanager
+    def locked(self, wait: float = 0) -> Iterator[None]:
+        """Hold the folder, which is made, against other processes; the lock ends with the process.
+
+        What killed writes left there is removed.
+
+        Raises:
+            RunError: when another process holds it for longer than `wait` seconds.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with filelock.FileLock(self.path / ".lock", timeout=wait):
+                for leftover in self.path.glob(".*.tmp"):
+                    leftover.unlink(missing_ok=True)
+                yield
+        except filelock.Timeout:
+            raise RunError(
+                f"{self.path}: {self._busy}. Wait for it, or choose another folder with --out."
+            ) from None
 
 
-class Checkpoints:
+class Checkpoints(_Folder):
     """Epoch states of one network, kept until the whole run is finished.
 
     `identity` in its methods names the training they belong to; a file with another identity is
-    refused, unless one of the two is None.
+    refused, unless None is asked for.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Name the files; nothing is read yet."""
-        self.path = path
-        self.metrics_file = path / "metrics.jsonl"
-        self.finished_file = path / "finished.safetensors"
-        self.diverged_file = path / "diverged.json"
+    _busy = "another process is training this network"
 
-    def locked(self, wait: float = 0) -> AbstractContextManager[None]:
-        """Hold this network alone, as `Run.locked` holds the run."""
-        return _locked(self.path, wait, "another process is training this network")
+    def __init__(self, path: Path) -> None:
+        """Name the files."""
+        super().__init__(path)
+        self.finished_file = self.path / "finished.safetensors"
+        self.diverged_file = self.path / "diverged.json"
 
     # Metrics
 
@@ -88,13 +108,19 @@ class Checkpoints:
         append_json_line(self.metrics_file, metrics.as_json())
 
     def metrics(self) -> list[EpochMetrics]:
-        """Read the lines of all epochs; one that a kill cut short is left out."""
-        return _metrics(self.metrics_file)
+        """Read the lines of all epochs; what is no such line is left out."""
+        return _read_metrics(self.metrics_file)[0]
 
-    def trim_metrics(self, epoch: int) -> None:
-        """Drop the lines of epochs after `epoch`, which are about to be repeated."""
-        kept = [metrics.as_json() for metrics in self.metrics() if metrics.epoch <= epoch]
-        write_json_lines(self.metrics_file, kept)
+    def trim_metrics(self, epoch: int) -> str:
+        """Drop the lines of epochs after `epoch`, which are about to be repeated.
+
+        Returns:
+            What is wrong with other lines, which are dropped too; nothing where all are right.
+        """
+        lines, damaged = _read_metrics(self.metrics_file)
+        kept = {line.epoch: line.as_json() for line in lines if line.epoch <= epoch}
+        write_json_lines(self.metrics_file, kept.values())
+        return f"{self.metrics_file}: {damaged} without the figures of an epoch" if damaged else ""
 
     # Epochs
 
@@ -108,9 +134,15 @@ class Checkpoints:
             old.unlink()
 
     def load(
-        self, identity: Identity | None = None
+        self,
+        identity: Identity | None = None,
+        use: Callable[[dict[str, np.ndarray], int], None] = lambda arrays, epoch: None,
     ) -> tuple[dict[str, np.ndarray], int, list[str]] | None:
         """Read the last epoch that is whole.
+
+        Args:
+            identity: of the training.
+            use: takes the arrays and the epoch; raises RunError for what it cannot use.
 
         Returns:
             Its arrays, its number, and what is wrong with later ones that were passed over; None
@@ -123,10 +155,14 @@ class Checkpoints:
         for path in reversed(self._epochs()):
             try:
                 arrays, about = _read_of(path, identity)
+                epoch = int(path.stem.rpartition("-")[2])
+                if about.get("epoch") != epoch:
+                    raise RunError(f"expected epoch {epoch}, found {about.get('epoch')!r:.40}")
+                use(arrays, epoch)
+                return arrays, epoch, damaged
             except RunError as error:
-                damaged.append(str(error))
-            else:
-                return arrays, int(about["epoch"]), damaged
+                text = str(error).removeprefix(f"{path}: ")
+                damaged.append(f"{path}: {text}")
         if damaged:
             raise RunError(
                 f"{self.path}: every saved epoch is damaged; --force trains anew. "
@@ -135,7 +171,7 @@ class Checkpoints:
         return None
 
     def _epochs(self) -> list[Path]:
-        return sorted(self.path.glob("epoch-[0-9][0-9][0-9][0-9][0-9][0-9].safetensors"))
+        return sorted(self.path.glob(f"epoch-{'[0-9]' * 6}.safetensors"))
 
     # Divergence
 
@@ -144,9 +180,11 @@ class Checkpoints:
         if not self.diverged_file.is_file():
             return []
         try:
-            return [Attempt(**attempt) for attempt in read_json(self.diverged_file)]
-        except (ValidationError, TypeError) as error:
-            raise RunError(f"{self.diverged_file}: damaged: {error!r}") from error
+            return _ATTEMPTS.validate_python(read_json(self.diverged_file))
+        except ValidationError as error:
+            raise RunError(
+                f"{self.diverged_file}: damaged: {problem(error)}; --force trains anew"
+            ) from error
 
     def give_up(self, attempt: Attempt) -> None:
         """Note an attempt that diverged and drop its epochs and metrics."""
@@ -178,36 +216,41 @@ class Checkpoints:
             raise RunError(f"{error}; --force trains anew") from error
 
 
-def _metrics(path: Path) -> list[EpochMetrics]:
-    """Read the lines of a metrics.jsonl; those that are none are left out."""
-    lines = []
-    for values in read_json_lines(path):
-        with suppress(ValueError, AttributeError):
+def _read_metrics(path: Path) -> tuple[list[EpochMetrics], str]:
+    """Read the lines of a metrics.jsonl, and say which are none of an epoch, as "line 3"."""
+    lines, damaged = [], []
+    for number, values in enumerate(read_json_lines(path), start=1):
+        try:
             lines.append(EpochMetrics.from_json(values))
-    return lines
+        except ValueError:
+            damaged.append(number)
+    numbers = ", ".join(map(str, damaged[:5])) + ", ..." * (len(damaged) > 5)
+    return lines, f"line{'s' * (len(damaged) > 1)} {numbers}" if damaged else ""
 
 
 def _read_of(path: Path, identity: Identity | None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read arrays and what is said about them; RunError when another training wrote them."""
     arrays, about, _ = read_tensors(path)
     written = about.get("identity", about.get("of"))  # as format 1 called it
-    if None not in (written, identity) and written != identity:
-        raise RunError(f"{path}: of another training: expected {identity}, found {written}")
+    if identity not in (None, written):
+        found = f"{written!r:.1000}"
+        raise RunError(f"{path}: of another training: expected {identity}, found {found}")
     return arrays, about
 
 
-class Run:
+class Run(_Folder):
     """One run directory, whose files are above. It need not exist; `locked` creates it."""
 
+    _busy = "another process is training here"
+
     def __init__(self, path: str | Path) -> None:
-        """Name the files; nothing is read yet."""
-        self.path = path = Path(path)
-        self.json_file = path / "run.json"
-        self.metrics_file = path / "metrics.jsonl"
-        self.weights_file = path / "weights.safetensors"
-        self.tensorboard_folder = path / "tensorboard"
-        self.state_folder = path / "state"
-        self.previous_folder = path / "previous"
+        """Name the files."""
+        super().__init__(path)
+        self.json_file = self.path / "run.json"
+        self.weights_file = self.path / "weights.safetensors"
+        self.tensorboard_folder = self.path / "tensorboard"
+        self.state_folder = self.path / "state"
+        self.previous_folder = self.path / "previous"
 
     def checkpoints(self, network: int) -> Checkpoints:
         """Give the checkpoints of one network, counted from 0."""
@@ -215,16 +258,7 @@ class Run:
 
     def networks(self) -> list[Checkpoints]:
         """List those of all networks whose training began, while the run is unfinished."""
-        folders = sorted(self.state_folder.glob("network-[0-9][0-9][0-9]"))
-        return [Checkpoints(folder) for folder in folders]
-
-    def locked(self, wait: float = 0) -> AbstractContextManager[None]:
-        """Hold this directory against other processes; the lock ends with the process.
-
-        Raises:
-            RunError: when another process holds it for longer than `wait` seconds.
-        """
-        return _locked(self.path, wait, "another process is training here")
+        return [Checkpoints(path) for path in sorted(self.state_folder.glob("network-[0-9]*"))]
 
     def exists(self) -> bool:
         """Whether anything was trained here, finished or not."""
@@ -283,7 +317,7 @@ class Run:
     def metrics(self) -> list[EpochMetrics]:
         """Read the lines of all epochs, by network and epoch; one cut short is left out."""
         if self.metrics_file.is_file():  # written once all networks are trained
-            return _metrics(self.metrics_file)
+            return _read_metrics(self.metrics_file)[0]
         return [line for network in self.networks() for line in network.metrics()]
 
     def finish(self, record: RunRecord, arrays: Mapping[str, np.ndarray]) -> str:
@@ -296,10 +330,9 @@ class Run:
         Returns:
             The hash of the weights.
         """
-        about = {"defense": record.defense, "settings": record.settings}
         if lines := self.metrics():
             write_json_lines(self.metrics_file, [line.as_json() for line in lines])
-        sha256 = write_tensors(self.weights_file, arrays, about)
+        sha256 = write_tensors(self.weights_file, arrays, record.about())
         self.write(record.with_changes(status="finished", weights_sha256=sha256))
         self.tidy()
         return sha256

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ import safetensors.numpy
 from sparring.errors import RunError
 
 _METADATA = "sparring"
+_LARGEST_JSON = 64 << 20  # bytes; a verdict on 60,000 images has a fifth of it
+_DEEPEST_JSON = 50  # lists and objects within one another; ours have six
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -104,19 +107,20 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], str
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, TypeError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path}: damaged, or no safetensors file: {error}") from error
     try:
         written = json.loads(metadata[_METADATA])
-        header, expected = str(written["about"]), written["sha256"]
+        header, expected = written["about"], str(written["sha256"])
+        about = dict(json.loads(header))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise RunError(
             f"{path}: not written by Sparring, or damaged: its metadata has no {_METADATA!r}"
         ) from error
     sha256 = _digest(arrays, header)
     if sha256 != expected:
-        raise RunError(f"{path}: damaged: expected SHA-256 {expected}, found {sha256}")
-    return arrays, json.loads(header), sha256
+        raise RunError(f"{path}: damaged: expected SHA-256 {expected:.80}, found {sha256}")
+    return arrays, about, sha256
 
 
 def not_finite(arrays: Mapping[str, np.ndarray]) -> list[str]:
@@ -129,11 +133,37 @@ def not_finite(arrays: Mapping[str, np.ndarray]) -> list[str]:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; RunError when it is none."""
+    """Read a JSON file.
+
+    Raises:
+        RunError: when it is none, names a value twice, or is larger or deeper than ours ever are.
+    """
+    if (size := path.stat().st_size) > _LARGEST_JSON:
+        raise RunError(f"{path}: expected {_LARGEST_JSON:,} bytes at most, found {size:,}")
     try:
-        return json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes(), object_pairs_hook=_named_once)
     except (ValueError, RecursionError) as error:
-        raise RunError(f"{path}: damaged: {error!r}") from error
+        raise RunError(f"{path}: damaged: {error!r:.200}") from error
+    level = [value]
+    for _ in range(_DEEPEST_JSON):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    if level:
+        raise RunError(f"{path}: damaged: expected at most {_DEEPEST_JSON} levels of nesting")
+    return value
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a JSON object; ValueError where two of its values have one name."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        [(name, _)] = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{name!r:.40} is there twice")
+    return values
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -144,12 +174,22 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json_lines(path: Path) -> list[Any]:
-    """Read a file of JSON lines, or none; a line that a kill cut short is left out."""
+    """Read a file of JSON lines, or none.
+
+    Returns:
+        The values; None for a line that is no JSON, but for one at the end that a kill cut short.
+    """
+    if not path.is_file():
+        return []
+    with path.open("rb") as file:
+        lines = file.read(_LARGEST_JSON).split(b"\n")
     values = []
-    for line in path.read_bytes().splitlines() if path.is_file() else ():
-        with suppress(ValueError, RecursionError):
+    for line in lines:
+        try:
             values.append(json.loads(line))
-    return values
+        except (ValueError, RecursionError):
+            values.append(None)
+    return values if values[-1] is not None else values[:-1]
 
 
 def write_json_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:

@@ -10,9 +10,9 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -25,13 +25,15 @@ from pydantic import (
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    field_validator,
     model_validator,
 )
 from pydantic_core import to_jsonable_python
 from typing_extensions import override
 
 from sparring.data import DatasetInfo
-from sparring.errors import RunError
+from sparring.data.dataset import SMALLEST
+from sparring.errors import RunError, unknown_name
 from sparring.runs.files import read_json, write_json
 
 FORMAT = 2
@@ -90,11 +92,14 @@ _KINDS = {
 def problem(error: ValidationError) -> str:
     """Say the first thing that is wrong, as "expected seed to be an integer, found 'x'"."""
     first = error.errors(include_url=False)[0]
-    if (kind := _KINDS.get(first["type"])) is None:
+    if first["type"] == "value_error":
         return first["msg"].removeprefix("Value error, ")
     *_, name = ("the file", *(part for part in first["loc"] if isinstance(part, str)))
     place = f"[{first['loc'][-1]}]" if first["loc"] and first["loc"][-1] != name else ""
-    return f"expected {name}{place} to be {kind}, found {first['input']!r:.40}"
+    if (kind := _KINDS.get(first["type"])) is not None:
+        return f"expected {name}{place} to be {kind}, found {first['input']!r:.40}"
+    expected = re.sub(r".* should | after validation.*", "", first["msg"])
+    return f"expected {name}{place} to {expected}, found {first['input']!r:.40}"
 
 
 class _File(Record):
@@ -129,7 +134,9 @@ class _File(Record):
             raise RunError(f"{file}: damaged: {problem(error)}") from error
 
 
-Count = Annotated[int, Field(ge=0, le=10**9)]
+_LARGEST_COUNT = 10**9
+
+Count = Annotated[int, Field(ge=0, le=_LARGEST_COUNT)]
 """A number of things, or one of them counted from 0."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -315,7 +322,10 @@ def short_name(attack: str) -> str:
 # A run
 
 _LARGEST = 1e100
-_LARGEST_COUNT = 10**9
+_LARGEST_SIDE = 10**4
+
+Word = Annotated[str, Field(max_length=200)]
+"""A name."""
 
 
 def figure(value: Any) -> float | None:
@@ -358,6 +368,14 @@ class Results(_Open):
     """How many threads of a CPU each network was trained with at its end, where it is known."""
     finished: Annotated[str | None, WrapValidator(_tolerant)] = None
     """When, in ISO 8601."""
+    warnings: Annotated[list[str] | None, WrapValidator(_tolerant)] = None
+    """What to distrust, in sentences; None where nothing."""
+
+    @property
+    def tested(self) -> str:
+        """The test accuracy in words."""
+        known = self.test_accuracy is not None
+        return f"test accuracy {self.test_accuracy:.2%}" if known else "not tested"
 
 
 class Attempt(_Open):
@@ -373,18 +391,85 @@ class Attempt(_Open):
     """Within the epoch, counted from 1."""
 
 
+class Session(_Open):
+    """A process that worked on a run: on what, with what, and when it began."""
+
+    device: Any = None
+    """As `sparring.backend.devices` names it."""
+    machine: Any = None
+    """System, processor and number of cores."""
+    versions: Any = None
+    """Versions of the packages, by name."""
+    command: Any = None
+    """The command line."""
+    started: Any = None
+    """When, in ISO 8601."""
+    network: Any = None
+    """The one network that it trained, counted from 0; None for the whole defense."""
+
+
 class WeightsFrom(_Open):
     """The trained defense whose weights another one serves."""
 
-    defense: str
+    defense: Word
     """Its name."""
     sha256: str = ""
     """The hash of its weights."""
 
 
+def _text(value: Any) -> str:
+    if type(value) is not str or len(value) > 200:
+        raise ValueError(f"expected text of at most 200 letters, found {value!r:.40}")
+    return value
+
+
+# Not pydantic's, which refuses what a name in another encoding becomes.
+_Text = Annotated[str, PlainValidator(_text)]
+
+
+class _DatasetRecord(Record):
+    """The fields of `DatasetInfo`, within what any data set has."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_known_names(cls, values: Any) -> Any:
+        known = {field.name for field in fields(DatasetInfo)}
+        if unknown := [name for name in values if name not in known]:
+            raise ValueError(f"dataset: {unknown_name('field', unknown[0], sorted(known))}")
+        return values
+
+    name: _Text
+    shape: Annotated[list[int], Field(min_length=3, max_length=3)]
+    class_names: Annotated[list[_Text], Field(min_length=2, max_length=30_000)]
+    mirror: bool
+    train_images: Count
+    test_images: Count
+    sha256: Word
+    key: Word | None = None
+
+    @field_validator("shape")
+    @classmethod
+    def _of_images(cls, shape: list[int]) -> list[int]:
+        *sides, channels = shape
+        if not all(SMALLEST <= side <= _LARGEST_SIDE for side in sides) or channels not in (1, 3):
+            raise ValueError(
+                f"expected shape to be two sides of {SMALLEST} to {_LARGEST_SIDE} and 1 or 3 "
+                f"channels, found {shape!r:.40}"
+            )
+        return shape
+
+    @field_validator("name")
+    @classmethod
+    def _of_a_folder(cls, name: str) -> str:
+        if re.search(r"[\x00-\x1f\x7f/\\]", name) or name in ("", ".", ".."):
+            raise ValueError(f"expected the data set's name to be a folder's, found {name!r:.40}")
+        return name
+
+
 _IDENTITY = {"defense", "dataset", "preset", "weights_from", "settings", "seed", "backend"}
+_OF_SESSION = ("device", "machine", "versions", "command", "started")
 _CIRCUMSTANCES = {
-    *("device", "machine", "versions", "command", "started", "diverged", "weights_sha256"),
+    *(*_OF_SESSION, "sessions", "diverged", "weights_sha256"),
     *("weights_from", "imported_from", "imported"),
 }
 
@@ -392,11 +477,11 @@ _CIRCUMSTANCES = {
 class RunRecord(_Open, _File):
     """What was trained, on what and how, and what it came to: run.json."""
 
-    defense: str
+    defense: Word
     """Name of the defense."""
-    dataset: dict[str, Any]
+    dataset: Annotated[dict[str, Any], BeforeValidator(to_jsonable_python)]
     """The fields of `sparring.data.DatasetInfo`, with a name at least; `info` has them typed."""
-    preset: str = "course"
+    preset: Word = "course"
     """The recipe's variant: course or fast. Runs from before there were presets had the course's.
     """
     settings: dict[str, Any]
@@ -405,28 +490,26 @@ class RunRecord(_Open, _File):
     """The settings each network was trained with, in order; None in runs of format 1."""
     weights_from: Annotated[WeightsFrom | None, WrapValidator(_tolerant)] = None
     """Whose weights it serves, where it trained none itself."""
-    seed: int
+    seed: Annotated[int, Field(ge=0)]
     """The user's; everything random follows from it."""
-    backend: str
+    backend: Word
     """torch, tensorflow or jax."""
     device: Any = None
-    """As `sparring.backend.devices` names it."""
+    """Of the first session, as are the four that follow."""
     machine: Any = None
-    """System, processor and number of cores."""
     versions: Any = None
-    """Versions of the packages it was trained with, by name."""
     command: Any = None
-    """The command line it was begun with."""
     started: Any = None
-    """When, in ISO 8601."""
+    sessions: Annotated[list[Session] | None, WrapValidator(_tolerant)] = None
+    """The processes that worked on it, in order; None in runs from before they were listed."""
     imported: Any = None
     """When it was converted from another program's files, in ISO 8601."""
     imported_from: Any = None
     """Those files."""
     unfinished: Any = None
     """Whether the other program's training had not ended."""
-    status: str
-    """training, diverged or finished."""
+    status: Literal["training", "diverged", "finished"]
+    """How far it is."""
     diverged: Annotated[list[Attempt] | None, WrapValidator(_tolerant)] = None
     """What was given up, of all networks; None where nothing was."""
     results: Annotated[Results | None, WrapValidator(_tolerant)] = None
@@ -449,20 +532,53 @@ class RunRecord(_Open, _File):
     @property
     def info(self) -> DatasetInfo:
         """The data set as a network knows it. Raises KeyError, TypeError or ValueError."""
+        try:
+            _DatasetRecord.model_validate(self.dataset)
+        except ValidationError as error:
+            raise ValueError(problem(error)) from error
         return DatasetInfo.from_json(self.dataset)
 
-    def identity(self) -> dict[str, Any]:
-        """List what tells this training from another, by dotted names in plain JSON values."""
-        values = to_jsonable_python(self.model_dump(include=_IDENTITY))
-        return {
-            f"{name}.{part}".rstrip("."): inner
-            for name, value in values.items()
-            for part, inner in (value if isinstance(value, dict) else {"": value}).items()
-        }
+    def about(self) -> dict[str, Any]:
+        """Give what the weights of this training say of it, in plain JSON values."""
+        values: dict[str, Any] = to_jsonable_python(self.model_dump(include=_IDENTITY))
+        return values
+
+    def differences(self, other: Mapping[str, Any], course: Mapping[str, Any]) -> list[str]:
+        """Compare with what `about` gave of another training, or an older version of it.
+
+        Args:
+            other: of which what is missing is not compared.
+            course: the settings of the course. What was trained before there was a setting, had the
+                course's value of it.
+
+        Returns:
+            What differs, as "settings.epochs is 3 there, 4 here".
+        """
+        differences = []
+        for name, here in self.about().items():
+            there = other.get(name, here)
+            if not isinstance(here, dict) or not isinstance(there, dict):
+                here, there = {"": here}, {"": there}
+            elif name == "settings":
+                here, there = {**course, **here}, {**course, **there}
+            differences += [
+                f"{name}.{part}".rstrip(".")
+                + f" is {value!r:.80} there, {here.get(part)!r:.80} here"
+                for part, value in there.items()
+                if here.get(part) != value
+            ]
+        return differences
 
     def circumstances(self) -> dict[str, Any]:
         """List what is known of where, when and of what it was trained, in plain JSON values."""
         return self.model_dump(include=_CIRCUMSTANCES, exclude_none=True)
+
+    def with_session(self, session: Session) -> Self:
+        """Give a record with one more session, the first of which it shows as its own."""
+        first = Session(**{name: getattr(self, name) for name in _OF_SESSION})
+        before = self.sessions or ([first] if first.started else [])
+        own = (before or [session])[0].model_dump(include={*_OF_SESSION})
+        return self.with_changes(**own, sessions=[*before, session])
 
     def with_changes(self, **changes: Any) -> Self:
         """Give a record with some fields replaced; values are not checked."""
@@ -523,23 +639,25 @@ class EpochMetrics:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> EpochMetrics:
+    def from_json(cls, values: Any) -> EpochMetrics:
         """Read a line; figures that make no sense become NaN, the test accuracy None.
 
         Raises:
             ValueError: when it does not say of which network and epoch it is.
         """
-        for name in ("network", "epoch"):
-            value = values.get(name)
-            if type(value) is not int or abs(value) > _LARGEST_COUNT:
+        if not isinstance(values, Mapping):
+            raise ValueError(f"expected an object, got {values!r:.40}")
+        place = {name: values.get(name) for name in ("network", "epoch")}
+        for name, value in place.items():
+            if type(value) is not int or not 0 <= value <= _LARGEST_COUNT:
                 raise ValueError(f"{name}: expected a number, got {value!r:.40}")
-        figures = {name: figure(values.get(name)) for name in cls.__dataclass_fields__}
-        unknown = {name: math.nan for name in figures if name != "test_accuracy"}
-        known = {name: value for name, value in figures.items() if value is not None}
+        figures: dict[str, Any] = {
+            name: math.nan if (value := figure(values.get(name))) is None else value
+            for name in cls.__dataclass_fields__
+        }
         threads = values.get("threads")
-        whole = {
-            "network": values["network"],
-            "epoch": values["epoch"],
+        unknown = {
+            "test_accuracy": figure(values.get("test_accuracy")),
             "threads": threads if type(threads) is int else None,
         }
-        return cls(**{**figures, **unknown, **known, **whole})
+        return cls(**{**figures, **unknown, **place})

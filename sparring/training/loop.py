@@ -24,7 +24,8 @@ from sparring.training.threads import Threads, candidates
 
 _REMEMBERED_LOSSES = 30
 _STEPS_AT_ONCE = 50
-_ABOVE_CHANCE = 1.1
+ABOVE_CHANCE = 1.1
+"""Times what guessing is right for; a network below it has learned nothing."""
 _WARM_UP = 0.05  # share of the training in which a linear schedule rises
 
 
@@ -42,6 +43,33 @@ def learning_rate_factor(schedule: str, progress: Any) -> Any:
     if schedule == "cosine":
         return ops.cos(7 / 16 * math.pi * progress)
     return ops.minimum(0.1 + 0.9 / _WARM_UP * progress, (1 - progress) / (1 - _WARM_UP))
+
+
+def guessing(recipe: Recipe, net: Any, metrics: EpochMetrics) -> str:
+    """Say that a network has learned nothing, after its last epoch; empty where it has.
+
+    Args:
+        recipe: of its training.
+        net: the network.
+        metrics: of the last epoch.
+
+    Returns:
+        What is at chance, and what to try; a sentence or two.
+    """
+    chance = recipe.chance(net)
+    shares = {"training": metrics.accuracy, "test": metrics.test_accuracy}
+    low = [
+        f"{share:.2%} of the {part} images"
+        for part, share in shares.items()
+        if share is not None and share < ABOVE_CHANCE * chance
+    ]
+    if not low:
+        return ""
+    return (
+        f"Network {recipe.network + 1} is hardly better than guessing: in its last epoch "
+        f"{' and '.join(low)} were right. Try a lower learning rate than "
+        f"{recipe.settings.learning_rate:g}, more epochs, or another seed."
+    )
 
 
 @final
@@ -216,12 +244,8 @@ class TrainLoop:
             save(metrics)
             pace = (time.monotonic() - begun) / (self.epoch - done)
             callback.epoch(metrics, pace * (settings.epochs - self.epoch))
-            if last and metrics.accuracy < _ABOVE_CHANCE * self.recipe.chance(self.net):
-                callback.message(
-                    f"Network {self._network + 1} is hardly better than guessing: in its last "
-                    f"epoch {metrics.accuracy:.2%} of the training images were right. Try a lower "
-                    f"learning rate than {settings.learning_rate:g}, more epochs, or another seed."
-                )
+            if last and (text := guessing(self.recipe, self.net, metrics)):
+                callback.message(text)
 
     def _run_epoch(
         self, images: Any, labels: Any, callback: Callback
@@ -324,15 +348,22 @@ class TrainLoop:
             epoch: the one they were saved after, counted from 1.
 
         Raises:
-            RunError: when names, shapes or dtypes are others.
+            RunError: when names, shapes or dtypes are others, or the epoch is none.
         """
+        losses = arrays.get("losses", np.zeros((), np.float32))
+        if losses.ndim != 1 or losses.dtype != np.float32:
+            raise RunError(
+                f"tensor losses: expected float32 [n], found {losses.dtype} {list(losses.shape)}"
+            )
+        if not 1 <= epoch <= self.settings.epochs:
+            raise RunError(f"expected an epoch of 1 to {self.settings.epochs}, found {epoch}")
         for prefix, variables in (
             ("net", self.net.trainable_variables),
             ("ema", self.ema.trainable_variables),
             ("optimizer", self._optimizer.variables),
         ):
             assign(prefix, variables, arrays)
-        self._losses.extend(arrays["losses"].tolist())
+        self._losses.extend(losses.tolist())
         self._threads.restore(arrays)
         self.epoch = epoch
 

@@ -14,12 +14,14 @@ from typing import Any, final
 import numpy as np
 
 from sparring import backend
+from sparring.errors import RunError
 
 _ENVIRONMENT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _TIMED = 4  # steps of each candidate that count, after one that does not
 _HOPELESS = 4.0  # a candidate whose first step takes so many times the best one's is given up
 _WORTH = 0.85  # fewer threads have to take at most this share of the time of all
 _SLOW = 1.5  # steps that take so many times as long as at first are looked into
+_MOST = 4096
 _RECENT = 5  # steps whose median tells whether they have become slow
 _REST_WHEN_SLOW, _REST = 20, 100  # times the duration of choosing to wait before choosing anew
 _SMALL = 200_000  # below this size of a step a second thread gains nothing (docs/benchmarks.md)
@@ -145,6 +147,17 @@ class Threads:
         return {} if self.count is None else {"threads": np.array(self.count, np.int32)}
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Go on with as many threads as `state` said, unless the user asked for a number."""
-        if "threads" in arrays and self._counts and not self._asked:
-            self.count, self.undecided = int(arrays["threads"]), False
+        """Go on with as many threads as `state` said, unless the user asked for a number.
+
+        Raises:
+            RunError: for what is no number of threads.
+        """
+        recorded = arrays.get("threads")
+        if recorded is None or not self._counts or self._asked:
+            return
+        if recorded.dtype != np.int32 or recorded.shape or not 1 <= recorded <= _MOST:
+            raise RunError(
+                f"tensor threads: expected int32 from 1 to {_MOST}, "
+                f"found {recorded.dtype} {recorded.tolist()!r:.40}"
+            )
+        self.count, self.undecided = int(recorded), False
