@@ -41,30 +41,20 @@ _CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse
 
 @dataclass
 class Imported:
-    """One network that was read."""
+    """One network that was read: kernels and biases of its convolutions, the head last."""
 
     convs: list[tuple[np.ndarray, np.ndarray]]
-    """Kernels and biases of its convolutions, the head last."""
     source: str
-    """Where they come from."""
     unfinished: bool
-    """Whether its training was."""
-
-    @property
-    def filters(self) -> int:
-        """Width of the first convolution."""
-        return int(self.convs[0][0].shape[3])
-
-    @property
-    def features(self) -> int:
-        """Channels of what enters the head."""
-        return int(self.convs[-1][0].shape[2])
 
 
 def course_folders() -> dict[str, tuple[str, ...]]:
     """Give the folders of each defense's networks in the course's folder of checkpoints."""
-    known = {name: defense.course_files for name, defense in defenses.DEFENSES.items()}
-    return {name: files.folders for name, files in known.items() if files is not None}
+    return {
+        name: defense.course_files.folders
+        for name, defense in defenses.DEFENSES.items()
+        if defense.course_files
+    }
 
 
 def convert(path: str | Path, out: str | Path, *, name: str | None = None) -> list[str]:
@@ -93,17 +83,13 @@ def convert(path: str | Path, out: str | Path, *, name: str | None = None) -> li
         sources = {name: [path]}
     else:
         sources = _sources(path)
-    ready = []
-    for defense_name, places in sources.items():
-        networks = [_read(place) for place in places]
-        ready.append(_prepare(defense_name, networks, places[0], out))
+    ready = [_prepare(defense, places, out) for defense, places in sources.items()]
     lines = []
-    for run, record, arrays, networks in ready:
+    for run, record, arrays in ready:
         with run.locked():
             run.finish(record, arrays)
-        unfinished = any(network.unfinished for network in networks)
-        note = ", unfinished: its EMA weights" if unfinished else ""
-        read = ", ".join(network.source for network in networks)
+        note = ", unfinished: its EMA weights" if record.unfinished else ""
+        read = ", ".join(record.imported_from or ())
         lines.append(f"{record.defense}: {run.path} from {read}{note}")
     if name is None and [path] not in sources.values():
         lines += [f"Passed over {folder}, which no defense has" for folder in _unknown(path)]
@@ -111,7 +97,7 @@ def convert(path: str | Path, out: str | Path, *, name: str | None = None) -> li
 
 
 def _sources(path: Path) -> dict[str, list[Path]]:
-    """Find the defenses that a path holds, with the places of their networks."""
+    """Give the places of the networks of each defense that a path holds."""
     if not path.is_dir() and not path.with_name(path.name + ".index").exists():
         raise ConversionError(f"{path}: no such checkpoint or folder")
     sources = {
@@ -291,22 +277,19 @@ def _check(prefix: str, layers: list[int], convs: list[tuple[np.ndarray, np.ndar
     """Raise ConversionError unless this is the course's network."""
     scales = (len(convs) - 1) // 2
     # Two convolutions and a pooling a scale, then the head.
-    expected = [layer for scale in range(scales) for layer in (3 * scale, 3 * scale + 1)]
-    expected.append(3 * scales)
-    if not scales or len(convs) % 2 == 0 or layers != expected:
+    expected = [layer for layer in range(3 * scales + 1) if layer % 3 != 2]
+    if not scales or layers != expected:
         raise ConversionError(
             f"{prefix}: expected convolutions in layers {expected}, found {layers}"
         )
-    filters = convs[0][0].shape[-1]
-    widths = [filters * 2 ** (scale + i) for scale in range(scales) for i in range(2)]
-    inputs = [convs[0][0].shape[2] if convs[0][0].ndim == 4 else 0, *widths]
-    outputs = [*widths, convs[-1][1].shape[0] if convs[-1][1].ndim == 1 else 0]
-    side = convs[-1][0].shape[0]
+    first, head = convs[0][0].shape, convs[-1][0].shape
+    widths = [first[-1] * 2 ** (scale + i) for scale in range(scales) for i in range(2)]
+    inputs, outputs = [first[-2], *widths], [*widths, head[-1]]
+    side = 1 if head[0] == 1 else 3
     for layer, (kernel, bias), before, after in zip(layers, convs, inputs, outputs, strict=True):
         sides = (3, 3) if layer != layers[-1] else (side, side)
         wanted = (*sides, before, after)
-        square = layer != layers[-1] or side in (1, 3)
-        if kernel.shape != wanted or bias.shape != (after,) or not square:
+        if kernel.shape != wanted or bias.shape != (after,):
             raise ConversionError(
                 f"{prefix}: layer {layer}: expected kernel {list(wanted)} and bias [{after}], "
                 f"found {list(kernel.shape)} and {list(bias.shape)}"
@@ -320,12 +303,13 @@ def _check(prefix: str, layers: list[int], convs: list[tuple[np.ndarray, np.ndar
 
 
 def _prepare(
-    name: str, networks: list[Imported], place: Path, out: Path
-) -> tuple[Run, RunRecord, dict[str, np.ndarray], list[Imported]]:
-    """Make the run that networks become, in memory."""
-    defense = defenses.get(name)
-    first = networks[0]
+    name: str, places: list[Path], out: Path
+) -> tuple[Run, RunRecord, dict[str, np.ndarray]]:
+    """Read a defense's networks and make the run that they become, in memory."""
+    networks = [_read(place) for place in places]
+    defense, first, place = defenses.get(name), networks[0], places[0]
     kernels = [kernel for kernel, _ in first.convs]
+    filters, features = kernels[0].shape[3], kernels[-1].shape[2]
     files = _files(defense)
     channels = kernels[0].shape[2] // files.channels
     resolution = 2 ** ((len(kernels) - 1) // 2 + 2)
@@ -342,27 +326,20 @@ def _prepare(
     )
     settings = defense.course_settings.replace(head_size=kernels[-1].shape[0], flip=True)
     # What an ensemble makes of `filters`, undone.
-    widths = range(first.filters, 8 * first.filters)
-    options = (settings.replace(filters=width) for width in widths)
-    settings = next(
-        (
-            option
-            for option in options
-            if defense.network_settings(info, option)[0].filters == first.filters
-        ),
-        settings,
-    )
-    arrays: dict[str, np.ndarray] = {}
+    for width in range(filters, 8 * filters):
+        settings = settings.replace(filters=width)
+        if defense.network_settings(info, settings)[0].filters == filters:
+            break
     try:
         recipes = defense.recipes(info, settings, 0)
     except SettingsError as error:
         raise ConversionError(f"{first.source}: {error}") from error
     if len(recipes) != len(networks):
         raise ConversionError(f"{name} has {len(recipes)} networks, found {len(networks)}")
+    arrays = _beside(files, place if place.is_dir() else place.parent, info, features)
     for recipe, network in zip(recipes, networks, strict=True):
         net = _net(recipe, network, name)
         arrays |= arrays_of(f"{recipe.network}", net.trainable_variables)
-    arrays |= _beside(files, place if place.is_dir() else place.parent, info, first.features)
     run = Run(out / info.name / name)
     if run.exists():
         raise ConversionError(f"{run.path} holds a run already; choose another folder with -o")
@@ -380,7 +357,7 @@ def _prepare(
         results=Results(),
         imported=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    return run, record, arrays, networks
+    return run, record, arrays
 
 
 def _net(recipe: Recipe, network: Imported, name: str) -> AllConv:
@@ -402,9 +379,8 @@ def _beside(
     files: CourseFiles, folder: Path, info: DatasetInfo, features: int
 ) -> dict[str, np.ndarray]:
     """Read the arrays that the course kept beside the networks, checked against their shapes."""
-    height, width, channels = info.shape
-    sizes: dict[int | str, Any] = {"height": height, "width": width, "channels": channels}
-    sizes |= {"classes": info.classes, "features": features}
+    sizes: dict[Any, int] = {"classes": info.classes, "features": features}
+    sizes |= zip(("height", "width", "channels"), info.shape, strict=True)
     arrays = {}
     for kept in files.arrays:
         path = folder / kept.file
