@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
 import json
 import shutil
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,12 @@ from keras import ops
 
 import sparring
 from sparring import backend
-from sparring.conversion import targets
+from sparring.conversion import convert, staging, targets
 from sparring.defenses import get
 from sparring.defenses.defense import Defense
+from sparring.errors import ConversionError, DataError, RunError
+from sparring.networks.allconv import in_batches
+from sparring.runs.directory import Run
 from tests.conftest import patterns
 
 on_torch = pytest.mark.skipif(backend.name != "torch", reason="is of PyTorch alone")
@@ -204,3 +209,130 @@ def test_keras_s_own_settings_change_no_converted_model(tmp_path: Path, policy: 
         keras.config.set_dtype_policy(before[2])
     assert answer.dtype == np.float32
     np.testing.assert_allclose(answer, expected, atol=1e-5 * np.abs(expected).max())
+
+
+# Replacing what is there
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A baseline, trained for one epoch."""
+    x, y = patterns(16, channels=3)
+    dataset = sparring.Dataset("patterns", x, y, x, y, tuple("abcd"))
+    path = sparring.train(
+        "baseline", dataset, out=tmp_path_factory.mktemp("runs"), filters=2, epochs=1
+    ).path
+    assert path is not None
+    return path
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A target that is written at once, and answers rightly."""
+
+    def write(defense: Defense, folder: Path) -> Iterator[targets.Answer]:
+        (folder / "network-0.quick").write_text("new")
+        yield lambda images: in_batches(defense.nets[0], images)
+
+    monkeypatch.setitem(targets.TARGETS, "quick", targets.Target(write, "[B, H, W, C]", ""))
+
+
+class Killed(BaseException):
+    """In place of a signal that cannot be caught."""
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_a_killed_conversion_loses_nothing_and_leaves_nothing(
+    run: Path,
+    quick: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    exchange: bool,
+    renames: int,
+) -> None:
+    target = tmp_path / "quick"
+    target.mkdir()
+    (target / "network-0.quick").write_text("old")
+    rename, left = Path.rename, renames
+
+    def until_killed(path: Path, to: Path) -> Path:
+        nonlocal left
+        if not left:
+            raise Killed
+        left -= 1
+        return rename(path, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", until_killed)
+        patch.setattr(staging, "_clear", lambda stage: None)  # a killed process clears nothing
+        patch.setattr(shutil, "rmtree", lambda *given, **options: None)
+        if not exchange:
+            patch.setattr(staging, "_exchanged", lambda one, other: False)
+        with suppress(Killed):
+            convert.convert(run, "quick", target, force=True)
+    whole = [(path / "network-0.quick").read_text() for path in (target,) if path.exists()]
+    if exchange:
+        assert whole in (["old"], ["new"])
+    monkeypatch.setattr(convert, "INPUTS", 2)
+    convert.convert(run, "quick", tmp_path / "other")  # any conversion beside it puts it right
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "quick"]
+    found = (target / "network-0.quick").read_text()
+    assert found == ("new" if exchange or renames == 2 else "old")
+
+
+def test_a_place_that_is_being_written_is_left_alone(
+    run: Path, quick: None, tmp_path: Path
+) -> None:
+    target = tmp_path / "quick"
+    with staging.staged(target, force=False) as folder:
+        (folder / "half").touch()
+        with pytest.raises(ConversionError, match="another process converts to this place"):
+            convert.convert(run, "quick", target)
+        convert.convert(run, "quick", tmp_path / "other")
+        assert (folder / "half").exists()
+    assert [path.name for path in target.iterdir()] == ["half"]
+    with pytest.raises(ConversionError, match="exists; --force replaces it"):
+        convert.convert(run, "quick", target)
+    with pytest.raises(ConversionError, match="holds the run itself"):
+        convert.convert(run, "quick", run.parent, force=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "quick"]
+
+
+def test_other_images_than_the_run_s_are_refused(run: Path, quick: None, tmp_path: Path) -> None:
+    x, y = patterns(16)
+    gray = sparring.Dataset("gray", x, y, x, y, tuple("abcd"))
+    with pytest.raises(DataError, match=r"expected images \[8, 8, 3\] as the run's, those of gray"):
+        convert.convert(run, "quick", tmp_path / "quick", dataset=gray)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_is_trained_anew_meanwhile_is_named_rightly(
+    run: Path, quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "baseline"
+    shutil.copytree(run, mine)
+    before = Run(mine).read()
+
+    def trained_anew(weights: str | None) -> None:
+        Run(mine).write(before.with_changes(weights_sha256=weights, results=None, seed=9))
+
+    def loaded(path: Path, load: Any = convert.load) -> Defense:
+        defense: Defense = load(path)
+        trained_anew("ab")
+        return defense
+
+    monkeypatch.setattr(convert, "load", loaded)
+    proof = convert.convert(mine, "quick", tmp_path / "quick")
+    card = (tmp_path / "quick" / "README.md").read_text()
+    assert f"SHA-256 of the run's weights: {before.weights_sha256}" in card
+    assert "seed 0, trained on" in card
+    assert proof["files"] == {"network-0.quick": hashlib.sha256(b"new").hexdigest()}
+
+    # Trained anew between the reading of run.json and of the weights.
+    whole = sparring.load(run)
+    Run(mine).write(before.with_changes(weights_sha256="cd"))
+    monkeypatch.setattr(convert, "load", lambda path: whole)
+    with pytest.raises(RunError, match="was trained anew meanwhile; convert it again"):
+        convert.convert(mine, "quick", tmp_path / "other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["baseline", "quick"]

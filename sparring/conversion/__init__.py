@@ -3,6 +3,7 @@
 Which question it answers: how does a model leave Sparring, or come in, unchanged?
 
     convert.py       convert, which proves every conversion on 256 inputs
+    staging.py       a folder that replaces another at once
     targets.py       PyTorch, Keras, ONNX
     tracing.py       what a defense changed in its network, as programs of PyTorch
     torch_model.py   a network in plain PyTorch
