@@ -317,7 +317,7 @@ def test_a_run_that_is_trained_anew_meanwhile_is_named_rightly(
     def trained_anew(weights: str | None) -> None:
         Run(mine).write(before.with_changes(weights_sha256=weights, results=None, seed=9))
 
-    def loaded(path: Path, load: Any = convert.load) -> Defense:
+    def loaded(path: Path, load: Any = sparring.load) -> Defense:
         defense: Defense = load(path)
         trained_anew("ab")
         return defense

@@ -7,6 +7,7 @@ alike. Unfinished trainings hold `ema_model/...` too, whose weights are the ones
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from sparring.backend import choice, ops
 from sparring.conversion.tracing import changed_hooks
 from sparring.data import DatasetInfo
 from sparring.defenses.defense import Defense
-from sparring.defenses.facts import CourseFiles
+from sparring.defenses.facts import CourseArray, CourseFiles
 from sparring.errors import ConversionError, SettingsError
 from sparring.networks.allconv import AllConv, in_batches
 from sparring.runs.directory import Run
@@ -227,8 +228,9 @@ def _read(place: Path) -> Imported:
     try:
         reader = tf.train.load_checkpoint(str(prefix))
         shapes = reader.get_variable_to_shape_map()
-    except (tf.errors.OpError, ValueError, OSError, RuntimeError) as error:
-        raise ConversionError(f"{prefix}: not a readable checkpoint: {error}") from error
+        types = reader.get_variable_to_dtype_map()
+    except Exception as error:  # of many kinds, on a damaged index
+        raise ConversionError(f"{prefix}: not a readable checkpoint: {error!r:.500}") from error
     named: dict[str, dict[int, dict[str, str]]] = {}
     for key in sorted(shapes):
         if (match := _KEY.fullmatch(key)) is not None:
@@ -241,17 +243,41 @@ def _read(place: Path) -> Imported:
             f"{prefix}: expected tensors model/layers/N/kernel and bias; found {sorted(shapes)}"
         )
     layers = named.get("ema_model", named.get("model", {}))
-    convs = []
+    keys = []
     for layer, parts in sorted(layers.items()):
         for part in ("kernel", "bias"):
             if part not in parts:
                 raise ConversionError(f"{prefix}: layer {layer} has no {part}")
+            found = types[parts[part]].name
+            if found != "float32":
+                raise ConversionError(
+                    f"{prefix}: layer {layer}: expected a finite float32 {part}, found {found}"
+                )
+        keys.append((parts["kernel"], parts["bias"]))
+    # Before memory is taken for what the index promises.
+    _check(str(prefix), sorted(layers), [(shapes[kernel], shapes[bias]) for kernel, bias in keys])
+    promised = 4 * sum(math.prod(shapes[key]) for pair in keys for key in pair)
+    shards = (x for x in prefix.parent.iterdir() if x.name.startswith(f"{prefix.name}.data-"))
+    there = sum(shard.stat().st_size for shard in shards)
+    if promised > there:
+        raise ConversionError(
+            f"{prefix}: cannot be read: expected {promised} bytes of weights, found {there}"
+        )
+    convs = []
+    for layer, pair in zip(sorted(layers), keys, strict=True):
         try:
-            pair = reader.get_tensor(parts["kernel"]), reader.get_tensor(parts["bias"])
-        except (tf.errors.OpError, OSError, RuntimeError, IndexError) as error:
-            raise ConversionError(f"{prefix}: layer {layer} cannot be read: {error}") from error
-        convs.append(pair)
-    _check(str(prefix), sorted(layers), convs)
+            kernel, bias = (reader.get_tensor(key) for key in pair)
+        except Exception as error:  # of many kinds, on damaged data
+            raise ConversionError(
+                f"{prefix}: layer {layer} cannot be read: {error!r:.500}"
+            ) from error
+        for part, array in (("kernel", kernel), ("bias", bias)):
+            if not np.isfinite(array).all():
+                raise ConversionError(
+                    f"{prefix}: layer {layer}: expected a finite float32 {part}, found NaN or "
+                    "infinity"
+                )
+        convs.append((kernel, bias))
     return Imported(convs, str(prefix), unfinished="ema_model" in named)
 
 
@@ -263,7 +289,7 @@ def _prefix(folder: Path) -> Path:
     numbered = []
     for index in folder.glob("checkpoint-*.index"):
         number = index.stem.rpartition("-")[2]
-        if number.isdigit():
+        if number.isascii() and number.isdigit():
             numbered.append((int(number), index.with_suffix("")))
     if not numbered:
         raise ConversionError(
@@ -273,33 +299,27 @@ def _prefix(folder: Path) -> Path:
     return max(numbered)[1]
 
 
-def _check(prefix: str, layers: list[int], convs: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    """Raise ConversionError unless this is the course's network."""
-    scales = (len(convs) - 1) // 2
+def _check(prefix: str, layers: list[int], shapes: list[tuple[list[int], list[int]]]) -> None:
+    """Raise ConversionError unless kernels and biases of these shapes are the course's network."""
+    scales = (len(shapes) - 1) // 2
     # Two convolutions and a pooling a scale, then the head.
     expected = [layer for layer in range(3 * scales + 1) if layer % 3 != 2]
     if not scales or layers != expected:
         raise ConversionError(
             f"{prefix}: expected convolutions in layers {expected}, found {layers}"
         )
-    first, head = convs[0][0].shape, convs[-1][0].shape
-    widths = [first[-1] * 2 ** (scale + i) for scale in range(scales) for i in range(2)]
-    inputs, outputs = [first[-2], *widths], [*widths, head[-1]]
+    first, head = ([*shapes[place][0], 0, 0, 0, 0][:4] for place in (0, -1))
+    widths = [first[3] * 2 ** (scale + i) for scale in range(scales) for i in range(2)]
+    inputs, outputs = [first[2], *widths], [*widths, head[3]]
     side = 1 if head[0] == 1 else 3
-    for layer, (kernel, bias), before, after in zip(layers, convs, inputs, outputs, strict=True):
-        sides = (3, 3) if layer != layers[-1] else (side, side)
-        wanted = (*sides, before, after)
-        if kernel.shape != wanted or bias.shape != (after,):
+    for layer, (kernel, bias), before, after in zip(layers, shapes, inputs, outputs, strict=True):
+        sides = [3, 3] if layer != layers[-1] else [side, side]
+        wanted = [*sides, before, after]
+        if kernel != wanted or bias != [after] or 0 in wanted:
             raise ConversionError(
-                f"{prefix}: layer {layer}: expected kernel {list(wanted)} and bias [{after}], "
-                f"found {list(kernel.shape)} and {list(bias.shape)}"
+                f"{prefix}: layer {layer}: expected kernel {wanted} and bias [{after}], "
+                f"found {kernel} and {bias}"
             )
-        for part, array in (("kernel", kernel), ("bias", bias)):
-            if array.dtype != np.float32 or not np.isfinite(array).all():
-                raise ConversionError(
-                    f"{prefix}: layer {layer}: expected a finite float32 {part}, found "
-                    f"{array.dtype}{'' if np.isfinite(array).all() else ' with NaN or infinity'}"
-                )
 
 
 def _prepare(
@@ -311,7 +331,12 @@ def _prepare(
     kernels = [kernel for kernel, _ in first.convs]
     filters, features = kernels[0].shape[3], kernels[-1].shape[2]
     files = _files(defense)
-    channels = kernels[0].shape[2] // files.channels
+    channels, rest = divmod(kernels[0].shape[2], files.channels)
+    if rest or not channels:
+        raise ConversionError(
+            f"{first.source}: expected a multiple of {files.channels} channels for {name}, found "
+            f"{kernels[0].shape[2]}"
+        )
     resolution = 2 ** ((len(kernels) - 1) // 2 + 2)
     classes = files.classes or int(kernels[-1].shape[3])
     cifar = (resolution, channels, classes) == (32, 3, 10)
@@ -384,24 +409,54 @@ def _beside(
     arrays = {}
     for kept in files.arrays:
         path = folder / kept.file
-        try:
-            array = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise ConversionError(f"{path}: cannot be read: {error}") from error
-        array = array.reshape(-1) if kept.column else array
+        array = _mapped(path)
+        array = array.reshape(-1) if kept.column and array.shape[1:] in ((), (1,)) else array
         if array.ndim == len(kept.shape):
             for size, length in zip(kept.shape, array.shape, strict=True):
                 if isinstance(size, str):
                     sizes.setdefault(size, length)
         shape = tuple(sizes.get(size, size) for size in kept.shape)
-        if array.shape != shape or not np.isfinite(array).all():
-            raise ConversionError(
-                f"{path}: expected finite numbers of shape {list(shape)}, found "
-                f"{array.dtype} {list(array.shape)}"
-            )
-        array = array.astype(kept.dtype)
-        if kept.unit:
-            lengths = np.linalg.norm(array, axis=-1, keepdims=True)
-            array = array / np.maximum(lengths, 1e-12)
-        arrays[kept.name] = array
+        labels = np.dtype(kept.dtype).kind == "i"
+        expected = f"labels from 0 to {info.classes - 1}" if labels else "finite numbers"
+        found = f"{array.dtype} {list(array.shape)}"
+        if array.shape == shape and array.dtype.kind in ("iu" if labels else "iuf"):
+            low, high = array.min(), array.max()
+            if labels and not 0 <= low <= high < info.classes:
+                found = f"{low} to {high}"
+            elif (converted := _converted(array, kept)) is not None:
+                arrays[kept.name] = converted
+                continue
+            else:
+                found = "NaN, infinity, or numbers beyond float32"
+        raise ConversionError(f"{path}: expected {expected} of shape {list(shape)}, found {found}")
     return arrays
+
+
+def _converted(array: np.ndarray, kept: CourseArray) -> np.ndarray | None:
+    """Give an array as a defense keeps it; None where it is not finite."""
+    with np.errstate(over="ignore"):
+        array = array.astype(kept.dtype)
+    if not np.isfinite(array).all():
+        return None
+    if kept.unit:
+        lengths = np.linalg.norm(array, axis=-1, keepdims=True)
+        array = array / np.maximum(lengths, 1e-12)
+    return array
+
+
+def _mapped(path: Path) -> Any:
+    """Map a .npy file into memory, which takes none for what its header promises."""
+    if not path.is_file():
+        raise ConversionError(f"{path}: cannot be read: no such file")
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")  # which refuses pickles
+        if not array.size:
+            raise ValueError("an empty array")
+        # Where there is more than the header promises, numbers are not in their places.
+        if array.offset + array.nbytes != path.stat().st_size:
+            raise ValueError(f"{path.stat().st_size} bytes, of which {array.nbytes} are numbers")
+    except Exception as error:  # of many kinds, on a damaged header
+        raise ConversionError(
+            f"{path}: cannot be read: expected a .npy file of numbers: {error!r:.300}"
+        ) from error
+    return array
