@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import sparring
 from sparring import backend
 from sparring.attacks import BPDA, EOT
-from sparring.conversion.targets import torch_state
+from sparring.conversion.targets import TARGETS, torch_state
 from sparring.defenses import DEFENSES, get
 from sparring.defenses.defense import Defense
 from sparring.errors import ConversionError, DataError, SettingsError
@@ -151,7 +152,7 @@ def test_draws_are_new_at_every_call_unless_a_seed_is_given(name: str, images: A
 @on_torch
 def test_wrappers_are_followed_and_copied(images: Any) -> None:
     wrapped = EOT(BPDA(untrained("transform"), transform=torch.sigmoid), draws=3)
-    module = sparring.as_torch_module(wrapped, seed=SEED)  # type: ignore[arg-type]
+    module = sparring.as_torch_module(wrapped, seed=SEED)
     expected, gradient = logits_and_gradient(wrapped, images)
     for copied in (module, copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
         given = images.clone().requires_grad_()
@@ -159,6 +160,27 @@ def test_wrappers_are_followed_and_copied(images: Any) -> None:
         torch.testing.assert_close(logits.detach(), expected, rtol=1e-4, atol=1e-5)
         logits[:, 0].sum().backward()
         torch.testing.assert_close(given.grad, gradient, rtol=1e-4, atol=1e-5)
+
+
+@on_torch
+@pytest.mark.parametrize("name", ["baseline", "blur"])
+def test_pytorch_s_own_settings_change_nothing(name: str, images: Any, tmp_path: Path) -> None:
+    defense = untrained(name)
+    expected, gradient = logits_and_gradient(defense, images)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.inference_mode():
+            module = sparring.as_torch_module(defense).to("cpu")
+        [answer] = TARGETS["torch"].write(defense, tmp_path)
+        converted = answer(nhwc(images).numpy())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    given = images.clone().requires_grad_()
+    logits = module(given)
+    logits[:, 0].sum().backward()
+    torch.testing.assert_close(logits.detach(), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(given.grad, gradient, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(converted, expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
 @on_torch

@@ -34,7 +34,12 @@ def staged(target: Path, force: bool) -> Iterator[Path]:
         target = target.resolve()
     if os.path.lexists(target) and not force:
         raise ConversionError(f"{target} exists; --force replaces it")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConversionError(
+            f"{target}: cannot be written: {error}; choose another folder with --out"
+        ) from error
     for left in target.parent.glob(f".*{_ENDING}"):
         with suppress(filelock.Timeout), _held(left):
             pass

@@ -110,7 +110,7 @@ def _export_options(torch: Any, defense: Defense) -> dict[str, Any]:
     """Tell PyTorch's exporters the shape of the images, in batches of any size."""
     height, width, channels = defense.info.shape
     return {
-        "args": (torch.zeros(2, channels, height, width),),
+        "args": (torch.zeros(2, channels, height, width, dtype=torch.float32),),
         "dynamic_shapes": ({0: torch.export.Dim("batch", min=1)},),
     }
 

@@ -84,7 +84,7 @@ class TorchDefense(torch.nn.Module):
 
     @override
     def _apply(self, fn: Any, recurse: bool = True) -> TorchDefense:
-        dtype = fn(torch.empty(1)).dtype
+        dtype = fn(torch.empty(1, dtype=torch.float32)).dtype
         if dtype != torch.float32:
             raise SettingsError(
                 f"expected a change of device, found one to {dtype}: defenses compute in float32"

@@ -11,10 +11,11 @@ from sparring import backend
 from sparring.errors import ConversionError, SettingsError
 
 if TYPE_CHECKING:
+    from sparring.attacks.gradients import Wrapped
     from sparring.defenses.defense import Defense
 
 
-def as_torch_module(defense: Defense, seed: int | None = None) -> Any:
+def as_torch_module(defense: Defense | Wrapped, seed: int | None = None) -> Any:
     """Make a torch.nn.Module that answers as the defense does: NCHW images in, logits out.
 
     AutoAttack, torchattacks, foolbox and the Adversarial Robustness Toolbox take such a module. It
@@ -60,18 +61,21 @@ def as_torch_module(defense: Defense, seed: int | None = None) -> Any:
             "again, whichever backend trained it"
         )
     try:
+        import torch
+
         from sparring.conversion.torch_defense import TorchDefense, following
     except ImportError as error:
         raise ConversionError(f"as_torch_module: needs PyTorch: {error}") from error
-    if plain and (backend.name != "torch" or _changes_nothing(defense)):
-        module = _plain(defense)
-        module.register_forward_hook(following)
-    else:
-        module = TorchDefense(defense, None if seed is None else int(seed))
+    with torch.inference_mode(False):  # tensors made in it are never differentiated again
+        if plain and (backend.name != "torch" or _changes_nothing(defense)):
+            module = _plain(defense)
+            module.register_forward_hook(following)
+        else:
+            module = TorchDefense(defense, None if seed is None else int(seed))
     return module.eval().requires_grad_(False)
 
 
-def _changes_nothing(defense: Defense) -> bool:
+def _changes_nothing(defense: Any) -> bool:
     from sparring.conversion.tracing import changed_hooks
 
     try:
@@ -80,7 +84,7 @@ def _changes_nothing(defense: Defense) -> bool:
         return False
 
 
-def _plain(defense: Defense) -> Any:
+def _plain(defense: Any) -> Any:
     """Give what `sparring convert --to torch` writes of network 0."""
     from sparring.conversion.targets import plain_networks
 

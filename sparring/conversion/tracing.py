@@ -80,11 +80,12 @@ def _write(net: AllConv, name: str, shape: tuple[int, int, int], file: Path) -> 
     batch, free = torch.export.Dim("batch", min=1), torch.export.Dim.DYNAMIC
     sizes: dict[int, Any] = {0: batch}
     if name == "transform":
-        example = torch.zeros(2, channels, height, width)
+        example = torch.zeros(2, channels, height, width, dtype=torch.float32)
     elif name == "output":
-        example = torch.ones(2, int(net.head[1].shape[0]))
+        example = torch.ones(2, int(net.head[1].shape[0]), dtype=torch.float32)
     else:  # called for layers of every size
-        example, sizes = torch.ones(2, 6, 10, 8), {0: batch, 1: free, 2: free, 3: free}
+        example = torch.ones(2, 6, 10, 8, dtype=torch.float32)
+        sizes = {0: batch, 1: free, 2: free, 3: free}
 
     class Hook(torch.nn.Module):
         """The hook, NCHW in and out."""
