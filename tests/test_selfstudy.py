@@ -511,4 +511,15 @@ def test_a_damaged_index_is_refused_or_harmless(tmp_path: Path) -> None:
 )
 def test_shapes_that_lie_are_refused(shapes: Any, message: str) -> None:
     with pytest.raises(ConversionError, match=message):
-        selfstudy._check("x", [0, 1, 3], shapes)
+        selfstudy._check("x", [(n, *each) for n, each in zip((0, 1, 3), shapes, strict=True)])
+
+
+def test_networks_of_other_sizes_than_the_first_are_refused(course: Path, tmp_path: Path) -> None:
+    small = Model(1, filters=4)
+    small.layers = [*small.layers[:3], Layer(np.random.default_rng(0), 3, 3, 8, 10)]
+    write(course / "diverse-1", small)
+    with pytest.raises(
+        ConversionError, match=r"diverse-1.*: expected kernels .* for majority, foun"
+    ):
+        selfstudy.convert(course, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()

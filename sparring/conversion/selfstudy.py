@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -23,7 +24,7 @@ from sparring.backend import choice, ops
 from sparring.conversion.tracing import changed_hooks
 from sparring.data import DatasetInfo
 from sparring.defenses.defense import Defense
-from sparring.defenses.facts import CourseArray, CourseFiles
+from sparring.defenses.facts import CourseFiles
 from sparring.errors import ConversionError, SettingsError
 from sparring.networks.allconv import AllConv, in_batches
 from sparring.runs.directory import Run
@@ -35,7 +36,9 @@ from sparring.version import __version__
 FINAL = "final_checkpoint-1"
 """What the course named a finished network's checkpoint."""
 
-_KEY = re.compile(r"(model|ema_model)/layers/(\d+)/(kernel|bias)/\.ATTRIBUTES/VARIABLE_VALUE")
+_KEY = re.compile(
+    r"(model|ema_model)/layers/([0-9]{1,6})/(kernel|bias)/\.ATTRIBUTES/VARIABLE_VALUE"
+)
 _OTHER_KEYS = ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter/", "opt/", "optimizer/", "step/")
 _CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
@@ -221,16 +224,23 @@ def _tensorflow() -> Any:
     return tensorflow
 
 
+@contextmanager
+def _telling(what: str) -> Iterator[None]:
+    """Name what is read in an error, which for damaged files is of any kind."""
+    try:
+        yield
+    except Exception as error:
+        raise ConversionError(f"{what}: {error!r:.500}") from error
+
+
 def _read(place: Path) -> Imported:
     """Read a checkpoint's network. A place is its folder or its prefix."""
     tf = _tensorflow()
     prefix = _prefix(place) if place.is_dir() else place
-    try:
+    with _telling(f"{prefix}: not a readable checkpoint"):
         reader = tf.train.load_checkpoint(str(prefix))
         shapes = reader.get_variable_to_shape_map()
         types = reader.get_variable_to_dtype_map()
-    except Exception as error:  # of many kinds, on a damaged index
-        raise ConversionError(f"{prefix}: not a readable checkpoint: {error!r:.500}") from error
     named: dict[str, dict[int, dict[str, str]]] = {}
     for key in sorted(shapes):
         if (match := _KEY.fullmatch(key)) is not None:
@@ -242,21 +252,13 @@ def _read(place: Path) -> Imported:
         raise ConversionError(
             f"{prefix}: expected tensors model/layers/N/kernel and bias; found {sorted(shapes)}"
         )
-    layers = named.get("ema_model", named.get("model", {}))
-    keys = []
-    for layer, parts in sorted(layers.items()):
-        for part in ("kernel", "bias"):
-            if part not in parts:
-                raise ConversionError(f"{prefix}: layer {layer} has no {part}")
-            found = types[parts[part]].name
-            if found != "float32":
-                raise ConversionError(
-                    f"{prefix}: layer {layer}: expected a finite float32 {part}, found {found}"
-                )
-        keys.append((parts["kernel"], parts["bias"]))
+    layers = sorted(named.get("ema_model", named.get("model", {})).items())
+    for layer, keys in layers:
+        if missing := [part for part in ("kernel", "bias") if part not in keys]:
+            raise ConversionError(f"{prefix}: layer {layer} has no {missing[0]}")
     # Before memory is taken for what the index promises.
-    _check(str(prefix), sorted(layers), [(shapes[kernel], shapes[bias]) for kernel, bias in keys])
-    promised = 4 * sum(math.prod(shapes[key]) for pair in keys for key in pair)
+    _check(str(prefix), [(n, shapes[keys["kernel"]], shapes[keys["bias"]]) for n, keys in layers])
+    promised = 4 * sum(math.prod(shapes[key]) for _, keys in layers for key in keys.values())
     shards = (x for x in prefix.parent.iterdir() if x.name.startswith(f"{prefix.name}.data-"))
     there = sum(shard.stat().st_size for shard in shards)
     if promised > there:
@@ -264,20 +266,18 @@ def _read(place: Path) -> Imported:
             f"{prefix}: cannot be read: expected {promised} bytes of weights, found {there}"
         )
     convs = []
-    for layer, pair in zip(sorted(layers), keys, strict=True):
-        try:
-            kernel, bias = (reader.get_tensor(key) for key in pair)
-        except Exception as error:  # of many kinds, on damaged data
-            raise ConversionError(
-                f"{prefix}: layer {layer} cannot be read: {error!r:.500}"
-            ) from error
-        for part, array in (("kernel", kernel), ("bias", bias)):
-            if not np.isfinite(array).all():
+    for layer, keys in layers:
+        arrays = {}
+        for part, key in keys.items():
+            with _telling(f"{prefix}: layer {layer} cannot be read"):
+                array = reader.get_tensor(key) if types[key] == tf.float32 else None
+            if array is None or not np.isfinite(array).all():
+                found = types[key].name if array is None else "NaN or infinity"
                 raise ConversionError(
-                    f"{prefix}: layer {layer}: expected a finite float32 {part}, found NaN or "
-                    "infinity"
+                    f"{prefix}: layer {layer}: expected a finite float32 {part}, found {found}"
                 )
-        convs.append((kernel, bias))
+            arrays[part] = array
+        convs.append((arrays["kernel"], arrays["bias"]))
     return Imported(convs, str(prefix), unfinished="ema_model" in named)
 
 
@@ -299,22 +299,22 @@ def _prefix(folder: Path) -> Path:
     return max(numbered)[1]
 
 
-def _check(prefix: str, layers: list[int], shapes: list[tuple[list[int], list[int]]]) -> None:
-    """Raise ConversionError unless kernels and biases of these shapes are the course's network."""
-    scales = (len(shapes) - 1) // 2
+def _check(prefix: str, convs: list[tuple[int, list[int], list[int]]]) -> None:
+    """Raise ConversionError unless these are the course's: layer, shapes of kernel and bias."""
+    layers = [layer for layer, _, _ in convs]
+    scales = (len(convs) - 1) // 2
     # Two convolutions and a pooling a scale, then the head.
     expected = [layer for layer in range(3 * scales + 1) if layer % 3 != 2]
     if not scales or layers != expected:
         raise ConversionError(
             f"{prefix}: expected convolutions in layers {expected}, found {layers}"
         )
-    first, head = ([*shapes[place][0], 0, 0, 0, 0][:4] for place in (0, -1))
+    first, head = ([*convs[place][1], 0, 0, 0, 0][:4] for place in (0, -1))
     widths = [first[3] * 2 ** (scale + i) for scale in range(scales) for i in range(2)]
     inputs, outputs = [first[2], *widths], [*widths, head[3]]
-    side = 1 if head[0] == 1 else 3
-    for layer, (kernel, bias), before, after in zip(layers, shapes, inputs, outputs, strict=True):
-        sides = [3, 3] if layer != layers[-1] else [side, side]
-        wanted = [*sides, before, after]
+    for (layer, kernel, bias), before, after in zip(convs, inputs, outputs, strict=True):
+        side = 1 if layer == layers[-1] and head[0] == 1 else 3
+        wanted = [side, side, before, after]
         if kernel != wanted or bias != [after] or 0 in wanted:
             raise ConversionError(
                 f"{prefix}: layer {layer}: expected kernel {wanted} and bias [{after}], "
@@ -351,11 +351,11 @@ def _prepare(
     )
     settings = defense.course_settings.replace(head_size=kernels[-1].shape[0], flip=True)
     # What an ensemble makes of `filters`, undone.
-    for width in range(filters, 8 * filters):
-        settings = settings.replace(filters=width)
-        if defense.network_settings(info, settings)[0].filters == filters:
-            break
     try:
+        for width in range(filters, 8 * filters):
+            settings = settings.replace(filters=width)
+            if defense.network_settings(info, settings)[0].filters == filters:
+                break
         recipes = defense.recipes(info, settings, 0)
     except SettingsError as error:
         raise ConversionError(f"{first.source}: {error}") from error
@@ -388,14 +388,15 @@ def _prepare(
 def _net(recipe: Recipe, network: Imported, name: str) -> AllConv:
     """Make a recipe's network with the weights that were read, as it answers when trained."""
     net = recipe.net()
-    for (kernel, bias), (old_kernel, old_bias) in zip(net.convs, network.convs, strict=True):
-        if tuple(kernel.shape) != old_kernel.shape:
-            raise ConversionError(
-                f"{network.source}: expected a kernel {list(kernel.shape)} for {name}, found "
-                f"{list(old_kernel.shape)}"
-            )
-        kernel.assign(old_kernel)
-        bias.assign(old_bias)
+    expected = [list(kernel.shape) for kernel in net.kernels]
+    found = [list(kernel.shape) for kernel, _ in network.convs]
+    if found != expected:
+        raise ConversionError(
+            f"{network.source}: expected kernels {expected} for {name}, found {found}"
+        )
+    for conv, arrays in zip(net.convs, network.convs, strict=True):
+        for variable, array in zip(conv, arrays, strict=True):
+            variable.assign(array)
     recipe.on_progress(net, 1.0)
     return net
 
@@ -419,44 +420,31 @@ def _beside(
         labels = np.dtype(kept.dtype).kind == "i"
         expected = f"labels from 0 to {info.classes - 1}" if labels else "finite numbers"
         found = f"{array.dtype} {list(array.shape)}"
-        if array.shape == shape and array.dtype.kind in ("iu" if labels else "iuf"):
-            low, high = array.min(), array.max()
-            if labels and not 0 <= low <= high < info.classes:
-                found = f"{low} to {high}"
-            elif (converted := _converted(array, kept)) is not None:
-                arrays[kept.name] = converted
-                continue
-            else:
-                found = "NaN, infinity, or numbers beyond float32"
-        raise ConversionError(f"{path}: expected {expected} of shape {list(shape)}, found {found}")
+        valid = array.shape == shape and array.dtype.kind in ("iu" if labels else "iuf")
+        if valid and labels:
+            valid, found = array.min() >= 0 and array.max() < info.classes, "others"
+        if valid:
+            with np.errstate(over="ignore"):
+                array = array.astype(kept.dtype)
+            valid, found = np.isfinite(array).all(), "NaN, infinity, or numbers beyond float32"
+        if not valid:
+            raise ConversionError(
+                f"{path}: expected {expected} of shape {list(shape)}, found {found}"
+            )
+        if kept.unit:
+            lengths = np.linalg.norm(array, axis=-1, keepdims=True)
+            array = array / np.maximum(lengths, 1e-12)
+        arrays[kept.name] = array
     return arrays
-
-
-def _converted(array: np.ndarray, kept: CourseArray) -> np.ndarray | None:
-    """Give an array as a defense keeps it; None where it is not finite."""
-    with np.errstate(over="ignore"):
-        array = array.astype(kept.dtype)
-    if not np.isfinite(array).all():
-        return None
-    if kept.unit:
-        lengths = np.linalg.norm(array, axis=-1, keepdims=True)
-        array = array / np.maximum(lengths, 1e-12)
-    return array
 
 
 def _mapped(path: Path) -> Any:
     """Map a .npy file into memory, which takes none for what its header promises."""
     if not path.is_file():
         raise ConversionError(f"{path}: cannot be read: no such file")
-    try:
+    with _telling(f"{path}: cannot be read: expected a .npy file of numbers"):
         array = np.lib.format.open_memmap(path, mode="r")  # which refuses pickles
-        if not array.size:
-            raise ValueError("an empty array")
         # Where there is more than the header promises, numbers are not in their places.
-        if array.offset + array.nbytes != path.stat().st_size:
+        if not array.size or array.offset + array.nbytes != path.stat().st_size:
             raise ValueError(f"{path.stat().st_size} bytes, of which {array.nbytes} are numbers")
-    except Exception as error:  # of many kinds, on a damaged header
-        raise ConversionError(
-            f"{path}: cannot be read: expected a .npy file of numbers: {error!r:.300}"
-        ) from error
     return array
