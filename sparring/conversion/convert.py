@@ -27,12 +27,10 @@ TOLERANCE = 1e-4
 
 
 class Difference(TypedDict):
-    """How a network and the converted one compare."""
+    """How a network and the converted one compare: both numbers are without a sign."""
 
     largest_logit: float
-    """The largest logit, without its sign."""
     largest_difference: float
-    """The largest difference of a logit."""
 
 
 class Proof(TypedDict):
@@ -43,9 +41,8 @@ class Proof(TypedDict):
     tolerance: float
     """The largest difference allowed, relative to the largest logit."""
     networks: dict[str, Difference]
-    """By network's name, what came of it."""
     files: dict[str, str]
-    """The SHA-256 of each file that was written, by name."""
+    """The SHA-256 of each file that was written."""
 
 
 def convert(
