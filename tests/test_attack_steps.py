@@ -842,7 +842,8 @@ def test_the_module_for_other_libraries_holds_the_networks_and_turns_images_arou
     defense.nets = [net]
     module = sparring.as_torch_module(defense)
     assert not module.training
-    weights = [variable.value for variable in net.trainable_variables]
-    assert [id(each) for each in module.parameters()] == [id(each) for each in weights]
+    for parameter, variable in zip(module.parameters(), net.trainable_variables, strict=True):
+        torch.testing.assert_close(parameter.data, variable.value.data)
+        assert parameter is not variable.value  # moving the module does not move the defense
     seen = torch.from_numpy(np.ascontiguousarray(IMAGES.transpose(0, 3, 1, 2)))
     np.testing.assert_allclose(module(seen).numpy(), logits_of(IMAGES), rtol=1e-5)

@@ -491,7 +491,7 @@ def test_the_card_tells_the_largest_difference_of_all_networks(tmp_path: Path) -
     found = [{"largest_logit": 9.0, "largest_difference": each} for each in (2e-6, 3e-6)]
     networks = {f"network-{number}": each for number, each in enumerate(found)}
     proof = cast(convert.Proof, {"inputs": 256, "networks": networks})
-    card = convert._card(cast(Defense, defense), "keras", proof)
+    card = convert._card(cast(Defense, defense), Run(tmp_path).read(), "keras", proof)
     assert "2 networks converted by" in card
     assert "Left out: the vote." in card
     assert "on 256 inputs: 3e-06" in card

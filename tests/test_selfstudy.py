@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import pickle
 import shutil
 import sys
 from collections.abc import Callable
@@ -20,7 +22,7 @@ from sparring import backend
 from sparring.cli import app
 from sparring.conversion import convert, selfstudy
 from sparring.conversion.tracing import changed_hooks
-from sparring.data import Dataset
+from sparring.data import Dataset, DatasetInfo
 from sparring.defenses import DEFENSES, get
 from sparring.defenses.defense import Defense
 from sparring.errors import ConversionError
@@ -336,3 +338,188 @@ def test_on_the_command_line(arguments: list[str], code: int, message: str) -> N
     answer = CliRunner().invoke(app, ["convert", *arguments])
     assert answer.exit_code == code
     assert message in answer.output
+
+
+# Damaged and hostile files beside the checkpoints
+
+
+def _npy(array: Any) -> bytes:
+    written = io.BytesIO()
+    np.save(written, array, allow_pickle=True)
+    return written.getvalue()
+
+
+def _header(text: str, version: bytes = b"\x01\x00") -> bytes:
+    return b"\x93NUMPY" + version + len(text).to_bytes(2, "little") + text.encode("latin1")
+
+
+def _shaped(shape: str, dtype: str = "<f4") -> bytes:
+    about = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}\n"
+    return _header(about) + bytes(64)
+
+
+def _npz() -> bytes:
+    written = io.BytesIO()
+    np.savez(written, a=np.zeros(3))
+    return written.getvalue()
+
+
+UNREADABLE: dict[str, bytes] = {
+    "empty": b"",
+    "an archive": _npz(),
+    "half an archive": b"PK\x03\x04",
+    "a pickle": pickle.dumps(np.zeros(3)),
+    "objects": _npy(np.array([{}, "a"], dtype=object)),
+    "no header": b"\x93NUMPY",
+    "another version": _header("{}", b"\x09\x00"),
+    "an unfinished header": _header("{'descr': '<f4', 'shape': (3,"),
+    "a header of other keys": _header("{'a': 1}\n"),
+    "a header that is no literal": _header("__import__('os').getcwd()\n"),
+    "a deep header": _header("(" * 9000),
+    "a type that is none": _shaped("(40, 128)", "<q9"),
+    "a shape of text": _shaped("'40'"),
+    "a shape of 10^12": _shaped("(10**12,)".replace("10**12", str(10**12))),
+    "a shape beyond integers": _shaped(f"({2**70}, 128)"),
+    "a negative shape": _shaped("(-1, 128)"),
+    "nothing": _npy(np.zeros((0, 128))),
+    "truncated": _npy(np.zeros((40, 128)))[:-8],
+    "more than it says": _npy(np.zeros((40, 128))) + bytes(8),
+}
+WRONG: dict[str, Any] = {
+    "text": np.full((40, 1), "a"),
+    "bytes": np.full((40, 1), b"a"),
+    "records": np.zeros((40, 1), [("a", "<i4")]),
+    "void": np.zeros((40, 1), "V4"),
+    "truths": np.zeros((40, 1), bool),
+    "complex numbers": np.zeros((40, 1), complex),
+    "dates": np.zeros((40, 1), "datetime64[s]"),
+    "spans": np.zeros((40, 1), "timedelta64[s]"),
+}
+LABELS: dict[str, Any] = {
+    "a fraction": np.full((40, 1), 1.5),
+    "below": np.full((40, 1), -1),
+    "above": np.full((40, 1), 10),
+    "far above": np.full((40, 1), 787700760),
+    "beyond int32": np.full((40, 1), 2**32),
+    "beyond int64": np.full((40, 1), 2**64 - 1, np.uint64),
+    "two a row": np.zeros((20, 2), int),
+    "a column more": np.zeros((40, 1, 1), int),
+    "too few": np.zeros((39, 1), int),
+}
+EMBEDDINGS: dict[str, Any] = {
+    "NaN": np.full((40, 128), np.nan),
+    "infinity": np.full((40, 128), np.inf),
+    "beyond float32": np.full((40, 128), 1e300),
+    "other sizes": np.zeros((40, 127)),
+}
+
+
+@pytest.fixture
+def contrastive(tmp_path: Path) -> Path:
+    """The course's folder of embeddings and labels, its network not looked at."""
+    random = np.random.default_rng(0)
+    np.save(tmp_path / "feat.npy", random.normal(size=(40, 128)))
+    np.save(tmp_path / "labs.npy", random.integers(0, 10, (40, 1)))
+    return tmp_path
+
+
+def beside(folder: Path) -> dict[str, np.ndarray]:
+    """What is read from beside knn's checkpoint."""
+    classes = tuple(map(str, range(10)))
+    info = DatasetInfo("noise", (16, 16, 3), classes, False, 1, 1, "")
+    return selfstudy._beside(selfstudy._files(get("knn")), folder, info, 24)
+
+
+def test_damaged_arrays_are_refused_by_name(contrastive: Path) -> None:
+    whole = {name: (contrastive / name).read_bytes() for name in ("feat.npy", "labs.npy")}
+    for file in whole:
+        wrong = WRONG | (LABELS if file == "labs.npy" else EMBEDDINGS)
+        damaged = UNREADABLE | {kind: _npy(array) for kind, array in wrong.items()}
+        for kind, data in damaged.items():
+            (contrastive / file).write_bytes(data)
+            with pytest.raises(
+                ConversionError, match=rf"{file}: (cannot be read|expected)"
+            ) as told:
+                beside(contrastive)
+            assert len(str(told.value)) < 800, kind
+        (contrastive / file).write_bytes(whole[file])
+        (contrastive / file).unlink()
+        (contrastive / file).mkdir()
+        with pytest.raises(ConversionError, match=f"{file}: cannot be read: no such file"):
+            beside(contrastive)
+        (contrastive / file).rmdir()
+        (contrastive / file).write_bytes(whole[file])
+    for kind in ("u1", "<i8", ">i4", "<u8"):  # whole numbers of any width are labels
+        np.save(contrastive / "labs.npy", np.arange(40, dtype=kind)[:, None] % 10)
+        np.testing.assert_array_equal(beside(contrastive)["0/labels"], np.arange(40) % 10)
+
+
+def test_a_checkpoint_s_number_is_made_of_digits(tmp_path: Path) -> None:
+    raw = Model(0)
+    for name in ("checkpoint-7", "checkpoint-²", "checkpoint-٣", "checkpoint--1"):
+        folder = tmp_path / "baseline"
+        folder.mkdir(exist_ok=True)
+        tf.train.Checkpoint(model=raw).write(str(folder / name))
+    assert selfstudy._prefix(tmp_path / "baseline").name == "checkpoint-7"
+
+
+def test_a_damaged_index_is_refused_or_harmless(tmp_path: Path) -> None:
+    folder = tmp_path / "baseline"
+    write(folder, Model(0, filters=2))
+    random = np.random.default_rng(0)
+    index = folder / "final_checkpoint-1.index"
+    data = folder / f"final_checkpoint-1.{SHARD}"
+    kernel, messages = selfstudy._read(folder).convs[0][0], []
+    for file, times in ((index, 150), (data, 20)):
+        whole = file.read_bytes()
+        for size in (1, 20):
+            for _ in range(times):
+                changed = bytearray(whole)
+                for place in random.integers(0, len(whole), size):
+                    changed[place] = random.integers(256)
+                file.write_bytes(changed)
+                try:
+                    read = selfstudy._read(folder)
+                except ConversionError as error:
+                    messages.append(str(error))
+                else:
+                    np.testing.assert_array_equal(read.convs[0][0], kernel)
+        file.write_bytes(whole)
+    assert messages
+    assert [message for message in messages if str(folder) not in message] == []
+    index.unlink()
+    index.mkdir()
+    with pytest.raises(ConversionError, match="not a readable checkpoint"):
+        selfstudy._read(folder)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ([([], [])] * 3, "layer 0: expected kernel"),
+        (
+            [([3, 3, 3, 0], [0]), ([3, 3, 0, 0], [0]), ([3, 3, 0, 10], [10])],
+            "layer 0: expected ker",
+        ),
+        (
+            [([3, 3, 0, 2], [2]), ([3, 3, 2, 4], [4]), ([3, 3, 4, 10], [10])],
+            "layer 0: expected ker",
+        ),
+        ([([3, 3, 3, 2], [2]), ([3, 3, 2, 4], [4]), ([3, 3, 4, 0], [0])], "layer 3: expected ker"),
+        ([([3], [2]), ([3, 3, 2, 4], [4]), ([3, 3, 4, 10], [10])], "layer 0: expected kernel"),
+    ],
+)
+def test_shapes_that_lie_are_refused(shapes: Any, message: str) -> None:
+    with pytest.raises(ConversionError, match=message):
+        selfstudy._check("x", [(n, *each) for n, each in zip((0, 1, 3), shapes, strict=True)])
+
+
+def test_networks_of_other_sizes_than_the_first_are_refused(course: Path, tmp_path: Path) -> None:
+    small = Model(1, filters=4)
+    small.layers = [*small.layers[:3], Layer(np.random.default_rng(0), 3, 3, 8, 10)]
+    write(course / "diverse-1", small)
+    with pytest.raises(
+        ConversionError, match=r"diverse-1.*: expected kernels .* for majority, foun"
+    ):
+        selfstudy.convert(course, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
 
 from sparring import backend
+from sparring.conversion.staging import staged
 from sparring.conversion.targets import TARGETS, Answer
 from sparring.data import Dataset
+from sparring.data.reading import sha256
 from sparring.defenses.defense import Defense
-from sparring.errors import ConversionError, SettingsError, unknown_name
+from sparring.errors import ConversionError, DataError, RunError, SettingsError, unknown_name
 from sparring.experiments.load import load
 from sparring.networks.allconv import AllConv, in_batches
 from sparring.runs.directory import Run
+from sparring.runs.records import RunRecord
 from sparring.version import __version__
 
 INPUTS = 256
@@ -25,12 +27,10 @@ TOLERANCE = 1e-4
 
 
 class Difference(TypedDict):
-    """How a network and the converted one compare."""
+    """How a network and the converted one compare: both numbers are without a sign."""
 
     largest_logit: float
-    """The largest logit, without its sign."""
     largest_difference: float
-    """The largest difference of a logit."""
 
 
 class Proof(TypedDict):
@@ -41,7 +41,8 @@ class Proof(TypedDict):
     tolerance: float
     """The largest difference allowed, relative to the largest logit."""
     networks: dict[str, Difference]
-    """By network's name, what came of it."""
+    files: dict[str, str]
+    """The SHA-256 of each file that was written."""
 
 
 def convert(
@@ -55,7 +56,9 @@ def convert(
     """Convert every network of a run, and prove each conversion.
 
     A network is what a defense's images go through, its transform included; what a defense makes of
-    several networks, or rejects, stays with `sparring.load`. Nothing is left half-written.
+    several networks, or rejects, stays with `sparring.load`. Nothing is left half-written, and what
+    a conversion replaces stays whole until the new one is; what a killed one left beside its place
+    is put right by the next conversion there.
 
     Args:
         run: a finished run directory, trained on any backend.
@@ -70,33 +73,33 @@ def convert(
 
     Raises:
         SettingsError: for an unknown target.
-        RunError: for a run that cannot be loaded.
+        DataError: for a data set of other images than the run's.
+        RunError: for a run that cannot be loaded, or is trained anew meanwhile, and while another
+            process converts to the same place.
         ConversionError: when a converted network answers otherwise, a hook cannot be traced,
             something is in the way, or a package is missing.
     """
     if to not in TARGETS:
         raise SettingsError(unknown_name("target", to, list(TARGETS)))
+    record = Run(run).read()
     defense = load(run)
-    assert defense.path is not None
-    target = Path(out) if out is not None else defense.path / to
-    if target.exists() and not force:
-        raise ConversionError(f"{target} exists; --force replaces it")
+    if defense.weights_sha256 != record.weights_sha256:
+        raise RunError(f"{run}: was trained anew meanwhile; convert it again")
     inputs = _inputs(defense, dataset)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
-        written = Path(temporary) / target.name
-        written.mkdir()
-        proof: Proof = {"inputs": INPUTS, "tolerance": TOLERANCE, "networks": {}}
-        answers = TARGETS[to].write(defense, written)
+    target = Path(out) if out is not None else Path(run) / to
+    if Path(run).resolve().is_relative_to(target.resolve()):
+        raise ConversionError(f"{target} holds the run itself; choose another folder with --out")
+    with staged(target, force) as folder:
+        proof: Proof = {"inputs": INPUTS, "tolerance": TOLERANCE, "networks": {}, "files": {}}
+        answers = TARGETS[to].write(defense, folder)
         for number, (net, answer) in enumerate(zip(defense.nets, answers, strict=True)):
             proof["networks"][f"network-{number}"] = _compare(net, answer, inputs, number)
-        (written / "conversion.json").write_text(
-            json.dumps(proof, indent=2) + "\n", encoding="utf-8"
-        )
-        (written / "README.md").write_text(_card(defense, to, proof), encoding="utf-8")
-        if target.exists():
-            target.rename(Path(temporary) / "replaced")
-        written.rename(target)
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            name = file.relative_to(folder).as_posix()
+            proof["files"][name] = sha256(file.read_bytes())
+        about = json.dumps(proof, indent=2) + "\n"
+        (folder / "conversion.json").write_text(about, encoding="utf-8")
+        (folder / "README.md").write_text(_card(defense, record, to, proof), encoding="utf-8")
     return proof
 
 
@@ -105,6 +108,11 @@ def _inputs(defense: Defense, dataset: Dataset | None) -> np.ndarray:
     random = np.random.default_rng(0)
     images = random.random((INPUTS, *defense.info.shape), dtype=np.float32)
     if dataset is not None:
+        if dataset.shape != defense.info.shape:
+            raise DataError(
+                f"expected images {list(defense.info.shape)} as the run's, those of {dataset.name} "
+                f"are {list(dataset.shape)}"
+            )
         known = dataset.x_test[: INPUTS // 2].astype(np.float32) / 255
         images[: len(known)] = known
     return images
@@ -125,10 +133,8 @@ def _compare(net: AllConv, answer: Answer, inputs: np.ndarray, number: int) -> D
     return {"largest_logit": largest, "largest_difference": difference}
 
 
-def _card(defense: Defense, to: str, proof: Proof) -> str:
+def _card(defense: Defense, run: RunRecord, to: str, proof: Proof) -> str:
     """Write a README for what was converted."""
-    assert defense.path is not None
-    run = Run(defense.path).read()
     worst = max(network["largest_difference"] for network in proof["networks"].values())
     sizes = dict(zip("HWC", defense.info.shape, strict=True))
     layout = "".join(str(sizes.get(letter, letter)) for letter in TARGETS[to].layout)

@@ -7,8 +7,10 @@ alike. Unfinished trainings hold `ema_model/...` too, whose weights are the ones
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -34,37 +36,29 @@ from sparring.version import __version__
 FINAL = "final_checkpoint-1"
 """What the course named a finished network's checkpoint."""
 
-_KEY = re.compile(r"(model|ema_model)/layers/(\d+)/(kernel|bias)/\.ATTRIBUTES/VARIABLE_VALUE")
+_KEY = re.compile(
+    r"(model|ema_model)/layers/([0-9]{1,6})/(kernel|bias)/\.ATTRIBUTES/VARIABLE_VALUE"
+)
 _OTHER_KEYS = ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter/", "opt/", "optimizer/", "step/")
 _CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
 @dataclass
 class Imported:
-    """One network that was read."""
+    """One network that was read: kernels and biases of its convolutions, the head last."""
 
     convs: list[tuple[np.ndarray, np.ndarray]]
-    """Kernels and biases of its convolutions, the head last."""
     source: str
-    """Where they come from."""
     unfinished: bool
-    """Whether its training was."""
-
-    @property
-    def filters(self) -> int:
-        """Width of the first convolution."""
-        return int(self.convs[0][0].shape[3])
-
-    @property
-    def features(self) -> int:
-        """Channels of what enters the head."""
-        return int(self.convs[-1][0].shape[2])
 
 
 def course_folders() -> dict[str, tuple[str, ...]]:
     """Give the folders of each defense's networks in the course's folder of checkpoints."""
-    known = {name: defense.course_files for name, defense in defenses.DEFENSES.items()}
-    return {name: files.folders for name, files in known.items() if files is not None}
+    return {
+        name: defense.course_files.folders
+        for name, defense in defenses.DEFENSES.items()
+        if defense.course_files
+    }
 
 
 def convert(path: str | Path, out: str | Path, *, name: str | None = None) -> list[str]:
@@ -93,17 +87,13 @@ def convert(path: str | Path, out: str | Path, *, name: str | None = None) -> li
         sources = {name: [path]}
     else:
         sources = _sources(path)
-    ready = []
-    for defense_name, places in sources.items():
-        networks = [_read(place) for place in places]
-        ready.append(_prepare(defense_name, networks, places[0], out))
+    ready = [_prepare(defense, places, out) for defense, places in sources.items()]
     lines = []
-    for run, record, arrays, networks in ready:
+    for run, record, arrays in ready:
         with run.locked():
             run.finish(record, arrays)
-        unfinished = any(network.unfinished for network in networks)
-        note = ", unfinished: its EMA weights" if unfinished else ""
-        read = ", ".join(network.source for network in networks)
+        note = ", unfinished: its EMA weights" if record.unfinished else ""
+        read = ", ".join(record.imported_from or ())
         lines.append(f"{record.defense}: {run.path} from {read}{note}")
     if name is None and [path] not in sources.values():
         lines += [f"Passed over {folder}, which no defense has" for folder in _unknown(path)]
@@ -111,7 +101,7 @@ def convert(path: str | Path, out: str | Path, *, name: str | None = None) -> li
 
 
 def _sources(path: Path) -> dict[str, list[Path]]:
-    """Find the defenses that a path holds, with the places of their networks."""
+    """Give the places of the networks of each defense that a path holds."""
     if not path.is_dir() and not path.with_name(path.name + ".index").exists():
         raise ConversionError(f"{path}: no such checkpoint or folder")
     sources = {
@@ -234,15 +224,23 @@ def _tensorflow() -> Any:
     return tensorflow
 
 
+@contextmanager
+def _telling(what: str) -> Iterator[None]:
+    """Name what is read in an error, which for damaged files is of any kind."""
+    try:
+        yield
+    except Exception as error:
+        raise ConversionError(f"{what}: {error!r:.500}") from error
+
+
 def _read(place: Path) -> Imported:
     """Read a checkpoint's network. A place is its folder or its prefix."""
     tf = _tensorflow()
     prefix = _prefix(place) if place.is_dir() else place
-    try:
+    with _telling(f"{prefix}: not a readable checkpoint"):
         reader = tf.train.load_checkpoint(str(prefix))
         shapes = reader.get_variable_to_shape_map()
-    except (tf.errors.OpError, ValueError, OSError, RuntimeError) as error:
-        raise ConversionError(f"{prefix}: not a readable checkpoint: {error}") from error
+        types = reader.get_variable_to_dtype_map()
     named: dict[str, dict[int, dict[str, str]]] = {}
     for key in sorted(shapes):
         if (match := _KEY.fullmatch(key)) is not None:
@@ -254,18 +252,32 @@ def _read(place: Path) -> Imported:
         raise ConversionError(
             f"{prefix}: expected tensors model/layers/N/kernel and bias; found {sorted(shapes)}"
         )
-    layers = named.get("ema_model", named.get("model", {}))
+    layers = sorted(named.get("ema_model", named.get("model", {})).items())
+    for layer, keys in layers:
+        if missing := [part for part in ("kernel", "bias") if part not in keys]:
+            raise ConversionError(f"{prefix}: layer {layer} has no {missing[0]}")
+    # Before memory is taken for what the index promises.
+    _check(str(prefix), [(n, shapes[keys["kernel"]], shapes[keys["bias"]]) for n, keys in layers])
+    promised = 4 * sum(math.prod(shapes[key]) for _, keys in layers for key in keys.values())
+    shards = (x for x in prefix.parent.iterdir() if x.name.startswith(f"{prefix.name}.data-"))
+    there = sum(shard.stat().st_size for shard in shards)
+    if promised > there:
+        raise ConversionError(
+            f"{prefix}: cannot be read: expected {promised} bytes of weights, found {there}"
+        )
     convs = []
-    for layer, parts in sorted(layers.items()):
-        for part in ("kernel", "bias"):
-            if part not in parts:
-                raise ConversionError(f"{prefix}: layer {layer} has no {part}")
-        try:
-            pair = reader.get_tensor(parts["kernel"]), reader.get_tensor(parts["bias"])
-        except (tf.errors.OpError, OSError, RuntimeError, IndexError) as error:
-            raise ConversionError(f"{prefix}: layer {layer} cannot be read: {error}") from error
-        convs.append(pair)
-    _check(str(prefix), sorted(layers), convs)
+    for layer, keys in layers:
+        arrays = {}
+        for part, key in keys.items():
+            with _telling(f"{prefix}: layer {layer} cannot be read"):
+                array = reader.get_tensor(key) if types[key] == tf.float32 else None
+            if array is None or not np.isfinite(array).all():
+                found = types[key].name if array is None else "NaN or infinity"
+                raise ConversionError(
+                    f"{prefix}: layer {layer}: expected a finite float32 {part}, found {found}"
+                )
+            arrays[part] = array
+        convs.append((arrays["kernel"], arrays["bias"]))
     return Imported(convs, str(prefix), unfinished="ema_model" in named)
 
 
@@ -277,7 +289,7 @@ def _prefix(folder: Path) -> Path:
     numbered = []
     for index in folder.glob("checkpoint-*.index"):
         number = index.stem.rpartition("-")[2]
-        if number.isdigit():
+        if number.isascii() and number.isdigit():
             numbered.append((int(number), index.with_suffix("")))
     if not numbered:
         raise ConversionError(
@@ -287,47 +299,44 @@ def _prefix(folder: Path) -> Path:
     return max(numbered)[1]
 
 
-def _check(prefix: str, layers: list[int], convs: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    """Raise ConversionError unless this is the course's network."""
+def _check(prefix: str, convs: list[tuple[int, list[int], list[int]]]) -> None:
+    """Raise ConversionError unless these are the course's: layer, shapes of kernel and bias."""
+    layers = [layer for layer, _, _ in convs]
     scales = (len(convs) - 1) // 2
     # Two convolutions and a pooling a scale, then the head.
-    expected = [layer for scale in range(scales) for layer in (3 * scale, 3 * scale + 1)]
-    expected.append(3 * scales)
-    if not scales or len(convs) % 2 == 0 or layers != expected:
+    expected = [layer for layer in range(3 * scales + 1) if layer % 3 != 2]
+    if not scales or layers != expected:
         raise ConversionError(
             f"{prefix}: expected convolutions in layers {expected}, found {layers}"
         )
-    filters = convs[0][0].shape[-1]
-    widths = [filters * 2 ** (scale + i) for scale in range(scales) for i in range(2)]
-    inputs = [convs[0][0].shape[2] if convs[0][0].ndim == 4 else 0, *widths]
-    outputs = [*widths, convs[-1][1].shape[0] if convs[-1][1].ndim == 1 else 0]
-    side = convs[-1][0].shape[0]
-    for layer, (kernel, bias), before, after in zip(layers, convs, inputs, outputs, strict=True):
-        sides = (3, 3) if layer != layers[-1] else (side, side)
-        wanted = (*sides, before, after)
-        square = layer != layers[-1] or side in (1, 3)
-        if kernel.shape != wanted or bias.shape != (after,) or not square:
+    first, head = ([*convs[place][1], 0, 0, 0, 0][:4] for place in (0, -1))
+    widths = [first[3] * 2 ** (scale + i) for scale in range(scales) for i in range(2)]
+    inputs, outputs = [first[2], *widths], [*widths, head[3]]
+    for (layer, kernel, bias), before, after in zip(convs, inputs, outputs, strict=True):
+        side = 1 if layer == layers[-1] and head[0] == 1 else 3
+        wanted = [side, side, before, after]
+        if kernel != wanted or bias != [after] or 0 in wanted:
             raise ConversionError(
-                f"{prefix}: layer {layer}: expected kernel {list(wanted)} and bias [{after}], "
-                f"found {list(kernel.shape)} and {list(bias.shape)}"
+                f"{prefix}: layer {layer}: expected kernel {wanted} and bias [{after}], "
+                f"found {kernel} and {bias}"
             )
-        for part, array in (("kernel", kernel), ("bias", bias)):
-            if array.dtype != np.float32 or not np.isfinite(array).all():
-                raise ConversionError(
-                    f"{prefix}: layer {layer}: expected a finite float32 {part}, found "
-                    f"{array.dtype}{'' if np.isfinite(array).all() else ' with NaN or infinity'}"
-                )
 
 
 def _prepare(
-    name: str, networks: list[Imported], place: Path, out: Path
-) -> tuple[Run, RunRecord, dict[str, np.ndarray], list[Imported]]:
-    """Make the run that networks become, in memory."""
-    defense = defenses.get(name)
-    first = networks[0]
+    name: str, places: list[Path], out: Path
+) -> tuple[Run, RunRecord, dict[str, np.ndarray]]:
+    """Read a defense's networks and make the run that they become, in memory."""
+    networks = [_read(place) for place in places]
+    defense, first, place = defenses.get(name), networks[0], places[0]
     kernels = [kernel for kernel, _ in first.convs]
+    filters, features = kernels[0].shape[3], kernels[-1].shape[2]
     files = _files(defense)
-    channels = kernels[0].shape[2] // files.channels
+    channels, rest = divmod(kernels[0].shape[2], files.channels)
+    if rest or not channels:
+        raise ConversionError(
+            f"{first.source}: expected a multiple of {files.channels} channels for {name}, found "
+            f"{kernels[0].shape[2]}"
+        )
     resolution = 2 ** ((len(kernels) - 1) // 2 + 2)
     classes = files.classes or int(kernels[-1].shape[3])
     cifar = (resolution, channels, classes) == (32, 3, 10)
@@ -342,27 +351,20 @@ def _prepare(
     )
     settings = defense.course_settings.replace(head_size=kernels[-1].shape[0], flip=True)
     # What an ensemble makes of `filters`, undone.
-    widths = range(first.filters, 8 * first.filters)
-    options = (settings.replace(filters=width) for width in widths)
-    settings = next(
-        (
-            option
-            for option in options
-            if defense.network_settings(info, option)[0].filters == first.filters
-        ),
-        settings,
-    )
-    arrays: dict[str, np.ndarray] = {}
     try:
+        for width in range(filters, 8 * filters):
+            settings = settings.replace(filters=width)
+            if defense.network_settings(info, settings)[0].filters == filters:
+                break
         recipes = defense.recipes(info, settings, 0)
     except SettingsError as error:
         raise ConversionError(f"{first.source}: {error}") from error
     if len(recipes) != len(networks):
         raise ConversionError(f"{name} has {len(recipes)} networks, found {len(networks)}")
+    arrays = _beside(files, place if place.is_dir() else place.parent, info, features)
     for recipe, network in zip(recipes, networks, strict=True):
         net = _net(recipe, network, name)
         arrays |= arrays_of(f"{recipe.network}", net.trainable_variables)
-    arrays |= _beside(files, place if place.is_dir() else place.parent, info, first.features)
     run = Run(out / info.name / name)
     if run.exists():
         raise ConversionError(f"{run.path} holds a run already; choose another folder with -o")
@@ -380,20 +382,21 @@ def _prepare(
         results=Results(),
         imported=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    return run, record, arrays, networks
+    return run, record, arrays
 
 
 def _net(recipe: Recipe, network: Imported, name: str) -> AllConv:
     """Make a recipe's network with the weights that were read, as it answers when trained."""
     net = recipe.net()
-    for (kernel, bias), (old_kernel, old_bias) in zip(net.convs, network.convs, strict=True):
-        if tuple(kernel.shape) != old_kernel.shape:
-            raise ConversionError(
-                f"{network.source}: expected a kernel {list(kernel.shape)} for {name}, found "
-                f"{list(old_kernel.shape)}"
-            )
-        kernel.assign(old_kernel)
-        bias.assign(old_bias)
+    expected = [list(kernel.shape) for kernel in net.kernels]
+    found = [list(kernel.shape) for kernel, _ in network.convs]
+    if found != expected:
+        raise ConversionError(
+            f"{network.source}: expected kernels {expected} for {name}, found {found}"
+        )
+    for conv, arrays in zip(net.convs, network.convs, strict=True):
+        for variable, array in zip(conv, arrays, strict=True):
+            variable.assign(array)
     recipe.on_progress(net, 1.0)
     return net
 
@@ -402,30 +405,46 @@ def _beside(
     files: CourseFiles, folder: Path, info: DatasetInfo, features: int
 ) -> dict[str, np.ndarray]:
     """Read the arrays that the course kept beside the networks, checked against their shapes."""
-    height, width, channels = info.shape
-    sizes: dict[int | str, Any] = {"height": height, "width": width, "channels": channels}
-    sizes |= {"classes": info.classes, "features": features}
+    sizes: dict[Any, int] = {"classes": info.classes, "features": features}
+    sizes |= zip(("height", "width", "channels"), info.shape, strict=True)
     arrays = {}
     for kept in files.arrays:
         path = folder / kept.file
-        try:
-            array = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise ConversionError(f"{path}: cannot be read: {error}") from error
-        array = array.reshape(-1) if kept.column else array
+        array = _mapped(path)
+        array = array.reshape(-1) if kept.column and array.shape[1:] in ((), (1,)) else array
         if array.ndim == len(kept.shape):
             for size, length in zip(kept.shape, array.shape, strict=True):
                 if isinstance(size, str):
                     sizes.setdefault(size, length)
         shape = tuple(sizes.get(size, size) for size in kept.shape)
-        if array.shape != shape or not np.isfinite(array).all():
+        labels = np.dtype(kept.dtype).kind == "i"
+        expected = f"labels from 0 to {info.classes - 1}" if labels else "finite numbers"
+        found = f"{array.dtype} {list(array.shape)}"
+        valid = array.shape == shape and array.dtype.kind in ("iu" if labels else "iuf")
+        if valid and labels:
+            valid, found = array.min() >= 0 and array.max() < info.classes, "others"
+        if valid:
+            with np.errstate(over="ignore"):
+                array = array.astype(kept.dtype)
+            valid, found = np.isfinite(array).all(), "NaN, infinity, or numbers beyond float32"
+        if not valid:
             raise ConversionError(
-                f"{path}: expected finite numbers of shape {list(shape)}, found "
-                f"{array.dtype} {list(array.shape)}"
+                f"{path}: expected {expected} of shape {list(shape)}, found {found}"
             )
-        array = array.astype(kept.dtype)
         if kept.unit:
             lengths = np.linalg.norm(array, axis=-1, keepdims=True)
             array = array / np.maximum(lengths, 1e-12)
         arrays[kept.name] = array
     return arrays
+
+
+def _mapped(path: Path) -> Any:
+    """Map a .npy file into memory, which takes none for what its header promises."""
+    if not path.is_file():
+        raise ConversionError(f"{path}: cannot be read: no such file")
+    with _telling(f"{path}: cannot be read: expected a .npy file of numbers"):
+        array = np.lib.format.open_memmap(path, mode="r")  # which refuses pickles
+        # Where there is more than the header promises, numbers are not in their places.
+        if not array.size or array.offset + array.nbytes != path.stat().st_size:
+            raise ValueError(f"{path.stat().st_size} bytes, of which {array.nbytes} are numbers")
+    return array

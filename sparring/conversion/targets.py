@@ -18,6 +18,7 @@ from safetensors.numpy import save
 from sparring.backend import keras, ops
 from sparring.conversion import selfstudy
 from sparring.conversion.tracing import changed_hooks, save_program, write_hooks
+from sparring.data.reading import sha256
 from sparring.defenses.defense import Defense
 from sparring.errors import ConversionError
 from sparring.networks.allconv import AllConv
@@ -79,15 +80,29 @@ def _import(target: str, name: str, extra: str) -> Any:
         ) from error
 
 
-def _plain_networks(defense: Defense, folder: Path) -> Iterator[tuple[Any, Path]]:
-    """Write each network in safetensors and yield it as plain PyTorch loads it, and the file."""
+def write_plain(net: AllConv, file: Path) -> None:
+    """Write a network as `torch_model.load` reads it; programs of its hooks lie there already."""
+    from sparring.conversion.torch_model import fingerprint
+
+    programs = {hook: file.with_suffix(f".{hook}.pt2") for hook in changed_hooks(net)}
+    hooks = {hook: sha256(program.read_bytes()) for hook, program in programs.items()}
+    options = plain_options(net) | {"hooks": hooks}
+    whole = save(state := torch_state(net))
+    size = int.from_bytes(whole[:8], "little")
+    entries, numbers = json.loads(whole[8 : 8 + size]), whole[8 + size :]
+    # One key of metadata, because safetensors writes several in a changing order.
+    about = json.dumps({**options, "sha256": fingerprint(options, entries, numbers)})
+    file.write_bytes(save(state, metadata={"network": about}))
+
+
+def plain_networks(defense: Defense, folder: Path) -> Iterator[tuple[Any, Path]]:
+    """Write each network for plain PyTorch and yield it as that loads it, and the file."""
     from sparring.conversion import torch_model
 
     write_hooks(defense, folder)
     for number, net in enumerate(defense.nets):
         file = folder / f"network-{number}.safetensors"
-        options = json.dumps(plain_options(net))
-        file.write_bytes(save(torch_state(net), metadata={"network": options}))
+        write_plain(net, file)
         yield torch_model.load(file), file
 
 
@@ -95,7 +110,7 @@ def _export_options(torch: Any, defense: Defense) -> dict[str, Any]:
     """Tell PyTorch's exporters the shape of the images, in batches of any size."""
     height, width, channels = defense.info.shape
     return {
-        "args": (torch.zeros(2, channels, height, width),),
+        "args": (torch.zeros(2, channels, height, width, dtype=torch.float32),),
         "dynamic_shapes": ({0: torch.export.Dim("batch", min=1)},),
     }
 
@@ -104,7 +119,7 @@ def _write_torch(defense: Defense, folder: Path) -> Iterator[Answer]:
     """Write weights in safetensors with the code to load them, and exported programs."""
     torch = _import("torch", "torch", "torch")
     shutil.copy(Path(__file__).with_name("torch_model.py"), folder)
-    for network, file in _plain_networks(defense, folder):
+    for network, file in plain_networks(defense, folder):
         program = torch.export.export(network, **_export_options(torch, defense))
         save_program(program, file.with_suffix(".pt2"))
         loaded = torch.export.load(file.with_suffix(".pt2")).module()
@@ -125,7 +140,7 @@ def _write_onnx(defense: Defense, folder: Path) -> Iterator[Answer]:
     torch = _import("onnx", "torch", "torch")
     _import("onnx", "onnxscript", "onnx")  # PyTorch's exporter needs it
     onnxruntime = _import("onnx", "onnxruntime", "onnx")
-    for network, file in _plain_networks(defense, folder):
+    for network, file in plain_networks(defense, folder):
         path = file.with_suffix(".onnx")
         exporter = logging.getLogger("torch.onnx")
         level = exporter.level
@@ -133,18 +148,19 @@ def _write_onnx(defense: Defense, folder: Path) -> Iterator[Answer]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # of PyTorch, to itself
-                torch.onnx.export(
+                program = torch.onnx.export(
                     network,
-                    f=path,
                     input_names=["images"],
                     output_names=["logits"],
                     dynamo=True,
-                    external_data=False,
                     verbose=False,
                     **_export_options(torch, defense),
                 )
         finally:
             exporter.setLevel(level)
+        for node in program.model.graph.all_nodes():
+            node.metadata_props.clear()  # where in which file it stands, on this machine
+        program.save(path)
         for part in (file, *folder.glob(f"{file.stem}.*.pt2")):
             part.unlink()
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -168,6 +184,9 @@ def keras_model(net: AllConv, shape: tuple[int, int, int]) -> Any:
     Raises:
         ConversionError: where a hook cannot be called so, naming it.
     """
+    # Said here, since keras.json and policies of the process may say otherwise.
+    kind = {"dtype": "float32"}
+    layout = {"data_format": "channels_last", **kind}
     layers = keras.layers
     changed_hooks(net)
 
@@ -183,17 +202,17 @@ def keras_model(net: AllConv, shape: tuple[int, int, int]) -> Any:
     convs = []
 
     def convolved(kernel: Any, x: Any) -> Any:
-        convs.append(layers.Conv2D(kernel.shape[3], kernel.shape[0], padding="same"))
+        convs.append(layers.Conv2D(kernel.shape[3], kernel.shape[0], padding="same", **layout))
         return convs[-1](x)
 
-    images = keras.Input(shape, name="images")
+    images = keras.Input(shape, name="images", **kind)
     x = call("transform", images)
     for scale in net.scales:
         for kernel, _ in scale:
             x = call("activation", convolved(kernel, x))
-        x = layers.AveragePooling2D(2)(x)
+        x = layers.AveragePooling2D(2, **layout)(x)
     x = call("head_activation", convolved(net.head[0], x))
-    model = keras.Model(images, call("output", layers.GlobalAveragePooling2D()(x)))
+    model = keras.Model(images, call("output", layers.GlobalAveragePooling2D(**layout)(x)))
     for conv, (kernel, bias) in zip(convs, net.convs, strict=True):
         conv.kernel.assign(kernel)
         conv.bias.assign(bias)

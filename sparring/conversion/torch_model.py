@@ -6,6 +6,8 @@
 `sparring convert RUN --to torch` puts a copy of this file beside the weights it writes.
 """
 
+import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,41 @@ class Network(nn.Module):
         return self
 
 
+class Program(nn.Module):
+    """A program of torch.export that can be copied and pickled, as it cannot by itself.
+
+    Args:
+        data: the contents of its .pt2 file.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        """Load the program."""
+        super().__init__()
+        self.data = data
+        self.program = torch.export.load(io.BytesIO(data)).module()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run it."""
+        result: torch.Tensor = self.program(x)
+        return result
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Give what makes it anew."""
+        return Program, (self.data,)
+
+
+def fingerprint(options: dict[str, Any], entries: dict[str, Any], numbers: bytes) -> str:
+    """Compute the SHA-256 that a file carries among its options.
+
+    Args:
+        options: of the network, the hash itself left out.
+        entries: the file's header by tensor's name.
+        numbers: all bytes behind the header.
+    """
+    about = json.dumps([options, entries], sort_keys=True)
+    return hashlib.sha256(about.encode() + numbers).hexdigest()
+
+
 def load(path: str | Path) -> Network:
     """Load the network of a file written by `sparring convert --to torch`, on the CPU.
 
@@ -82,31 +119,49 @@ def load(path: str | Path) -> Network:
         The network.
 
     Raises:
-        ValueError: for a file that is none of these.
+        OSError: for a file that cannot be read.
+        ValueError: for a file that is none of these, or that was changed.
         RuntimeError: for tensors that do not fit.
     """
-    data = Path(path).read_bytes()
-    # The format: eight bytes with the header's length, the header in JSON, then the numbers.
+    path = Path(path)
     try:
-        size = int.from_bytes(data[:8], "little")
-        header: dict[str, Any] = json.loads(data[8 : 8 + size])
-        options = json.loads(header.pop("__metadata__")["network"])
-        hooks = options.pop("hooks", [])
-        network = Network(**options)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
-            f"{path}: not written by sparring convert, or damaged: {error!r}"
-        ) from error
+        network, hooks = _parse(path.read_bytes())
+    except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as e:
+        raise ValueError(f"{path}: not written by sparring convert, or damaged: {e}") from e
+    for hook, sha256 in hooks.items():
+        file = path.with_suffix(f".{hook}.pt2")
+        data = file.read_bytes()
+        if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+            raise ValueError(f"{file}: damaged: expected SHA-256 {sha256}")
+        setattr(network, hook, Program(data))
+    return network.eval()
+
+
+def _parse(data: bytes) -> tuple[Network, dict[str, str]]:
+    """Make the network of a file's contents, and give the hash of each program beside it."""
+    # The format: eight bytes with the header's length, the header in JSON, then the numbers.
+    size = int.from_bytes(data[:8], "little")
+    header: dict[str, Any] = json.loads(data[8 : 8 + size])
+    options = json.loads(header.pop("__metadata__")["network"])
+    numbers = data[8 + size :]
     state = {}
     for name, entry in header.items():
-        start, end = (8 + size + offset for offset in entry["data_offsets"])
-        count = (end - start) // 4
-        if entry["dtype"] != "F32" or start < 8 + size or end > len(data) or not count:
-            raise ValueError(f"{path}: damaged: {name} is {entry}")
-        flat = torch.frombuffer(bytearray(data[start:end]), dtype=torch.float32)
+        start, end = entry["data_offsets"]
+        if entry["dtype"] != "F32" or not 0 <= start < end <= len(numbers):
+            raise ValueError(f"{name} is {entry}")
+        flat = torch.frombuffer(bytearray(numbers[start:end]), dtype=torch.float32)
         state[name] = flat.reshape(entry["shape"])
-    network.load_state_dict(state)
-    for hook in hooks:
-        program = torch.export.load(Path(path).with_suffix(f".{hook}.pt2"))
-        setattr(network, hook, program.module())
-    return network.eval()
+    # Conversions of earlier versions have no hashes.
+    sha256 = options.pop("sha256", None)
+    if sha256 and (found := fingerprint(options, header, numbers)) != sha256:
+        raise ValueError(f"expected SHA-256 {sha256}, found {found}")
+    hooks = options.pop("hooks", {})
+    if not set(hooks) <= {"transform", "activation", "head_activation", "output"}:
+        raise ValueError(f"unknown hooks {hooks}")
+    # Before a network is made: each scale has two convolutions, with a weight and a bias each.
+    if len(state) != 4 * options["scales"] + 2:
+        raise ValueError(f"{len(state)} tensors for {options['scales']} scales")
+    with torch.device("meta"):  # which takes no memory, whatever the options say
+        network = Network(**options)
+    network.load_state_dict(state, assign=True)
+    return network, dict(hooks) if isinstance(hooks, dict) else dict.fromkeys(hooks, "")

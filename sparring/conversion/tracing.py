@@ -18,7 +18,7 @@ from typing import Any
 
 from sparring import backend
 from sparring.defenses.defense import Defense
-from sparring.errors import ConversionError
+from sparring.errors import ConversionError, SparringError
 from sparring.experiments.load import load
 from sparring.networks.allconv import HOOKS, AllConv
 
@@ -56,8 +56,10 @@ def write_hooks(defense: Defense, folder: Path) -> None:
                 _write(net, name, defense.info.shape, folder / f"network-{number}.{name}.pt2")
         return
     assert defense.path is not None
+    assert defense.weights_sha256 is not None
+    command = [sys.executable, "-P", "-m", __name__]  # -P: nothing from the current folder
     answer = subprocess.run(
-        [sys.executable, "-m", __name__, str(defense.path.absolute()), str(folder.absolute())],
+        [*command, str(defense.path.absolute()), str(folder.absolute()), defense.weights_sha256],
         env={**os.environ, "KERAS_BACKEND": "torch"},
         capture_output=True,
         text=True,
@@ -78,11 +80,12 @@ def _write(net: AllConv, name: str, shape: tuple[int, int, int], file: Path) -> 
     batch, free = torch.export.Dim("batch", min=1), torch.export.Dim.DYNAMIC
     sizes: dict[int, Any] = {0: batch}
     if name == "transform":
-        example = torch.zeros(2, channels, height, width)
+        example = torch.zeros(2, channels, height, width, dtype=torch.float32)
     elif name == "output":
-        example = torch.ones(2, int(net.head[1].shape[0]))
+        example = torch.ones(2, int(net.head[1].shape[0]), dtype=torch.float32)
     else:  # called for layers of every size
-        example, sizes = torch.ones(2, 6, 10, 8), {0: batch, 1: free, 2: free, 3: free}
+        example = torch.ones(2, 6, 10, 8, dtype=torch.float32)
+        sizes = {0: batch, 1: free, 2: free, 3: free}
 
     class Hook(torch.nn.Module):
         """The hook, NCHW in and out."""
@@ -106,19 +109,34 @@ def _write(net: AllConv, name: str, shape: tuple[int, int, int], file: Path) -> 
     save_program(program, file)
 
 
+_NEEDED = ("val", "custom", "tensor_meta")
+"""What is told of an operation besides where in which file it stands."""
+
+
 def save_program(program: Any, file: Path) -> None:
-    """Save an exported program without its example inputs, which would be pickled."""
+    """Save an exported program.
+
+    Left out are its example inputs, which would be pickled, and where in which files and classes
+    its operations stand, which names folders of this machine.
+    """
     import torch
 
     program.example_inputs = None
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta = {name: node.meta[name] for name in _NEEDED if name in node.meta}
     torch.export.save(program, file)
 
 
 def main() -> None:
-    """Write the hooks of the run and into the folder that the command line names."""
+    """Write the hooks of a run into a folder; the command line names both, and the run's hash."""
+    run, folder, sha256 = sys.argv[1:]
     try:
-        write_hooks(load(sys.argv[1]), Path(sys.argv[2]))
-    except ConversionError as error:
+        defense = load(run)
+        if defense.weights_sha256 != sha256:
+            raise ConversionError(f"{run}: was trained anew meanwhile; convert it again")
+        write_hooks(defense, Path(folder))
+    except SparringError as error:
         print(json.dumps({"error": str(error)}))
         sys.exit(1)
 
