@@ -39,18 +39,8 @@ if TYPE_CHECKING:
 
 @cache
 def _running() -> Backend:
-    keras = choice.import_keras()
-    if keras.backend.backend() == "torch":
-        from sparring.backend import torch
-
-        return torch
-    if keras.backend.backend() == "tensorflow":
-        from sparring.backend import tensorflow
-
-        return tensorflow
-    from sparring.backend import jax
-
-    return jax
+    running = choice.import_keras().backend.backend()
+    return cast(Backend, import_module(f"sparring.backend.{running}"))
 
 
 def __getattr__(attribute: str) -> Any:

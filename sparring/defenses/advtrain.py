@@ -6,8 +6,6 @@ strong attacks (many steps, restarts, AutoAttack) say how much.
 
     sparring train advtrain --data digits
 
-Results: docs/results.md and docs/fast.md.
-
 Reference: a defense of the self-study course in evaluating adversarial robustness; adversarial
 training is of Goodfellow et al. 2015, https://arxiv.org/abs/1412.6572.
 """

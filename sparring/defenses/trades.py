@@ -6,8 +6,6 @@ are compared with, and it holds.
 
     sparring train trades --data digits
 
-Results: docs/results.md and docs/fast.md.
-
 Reference: Zhang et al. 2019, "Theoretically Principled Trade-off between Robustness and Accuracy",
 https://arxiv.org/abs/1901.08573.
 """
