@@ -32,6 +32,7 @@ def margins(y: Labels, logits: Logits) -> Any:
     return ops.max(ops.where(own > 0, -1e30, logits), axis=-1) - label
 
 
+@backend.isolated
 def gradient(losses: Callable[[Images], Any], x: Images) -> Any:
     """Differentiate losses by images, on every backend.
 

@@ -1,9 +1,10 @@
 """The little that TensorFlow, PyTorch and JAX do differently, behind one set of names.
 
 `Backend` in protocol.py says what each name does; torch.py, tensorflow.py and jax.py do it, with
-common.py under the last two, and choice.py decides which of them runs. Importing this package
-imports none of them: a name is looked up when it is first used. Keras has to be taken from here
-too, `from sparring.backend import keras, ops`, so that it is imported on the chosen backend.
+common.py under the last two and isolation.py under all; choice.py decides which of them runs.
+Importing this package imports none of them: a name is looked up when it is first used. Keras has to
+be taken from here too, `from sparring.backend import keras, ops`, so that it is imported on the
+chosen backend.
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
     average_pool2d = _it.average_pool2d
     lay_out = _it.lay_out
     index_batches = _it.index_batches
+    isolated = _it.isolated
     devices = _it.devices
     on_cpu = _it.on_cpu
+    readable = _it.readable
 
 
 @cache

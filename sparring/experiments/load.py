@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sparring import defenses
+from sparring import backend, defenses
 from sparring.data import DatasetInfo
 from sparring.defenses.defense import Defense
 from sparring.errors import RunError
@@ -18,6 +18,7 @@ from sparring.training.recipe import Recipe
 from sparring.training.settings import Settings
 
 
+@backend.isolated
 def load(run: str | Path) -> Defense:
     """Load a trained defense from its run directory, whichever backend trained it.
 

@@ -40,6 +40,7 @@ from sparring.version import __version__
 _MOMENT = 10.0  # seconds that a process may hold a run to look at it
 
 
+@backend.isolated
 def train(
     name: str | TrainingRequest,
     data: str | Dataset = "digits",
@@ -95,6 +96,7 @@ def train(
             return training.finish(record, arrays)
 
 
+@backend.isolated
 def train_network(
     name: str | TrainingRequest,
     network: int = 0,

@@ -71,6 +71,7 @@ class TrainLoop:
         steps_per_epoch: steps of an epoch, the last of which may be of a smaller batch.
     """
 
+    @backend.isolated
     def __init__(self, recipe: Recipe, dataset: Dataset, defense: str = "") -> None:
         """Build the networks and the optimizer; nothing is compiled yet."""
         self.recipe, self.dataset, self.settings = recipe, dataset, recipe.settings
@@ -91,7 +92,7 @@ class TrainLoop:
         self._steps = self.steps_per_epoch * self.settings.epochs
         self.epoch = 0
         self._losses: deque[float] = deque(maxlen=_REMEMBERED_LOSSES)
-        self._step = backend.compile(self._train_on, self._variables())
+        self._step = backend.compile(self._train_on, self._variables(), changes=True)
         self._many_steps = backend.compile_many(self._train_on, self._variables())
 
     def _variables(self) -> list[Any]:
@@ -161,6 +162,7 @@ class TrainLoop:
 
     # All epochs, on the host
 
+    @backend.isolated
     def run(
         self,
         save: Callable[[EpochMetrics], None],
@@ -290,6 +292,7 @@ class TrainLoop:
             "losses": np.array(self._losses, np.float32),
         }
 
+    @backend.isolated
     def restore(self, arrays: Mapping[str, np.ndarray], epoch: int) -> None:
         """Go on from what `state` gave.
 
