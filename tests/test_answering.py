@@ -452,7 +452,7 @@ def test_a_seed_that_is_none_is_refused(coded: Coded, seed: Any) -> None:
     for ask in (coded.classify, coded.detect):
         with pytest.raises(SettingsError, match=r"seed: expected an integer from 0 to 2147483647"):
             ask(images({}), seed=seed)
-    coded.classify(images({}), seed=np.int64(3))
+    coded.classify(images({}), seed=np.int64(3))  # type: ignore[arg-type]
 
 
 def test_a_batch_of_as_many_images_as_a_side_is_a_batch() -> None:

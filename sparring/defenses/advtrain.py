@@ -29,7 +29,10 @@ class AdvTrainSettings(Settings):
     """The shared settings, and how far images are moved."""
 
     radius: float = setting(
-        2.0, "largest L2 distance that images are moved by; the default is for 32x32x3"
+        2.0,
+        "largest L2 distance that images are moved by; the default is for 32x32x3",
+        "0 or more",
+        ge=0,
     )
 
 

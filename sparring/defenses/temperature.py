@@ -29,7 +29,11 @@ class TemperatureSettings(Settings):
     """The shared settings, and how fast the temperature rises."""
 
     base: float = setting(
-        1.15, "factor of the temperature with every hundredth of the training", "at least 1", ge=1
+        1.15,
+        "factor of the temperature with every hundredth of the training",
+        "from 1 to 2.4",  # 2.4^100 is the largest that float32 holds
+        ge=1,
+        le=2.4,
     )
 
 
