@@ -24,7 +24,8 @@ _KINDS: Mapping[Any, str] = {int: "an integer", float: "a number"}
 # What tensors hold; Python's numbers are larger.
 _LARGEST: Mapping[Any, float] = {int: 2**31 - 1, float: 3e38}
 # pydantic takes True for the choice 1.
-_NO_BOOL = BeforeValidator(lambda value: repr(value) if isinstance(value, bool) else value)
+_no_bool = BeforeValidator(lambda value: str(value) if isinstance(value, bool) else value)
+_Side = Annotated[Literal[1, 3], _no_bool]
 
 Table = Mapping[tuple[str, str], Mapping[str, Any]]
 """Settings by preset and key of a built-in data set; "*" stands for any."""
@@ -57,9 +58,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     filters: int = setting(64, "width of the first convolution", "from 1 to 4096", ge=1, le=4096)
-    head_size: Annotated[Literal[1, 3], _NO_BOOL] = setting(
-        1, "side of the head's kernel; old checkpoints have 3"
-    )
+    head_size: _Side = setting(1, "side of the head's kernel; old checkpoints have 3")
     epochs: int = setting(100, "how often every image is trained on", "at least 1", ge=1)
     batch_size: int = setting(64, "images a step; the last may have fewer", "at least 1", ge=1)
     optimizer: Literal["sgd", "muon"] = setting("sgd", "what makes steps of gradients")
