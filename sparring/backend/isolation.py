@@ -50,6 +50,11 @@ class Isolation(ContextDecorator):
         self._lock, self._inside, self._before = threading.Lock(), 0, list[Any]()
         self._of_thread = threading.local()
 
+    @property
+    def active(self) -> bool:
+        """Whether this thread is within it."""
+        return bool(vars(self._of_thread).get("stacks"))
+
     def __enter__(self) -> None:
         """Put settings aside."""
         with self._lock:

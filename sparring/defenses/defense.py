@@ -30,6 +30,8 @@ def _door(answer: _Answer) -> _Answer:
 
     @wraps(answer)
     def asked(self: Defense, x: Any, chance: Chance | None = None) -> Any:
+        if backend.isolated.active:  # a step of an attack costs about as little as entering
+            return answer(self, self._as_tensor(x), chance)
         with backend.isolated:
             return answer(self, self._as_tensor(x), chance)
 
@@ -329,9 +331,10 @@ class Defense:
 
     def _as_tensor(self, x: Any) -> Images:
         """Images as a tensor float32 [B, H, W, C], differentiable by the tensor that they are."""
-        if not ops.is_tensor(x):
+        dtype = keras.backend.standardize_dtype(x.dtype) if ops.is_tensor(x) else ""
+        # XLA divides bytes by 255 otherwise than numpy, in the last bit.
+        if not dtype or (dtype == "uint8" and backend.readable(x)):
             return ops.convert_to_tensor(self._checked(x))
-        dtype = keras.backend.standardize_dtype(x.dtype)
         x = self._batch(x, dtype)
         if dtype == "uint8":
             return to_float(x)
