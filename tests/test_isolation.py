@@ -19,8 +19,10 @@ import pytest
 
 import sparring
 from sparring import backend
-from sparring.attacks import FGSM, PGD
+from sparring.attacks import BPDA, FGSM, PGD
 from sparring.data import Dataset
+from sparring.defenses import get
+from sparring.defenses.defense import Defense
 from sparring.networks.allconv import AllConv
 from sparring.threat import Linf
 
@@ -281,12 +283,14 @@ def test_several_threads_may_be_isolated_at_once_and_the_last_one_puts_back() ->
 # Threads and interruptions
 
 
-def test_threads_that_ask_one_defense_get_what_they_would_alone(small: Dataset) -> None:
-    from sparring.defenses import get
-
-    kind = get("transform")
+def untrained(name: str, dataset: Dataset) -> Defense:
+    kind = get(name)
     settings = kind.course_settings.replace(filters=2, flip=False)
-    defense = kind(small.info, settings, [AllConv((8, 8, 1), 4, filters=2)])
+    return kind(dataset.info, settings, [kind.network((8, 8, 1), 4, filters=2)])
+
+
+def test_threads_that_ask_one_defense_get_what_they_would_alone(small: Dataset) -> None:
+    defense = untrained("transform", small)
 
     def ask(number: int) -> list[Any]:
         verdict = sparring.evaluate(
@@ -302,12 +306,26 @@ def test_threads_that_ask_one_defense_get_what_they_would_alone(small: Dataset) 
             assert result[2:] == expected[number % 2][2:]
 
 
-def test_an_interrupted_attack_leaves_the_defense_alive(small: Dataset) -> None:
-    from sparring.defenses import get
+def test_a_stand_in_of_one_thread_is_not_seen_by_another(small: Dataset) -> None:
+    defense = untrained("blur", small)
+    x = backend.ops.convert_to_tensor(small.x_test[:2].astype(np.float32) / 255)
+    expected = np.array(backend.ops.convert_to_numpy(defense.logits(x)))
+    asked = threading.Event()
 
-    kind = get("baseline")
-    settings = kind.course_settings.replace(filters=2, flip=False)
-    defense = kind(small.info, settings, [AllConv((8, 8, 1), 4, filters=2)])
+    def smooth(images: Any) -> Any:
+        with ThreadPoolExecutor(1) as pool:  # meanwhile
+            answer = pool.submit(lambda: backend.ops.convert_to_numpy(defense.logits(x))).result()
+        np.testing.assert_array_equal(answer, expected)
+        asked.set()
+        return defense.network.transform(defense.nets[0], images)
+
+    BPDA(defense, transform=smooth).logits(x)
+    assert asked.is_set()
+    assert "transform" not in vars(defense.nets[0])
+
+
+def test_an_interrupted_attack_leaves_the_defense_alive(small: Dataset) -> None:
+    defense = untrained("baseline", small)
     expected = defense.classify(small.x_test)
     step = defense.compiled(("asked",), defense.logits)
     x = backend.ops.convert_to_tensor(small.x_test[:4].astype(np.float32) / 255)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self, final
 
@@ -179,20 +178,20 @@ class BPDA(Wrapped):
 
     @override
     def logits(self, x: Images, chance: Chance | None = None) -> Logits:
-        with ExitStack() as stack:
-            for net in self.defense.nets:
-                for hook in ("transform", "activation"):
-                    if (smooth := getattr(self, hook)) is not None:
-                        stack.enter_context(_replaced(net, hook, smooth))
-            return self.defense.logits(x, chance)
+        # Copies, since other threads may ask the same networks meanwhile.
+        defense = _copied(unwrapped(self.defense)[0])
+        defense.nets = [_copied(net) for net in defense.nets]
+        for net in defense.nets:
+            for hook in ("transform", "activation"):
+                if (smooth := getattr(self, hook)) is not None:
+                    # Past Keras's own __setattr__, which would track what is set.
+                    object.__setattr__(net, hook, straight_through(getattr(net, hook), smooth))
+        around = isinstance(self.defense, Wrapped)
+        return (self.defense.around(defense) if around else defense).logits(x, chance)
 
 
-@contextmanager
-def _replaced(net: Any, hook: str, smooth: Callable[[Any], Any]) -> Iterator[None]:
-    exact = getattr(net, hook)
-    # Past Keras's own __setattr__, which would track what is set.
-    object.__setattr__(net, hook, straight_through(exact, smooth))
-    try:
-        yield
-    finally:
-        object.__delattr__(net, hook)
+def _copied(thing: Any) -> Any:
+    """A shallow copy; Keras's layers copy themselves otherwise, deep."""
+    copied = object.__new__(type(thing))
+    vars(copied).update(vars(thing))
+    return copied
