@@ -183,8 +183,8 @@ class Defense:
 
         Args:
             x: images float32 [B, H, W, C] in [0, 1], a tensor of the running backend. What
-                `classify` takes is brought to that. An attack may ask a little outside [0, 1]; the
-                values of tensors on an accelerator are not looked at, which would wait for it.
+                `classify` takes is brought to that. Tensors may reach outside by 2, as
+                with noise; on an accelerator, where looking waits, values are not looked at.
             chance: random numbers for this batch, which only a stochastic defense draws; None
                 means those of seed 0.
 
@@ -339,7 +339,8 @@ class Defense:
         if dtype == "uint8":
             return to_float(x)
         if backend.readable(x):
-            self._expect_values(ops.convert_to_numpy(x), -1, 2)
+            # An attack that smooths its gradient by noise asks outside of [0, 1].
+            self._expect_values(ops.convert_to_numpy(x), -2, 3)
         return x if dtype == "float32" else ops.cast(x, "float32")
 
     def _batch(self, images: Any, dtype: str) -> Any:
