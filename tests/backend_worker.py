@@ -68,7 +68,7 @@ def every_recipe(name: str, dataset: Dataset) -> dict[str, np.ndarray]:
         )
 
     x = ops.convert_to_tensor(dataset.x_train[:16].astype(np.float32) / 255)
-    step = backend.compile(loss_and_gradients, net.variables)
+    step = backend.compile(loss_and_gradients, net.variables, changes=True)
     loss, _, gradients = step(x, ops.convert_to_tensor(dataset.y_train[:16]))
     answers = {"loss": loss} | {f"gradient{i}": gradient for i, gradient in enumerate(gradients)}
     return {key: ops.convert_to_numpy(answer) for key, answer in answers.items()}
@@ -89,7 +89,7 @@ def main(given: Path, result: Path, runs: Path) -> None:
             lambda: recipe.loss(net, x, y), net.trainable_variables, net.variables
         )
 
-    step = backend.compile(loss_and_gradients, net.variables)
+    step = backend.compile(loss_and_gradients, net.variables, changes=True)
     x = ops.convert_to_tensor(dataset.x_train[:16].astype(np.float32) / 255)
     loss, hits, gradients = step(x, ops.convert_to_tensor(dataset.y_train[:16]))
     answers = {"loss": loss, "hits": hits, "logits": net(x)}

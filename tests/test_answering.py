@@ -411,6 +411,50 @@ def test_images_are_brought_to_floats_up_to_one(coded: Coded, given: Any, score:
         np.testing.assert_array_equal(checked, np.float32(score))
 
 
+@pytest.mark.backend
+@pytest.mark.parametrize("method", ["logits", "probabilities", "scores"])
+def test_tensors_are_brought_to_floats_for_logits_and_their_kind(coded: Coded, method: str) -> None:
+    ask = getattr(coded, method)
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (2, 8, 8, 1)).astype(np.uint8)
+    floats = pixels.astype(np.float32) / 255
+    expected = array(ask(ops.convert_to_tensor(floats)))
+    for given in (pixels, floats.astype(np.float64), floats):
+        np.testing.assert_array_equal(array(ask(given)), expected)
+        np.testing.assert_array_equal(array(ask(ops.convert_to_tensor(given))), expected)
+    np.testing.assert_array_equal(array(ask(ops.convert_to_tensor(floats[0]))), expected[:1])
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("method", ["logits", "probabilities", "scores"])
+def test_wrong_tensors_are_refused_by_logits_and_their_kind(coded: Coded, method: str) -> None:
+    fine = np.full((2, 8, 8, 1), 0.5, np.float32)
+    for wrong, found in (
+        (fine.transpose(0, 3, 1, 2), "shape [2, 1, 8, 8]"),
+        (fine[:0], "shape [0, 8, 8, 1]"),
+        (fine[..., 0], "shape [2, 8, 8]"),
+        (fine.astype(np.int32), "int32"),
+        (fine > 0, "bool"),
+        (fine * np.float32(np.nan), "NaN or infinite values"),
+        (fine * 510, "values from 255 to 255. Divide by 255?"),
+        (fine - 3, "values from -2.5 to -2.5"),
+    ):
+        for given in (wrong, ops.convert_to_tensor(wrong)):
+            with pytest.raises(DataError) as caught:
+                getattr(coded, method)(given)
+            assert str(caught.value) == SHAPES + found
+    # An attack may look a little outside.
+    getattr(coded, method)(ops.convert_to_tensor(fine + np.float32(0.6)))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31, 2**40, 1.0, "1", True, None, np.float32(1)])
+def test_a_seed_that_is_none_is_refused(coded: Coded, seed: Any) -> None:
+    for ask in (coded.classify, coded.detect):
+        with pytest.raises(SettingsError, match=r"seed: expected an integer from 0 to 2147483647"):
+            ask(images({}), seed=seed)
+    coded.classify(images({}), seed=np.int64(3))  # type: ignore[arg-type]
+
+
 def test_a_batch_of_as_many_images_as_a_side_is_a_batch() -> None:
     # A square of eight: [8, 8, 1] is one image, and [8, 8, 8, 1] eight of them.
     coded = Coded()

@@ -23,10 +23,10 @@ from sparring.training.settings import Settings, Table, check_table, resolve
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"filters": 0}, "filters: expected at least 1, got 0"),
-        ({"filters": 2.5}, "filters: expected int, got 2.5"),
-        ({"filters": True}, "filters: expected int, got True"),
-        ({"filters": "64"}, "filters: expected int, got '64'"),
+        ({"filters": 0}, "filters: expected from 1 to 4096, got 0"),
+        ({"filters": 2.5}, "filters: expected an integer, from 1 to 4096, got 2.5"),
+        ({"filters": True}, "filters: expected an integer, from 1 to 4096, got True"),
+        ({"filters": "64"}, "filters: expected an integer, from 1 to 4096, got '64'"),
         ({"head_size": 2}, "head_size: expected 1 or 3, got 2"),
         ({"epochs": 0}, "epochs: expected at least 1"),
         ({"batch_size": -1}, "batch_size: expected at least 1"),
@@ -35,7 +35,7 @@ from sparring.training.settings import Settings, Table, check_table, resolve
         ({"learning_rate": float("nan")}, "learning_rate: expected a number above 0, got nan"),
         ({"learning_rate": float("inf")}, "learning_rate: expected a number above 0"),
         ({"learning_rate": -0.1}, "learning_rate: expected a number above 0, got -0.1"),
-        ({"learning_rate": True}, "learning_rate: expected float, got True"),
+        ({"learning_rate": True}, "learning_rate: expected a number above 0, got True"),
         ({"momentum": 1}, "momentum: expected 0 or more, below 1"),
         ({"momentum": -0.1}, "momentum: expected 0 or more, below 1, got -0.1"),
         ({"weight_decay": -1e-4}, "weight_decay: expected 0 or more"),
@@ -51,7 +51,7 @@ from sparring.training.settings import Settings, Table, check_table, resolve
         ({"schedule": "step"}, "unknown schedule 'step'. Valid: cosine, linear"),
         ({"initializer": "zeros"}, "unknown initializer 'zeros'. Valid: glorot, he"),
         ({"precision": "float16"}, "Valid: float32, bfloat16"),
-        ({"flip": "yes"}, "flip: expected bool | None, got 'yes'"),
+        ({"flip": "yes"}, "flip: expected true or false, got 'yes'"),
         ({"lerning_rate": 1}, "unknown setting 'lerning_rate'. Did you mean 'learning_rate'?"),
     ],
 )
@@ -207,7 +207,7 @@ def test_every_setting_has_a_line_of_help() -> None:
         lines = defense.settings_class.help()
         assert list(lines) == defense.settings_class.names()
         assert all(5 < len(line) < 90 for line in lines.values())
-    assert Settings.help()["filters"] == "width of the first convolution (at least 1)"
+    assert Settings.help()["filters"] == "width of the first convolution (from 1 to 4096)"
     assert Settings.help()["optimizer"] == "what makes steps of gradients (sgd or muon)"
 
 
@@ -229,7 +229,7 @@ def test_settings_of_a_defense_have_names_of_their_own() -> None:
         ({"step_size": 0}, "step_size: expected a number above 0, got 0.0"),
         ({"step_size": -0.1}, "step_size: expected a number above 0"),
         ({"steps": 0}, "steps: expected at least 1, got 0"),
-        ({"steps": 1.5}, "steps: expected int, got 1.5"),
+        ({"steps": 1.5}, "steps: expected an integer, at least 1, got 1.5"),
         ({"epochs": 0}, "epochs: expected at least 1, got 0"),  # one of the shared settings
     ],
 )
@@ -266,3 +266,53 @@ def test_seeds_are_those_of_numpy_s_seed_sequence() -> None:
         assert spread(7, Stream[name], 3, 5) == int(word) // 2  # the upper 31 of 32 bits
     assert spread(7, Stream.ORDER, 3, 5) != spread(7, Stream.ORDER, 5, 3)
     assert spread(7, Stream.ORDER, 3) != spread(8, Stream.ORDER, 3)
+
+
+# What of each kind of wrong value some setting takes, and rightly so.
+TAKEN = {
+    ("flip", True), ("flip", None), ("momentum", 0), ("weight_decay", 0), ("ema_decay", 0),
+    ("radius", 0), ("beta", 0),
+}  # fmt: skip
+WRONG: tuple[Any, ...] = (
+    float("nan"),
+    float("inf"),
+    -1,
+    -0.5,
+    0,
+    10**12,
+    1e300,
+    "x",
+    "0.1",
+    True,
+    None,
+    [],
+    {},
+)
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_every_setting_of_every_defense_refuses_what_it_cannot_be(name: str) -> None:
+    kind = DEFENSES[name].settings_class
+    taken = set()
+    for setting in kind.names():
+        for wrong in WRONG:
+            try:
+                kind(**{setting: wrong})
+            except SettingsError as error:
+                text = str(error)
+                assert f"{setting}: expected " in text or f"unknown {setting}" in text, text
+                assert not {"Input", "bool", "None |"} & set(text.split("got")[0].split()), text
+            else:
+                taken.add((setting, wrong))
+    large = {(setting, 10**12) for setting in kind.names()}
+    assert taken - large <= TAKEN
+    floats = {each for each, field in kind.model_fields.items() if field.annotation is float}
+    assert {setting for setting, _ in taken & large} <= floats
+
+
+def test_numbers_of_numpy_are_settings() -> None:
+    given = Settings(epochs=np.int64(3), learning_rate=np.float32(0.5), flip=np.bool_(True))
+    assert given == Settings(epochs=3, learning_rate=0.5, flip=True)
+    assert {type(value) for value in (given.epochs, given.learning_rate)} == {int, float}
+    with pytest.raises(SettingsError, match="epochs: expected at most 2147483647, got 2147483648"):
+        Settings(epochs=2**31)

@@ -764,7 +764,8 @@ def test_a_recipe_s_network_follows_its_settings_and_its_seed(dataset: Dataset) 
         for a, b in zip(values(recipe.net().variables), values(expected.variables), strict=True):
             np.testing.assert_array_equal(a, b)
         assert recipe.finish(recipe.net(), dataset) == {}
-    other = recipe.allconv(AllConv, outputs=5)
+    recipe = type("Wide", (Recipe,), {"outputs": 5})(dataset.info, settings, 9)
+    other = recipe.net()
     assert tuple(other.kernels[0].shape) == (3, 3, 1, 3)
     assert tuple(other.kernels[-1].shape) == (3, 3, 6, 5)
     # Guessing is among the outputs, of which some defenses have others than classes.

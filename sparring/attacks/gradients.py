@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self, final
 
@@ -36,6 +35,7 @@ def margins(y: Labels, logits: Logits) -> Any:
     return ops.max(ops.where(own > 0, -1e30, logits), axis=-1) - label
 
 
+@backend.isolated
 def gradient(losses: Callable[[Images], Any], x: Images) -> Any:
     """Differentiate losses by images, on every backend.
 
@@ -236,12 +236,18 @@ class BPDA(Options, Wrapped):
 
     @override
     def logits(self, x: Images, chance: Chance | None = None) -> Logits:
-        with ExitStack() as stack:
-            for net in self.defense.nets:
-                for hook in ("transform", "activation"):
-                    if (smooth := getattr(self, hook)) is not None:
-                        stack.enter_context(_replaced(net, hook, smooth))
-            return self.defense.logits(x, chance)
+        # Copies, since other threads may ask the same networks meanwhile.
+        defense = _copied(unwrapped(self.defense)[0])
+        defense.nets = [_copied(net) for net in defense.nets]
+        for net in defense.nets:
+            for hook in ("transform", "activation"):
+                if (smooth := getattr(self, hook)) is not None:
+                    # Past Keras's own __setattr__, which would track what is set.
+                    object.__setattr__(
+                        net, hook, straight_through(getattr(net, hook), smooth, hook)
+                    )
+        around = isinstance(self.defense, Wrapped)
+        return (self.defense.around(defense) if around else defense).logits(x, chance)
 
 
 def _try_out(net: Any, name: str, smooth: Callable[[Any], Any], x: Any) -> None:
@@ -263,12 +269,8 @@ def _try_out(net: Any, name: str, smooth: Callable[[Any], Any], x: Any) -> None:
         raise SettingsError(f"{name}: expected a stand-in that gives finite values, got NaN or inf")
 
 
-@contextmanager
-def _replaced(net: Any, hook: str, smooth: Callable[[Any], Any]) -> Iterator[None]:
-    exact = getattr(net, hook)
-    # Past Keras's own __setattr__, which would track what is set.
-    object.__setattr__(net, hook, straight_through(exact, smooth, hook))
-    try:
-        yield
-    finally:
-        object.__delattr__(net, hook)
+def _copied(thing: Any) -> Any:
+    """A shallow copy; Keras's layers copy themselves otherwise, deep."""
+    copied = object.__new__(type(thing))
+    vars(copied).update(vars(thing))
+    return copied

@@ -1,9 +1,10 @@
 """The little that TensorFlow, PyTorch and JAX do differently, behind one set of names.
 
 `Backend` in protocol.py says what each name does; torch.py, tensorflow.py and jax.py do it, with
-common.py under the last two, and choice.py decides which of them runs. Importing this package
-imports none of them: a name is looked up when it is first used. Keras has to be taken from here
-too, `from sparring.backend import keras, ops`, so that it is imported on the chosen backend.
+common.py under the last two and isolation.py under all; choice.py decides which of them runs.
+Importing this package imports none of them: a name is looked up when it is first used. Keras has to
+be taken from here too, `from sparring.backend import keras, ops`, so that it is imported on the
+chosen backend.
 """
 
 from __future__ import annotations
@@ -37,24 +38,16 @@ if TYPE_CHECKING:
     undone = _it.undone
     threads = _it.threads
     set_threads = _it.set_threads
+    isolated = _it.isolated
     devices = _it.devices
     on_cpu = _it.on_cpu
+    readable = _it.readable
 
 
 @cache
 def _running() -> Backend:
-    keras = choice.import_keras()
-    if keras.backend.backend() == "torch":
-        from sparring.backend import torch
-
-        return torch
-    if keras.backend.backend() == "tensorflow":
-        from sparring.backend import tensorflow
-
-        return tensorflow
-    from sparring.backend import jax
-
-    return jax
+    running = choice.import_keras().backend.backend()
+    return cast(Backend, import_module(f"sparring.backend.{running}"))
 
 
 def __getattr__(attribute: str) -> Any:

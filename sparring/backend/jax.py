@@ -7,6 +7,7 @@ given lives in a keras.StatelessScope, goes in as an argument and comes out as a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from sparring.backend.common import moving_average as moving_average
 from sparring.backend.common import set_threads as set_threads
 from sparring.backend.common import threads as threads
 from sparring.backend.common import undone as undone
+from sparring.backend.isolation import Isolation
 
 whole_batches = True
 label_dtype = "int32"
@@ -33,9 +35,45 @@ def _pure(function: Callable[..., Any], variables: Sequence[Any], values: Sequen
     return result, [scope.get_current_value(variable) for variable in variables]
 
 
-def compile(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
-    """Jit the function, variables going in and out."""
-    return _jitted(_traced(function, variables), variables)
+def _put_aside(stack: ExitStack) -> None:
+    """Leave a thread's dtypes and modes."""
+    for name, (mode, ours) in _MODES.items():
+        if getattr(jax.config, name) != ours:
+            stack.enter_context(mode(ours))
+
+
+_MODES: dict[str, tuple[Callable[[Any], AbstractContextManager[Any]], Any]] = {
+    "jax_enable_x64": (jax.enable_x64, False),
+    "jax_disable_jit": (jax.disable_jit, False),
+    "jax_numpy_dtype_promotion": (jax.numpy_dtype_promotion, "standard"),
+    "jax_numpy_rank_promotion": (jax.numpy_rank_promotion, "allow"),
+    "jax_default_matmul_precision": (jax.default_matmul_precision, None),
+    "jax_default_prng_impl": (jax.default_prng_impl, "threefry2x32"),
+    "jax_threefry_partitionable": (jax.threefry_partitionable, True),
+    "jax_debug_nans": (jax.debug_nans, False),
+    "jax_debug_infs": (jax.debug_infs, False),
+}
+"""The context managers of JAX's modes, by their names in its config, and JAX's defaults."""
+
+isolated = Isolation([], _put_aside)
+
+
+def compile(
+    function: Callable[..., Any], variables: Sequence[Any], changes: bool = False
+) -> Callable[..., Any]:
+    """Jit the function, variables going in and, where it changes them, out."""
+    traced = _traced(function, variables)
+    if changes:
+        return _jitted(traced, variables)
+
+    def reading(values: list[Any], *arguments: Any) -> Any:
+        result, after = traced(values, *arguments)
+        if any(new is not old for new, old in zip(after, values, strict=True)):
+            raise RuntimeError("a function that assigns variables is compiled with changes=True")
+        return result
+
+    compiled = jax.jit(reading)
+    return lambda *arguments: compiled([variable.value for variable in variables], *arguments)
 
 
 def compile_many(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
@@ -63,7 +101,7 @@ def _traced(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[
 
 
 def _jitted(pure: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
-    # Donation lets weights be updated in place.
+    # Donation lets weights be updated in place. A call that does not come to its end leaves none.
     compiled = jax.jit(pure, donate_argnums=0)
 
     def call(*arguments: Any) -> Any:
@@ -121,3 +159,8 @@ def devices() -> list[str]:
 def on_cpu(tensor: Any) -> bool:
     """Ask the tensor's devices."""
     return all(device.platform == "cpu" for device in tensor.devices())
+
+
+def readable(tensor: Any) -> bool:
+    """Ask whether it is a tracer, then for its devices."""
+    return not isinstance(tensor, jax.core.Tracer) and on_cpu(tensor)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from sparring.tensors import Images, Scalar
+
+if TYPE_CHECKING:
+    from sparring.backend.isolation import Isolation
 
 
 class RandomNumbers(Protocol):
@@ -45,12 +48,20 @@ class Backend(Protocol):
     def Random(self) -> Callable[[], RandomNumbers]:  # noqa: N802 # a class
         """The class of random numbers; at first those of seed 0."""
 
-    def compile(self, function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
+    @property
+    def isolated(self) -> Isolation:
+        """Context and decorator within which the process's own settings reach no arithmetic."""
+
+    def compile(
+        self, function: Callable[..., Any], variables: Sequence[Any], changes: bool = False
+    ) -> Callable[..., Any]:
         """Make a function fast.
 
         Args:
-            function: of tensors. It may assign `variables` and change nothing else.
+            function: of tensors. It may change nothing but `variables`.
             variables: every variable that it reads or changes.
+            changes: whether it assigns them. Then nobody else may use them while it runs, and they
+                are of no use after an exception.
 
         Returns:
             The function made fast, which records no gradients.
@@ -63,7 +74,7 @@ class Backend(Protocol):
 
         Args:
             function: of images, labels and indices, that gives two scalars.
-            variables: as for `compile`.
+            variables: as for `compile`; they are assigned.
 
         Returns:
             many(images, labels, indices), indices being an int32 numpy array [S, B]: calls it for
@@ -135,3 +146,6 @@ class Backend(Protocol):
 
     def on_cpu(self, tensor: Any) -> bool:
         """Tell whether a tensor lies in the host's memory, so that looking at it is free."""
+
+    def readable(self, tensor: Any) -> bool:
+        """Tell whether a tensor is on the CPU and has values: it is not being traced."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager import context
+from tensorflow.python.framework import config
 
 from sparring.backend.common import Random as Random
 from sparring.backend.common import average_pool2d as average_pool2d
@@ -16,18 +19,57 @@ from sparring.backend.common import moving_average as moving_average
 from sparring.backend.common import set_threads as set_threads
 from sparring.backend.common import threads as threads
 from sparring.backend.common import undone as undone
+from sparring.backend.isolation import Isolation, Setting
 
 whole_batches = True
 label_dtype = "int32"
 
-# Some kernels add up in the order their threads finish; a resumed run has to repeat every bit.
-tf.config.experimental.enable_op_determinism()
-# It fails on a convolution followed by leaky ReLU, with an error on the terminal, and gains
-# nothing.
-tf.config.optimizer.set_experimental_options({"remapping": False})
+
+def _function_options() -> Any:
+    """What graphs are optimized by: TensorFlow's defaults but for one."""
+    options = tf.compat.v1.ConfigProto(allow_soft_placement=True)
+    # Remapping fails on a convolution followed by leaky ReLU, with an error on the terminal, and
+    # gains nothing.
+    rewrite = options.graph_options.rewrite_options
+    rewrite.remapping = rewrite.OFF
+    return context.FunctionCallOptions(config_proto=options)
 
 
-def compile(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
+_FUNCTION_OPTIONS = _function_options()
+
+
+def _put_aside(stack: ExitStack) -> None:
+    """Leave a thread's options for the optimization of graphs."""
+    eager = context.context()
+    before = eager.function_call_options
+    if before is not _FUNCTION_OPTIONS:
+        eager.function_call_options = _FUNCTION_OPTIONS
+        stack.callback(setattr, eager, "function_call_options", before)
+
+
+isolated = Isolation(
+    [
+        # Some kernels add up in the order their threads finish; a resumed run has to repeat every
+        # bit. TensorFlow has no public name for switching this off again.
+        Setting(
+            config.is_op_determinism_enabled,
+            lambda on: config.enable_op_determinism() if on else config.disable_op_determinism(),
+            True,
+        ),
+        Setting(tf.config.functions_run_eagerly, tf.config.run_functions_eagerly, False),
+        Setting(
+            tf.config.experimental.tensor_float_32_execution_enabled,
+            tf.config.experimental.enable_tensor_float_32_execution,
+            True,
+        ),
+    ],
+    _put_aside,
+)
+
+
+def compile(
+    function: Callable[..., Any], variables: Sequence[Any], changes: bool = False
+) -> Callable[..., Any]:
     """Trace a tf.function."""
     return tf.function(function, autograph=False)
 
@@ -90,3 +132,8 @@ def devices() -> list[str]:
 def on_cpu(tensor: Any) -> bool:
     """Ask the tensor's device."""
     return "GPU" not in tensor.device
+
+
+def readable(tensor: Any) -> bool:
+    """Ask whether it is a graph's, then for its device."""
+    return not tf.is_symbolic_tensor(tensor) and on_cpu(tensor)

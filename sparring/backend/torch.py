@@ -8,21 +8,72 @@ and the convolutions run in the layout they are fastest in. keras.ops.conv and a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import keras
 import numpy as np
 import torch
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+
+from sparring.backend.isolation import Isolation, Setting
 
 whole_batches = False
 label_dtype = "int64"
 
-# On a GPU some convolutions add up in the order their threads finish; a resumed run has to repeat
-# every bit.
-torch.backends.cudnn.deterministic = True
+
+def _property(module: Any, name: str, ours: Any) -> Setting:
+    return Setting(lambda: getattr(module, name), lambda value: setattr(module, name, value), ours)
+
+
+def _put_aside(stack: ExitStack) -> None:
+    """Leave inference mode, autocast and a default device of the thread's; recording stays."""
+    if torch.is_inference_mode_enabled():
+        recording = torch.is_grad_enabled()
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.set_grad_enabled(recording))
+    for device in ("cpu", "cuda", "mps"):
+        if torch.is_autocast_enabled(device):
+            stack.enter_context(torch.autocast(device, enabled=False))
+    if torch.get_default_device() != _CPU:
+        stack.enter_context(_CPU)
+
+
+def _precisions() -> list[Setting]:
+    """What float32 may be rounded to in products and convolutions: PyTorch's defaults."""
+    if not hasattr(torch.backends.cudnn, "conv"):  # before PyTorch 2.9
+        read, write = torch.get_float32_matmul_precision, torch.set_float32_matmul_precision
+        return [
+            Setting(read, write, "highest"),
+            _property(torch.backends.cudnn, "allow_tf32", True),
+        ]
+    return [
+        _property(torch.backends.cudnn.conv, "fp32_precision", "tf32"),
+        _property(torch.backends.cuda.matmul, "fp32_precision", "ieee"),
+        _property(torch.backends.mkldnn.matmul, "fp32_precision", "ieee"),
+        _property(torch.backends.mkldnn.conv, "fp32_precision", "ieee"),
+    ]
+
+
+_CPU = torch.device("cpu")
+isolated = Isolation(
+    [
+        Setting(torch.get_default_dtype, torch.set_default_dtype, torch.float32),
+        Setting(
+            torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, False
+        ),
+        _property(torch.backends.mkldnn, "enabled", True),
+        # On a GPU some convolutions add up in the order their threads finish; a resumed run has to
+        # repeat every bit.
+        _property(torch.backends.cudnn, "deterministic", True),
+        _property(torch.backends.cudnn, "benchmark", False),
+        _property(torch.backends.cudnn, "enabled", True),
+        *_precisions(),
+    ],
+    _put_aside,
+)
 
 
 class Random:
@@ -49,7 +100,9 @@ class Random:
         return torch.randn(tuple(shape), generator=generator, device=generator.device)
 
 
-def compile(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
+def compile(
+    function: Callable[..., Any], variables: Sequence[Any], changes: bool = False
+) -> Callable[..., Any]:
     """Run without recording gradients; PyTorch compiles nothing."""
     return torch.no_grad()(function)
 
@@ -148,7 +201,7 @@ def value_and_gradients(
     objective: Callable[[], tuple[Any, Any]], variables: Sequence[Any], others: Sequence[Any]
 ) -> tuple[Any, Any, list[Any]]:
     """Differentiate by torch.autograd; `others` need not be known."""
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
         value, auxiliary = objective()
         gradients = torch.autograd.grad(
             value, [variable.value for variable in variables], materialize_grads=True
@@ -197,8 +250,9 @@ def input_gradient(function: Callable[[Any], Any], x: Any) -> Any:
 
 def input_gradient_and(function: Callable[[Any], tuple[Any, Any]], x: Any) -> tuple[Any, Any]:
     """Differentiate by torch.autograd."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        # Of what was made in inference mode nothing is recorded; its copy is like any other.
+        x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
         value, auxiliary = function(x)
         # A function that does not depend on x at all has gradient zero, as on the other backends.
         if value.requires_grad:
@@ -256,3 +310,13 @@ def _on_cuda(tensor: Any) -> bool:
 def on_cpu(tensor: Any) -> bool:
     """Ask the tensor's device."""
     return str(tensor.device) == "cpu"
+
+
+def readable(tensor: Any) -> bool:
+    """Ask the tensor's device, and whether it is a plain one and no tracer's."""
+    plain = type(tensor) in (torch.Tensor, torch.nn.Parameter)
+    return (
+        plain
+        and on_cpu(tensor)
+        and not (is_functorch_wrapped_tensor(tensor) or torch.jit.is_tracing())
+    )

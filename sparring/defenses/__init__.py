@@ -8,7 +8,8 @@ Which question it answers: what does each defense train, and how does it answer?
     exercise.py     an attack to fill in, for breaking a defense oneself
     baseline.py     no defense at all; then one file for each other defense
 
-Nothing here imports a framework until a defense's class is asked for.
+How each does is in docs/results.md and docs/fast.md. Nothing here imports a framework until a
+defense's class is asked for.
 """
 
 from __future__ import annotations
@@ -128,9 +129,6 @@ class _Registry(Mapping[str, "type[Defense]"]):
 
     def __len__(self) -> int:
         return len(NAMES)
-
-    def __contains__(self, name: object) -> bool:
-        return name in NAMES
 
 
 DEFENSES = _Registry()

@@ -6,8 +6,6 @@ strong attacks (many steps, restarts, AutoAttack) say how much.
 
     sparring train advtrain --data digits
 
-Results: docs/results.md and docs/fast.md.
-
 Reference: a defense of the self-study course in evaluating adversarial robustness; adversarial
 training is of Goodfellow et al. 2015, https://arxiv.org/abs/1412.6572.
 """
@@ -31,7 +29,10 @@ class AdvTrainSettings(Settings):
     """The shared settings, and how far images are moved."""
 
     radius: float = setting(
-        2.0, "largest L2 distance that images are moved by; the default is for 32x32x3"
+        2.0,
+        "largest L2 distance that images are moved by; the default is for 32x32x3",
+        "0 or more",
+        ge=0,
     )
 
 

@@ -6,8 +6,6 @@ should break it; an attack that does not is broken itself.
 
     sparring train baseline --data digits
 
-Results: docs/results.md and docs/fast.md.
-
 Reference: the self-study course in evaluating adversarial robustness this project succeeds; the
 architecture is that of Springenberg et al., "Striving for Simplicity: The All Convolutional Net",
 2015, https://arxiv.org/abs/1412.6806, with average pooling.

@@ -6,8 +6,6 @@ passes through it as through any other, and an attack that includes it does not 
 
     sparring train blur --data digits
 
-Results: docs/results.md and docs/fast.md.
-
 Reference: a defense of the self-study course in evaluating adversarial robustness.
 """
 

@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, TypeVar, cast, final
 
 import numpy as np
 
 from sparring import backend
-from sparring.backend import ops
+from sparring.backend import keras, ops
 from sparring.data import Dataset, DatasetInfo
 from sparring.defenses.facts import CourseFiles, Expected
-from sparring.errors import DataError
-from sparring.networks.allconv import AllConv, in_batches
+from sparring.errors import DataError, SettingsError
+from sparring.networks.allconv import AllConv, in_batches, to_float
 from sparring.randomness import Chance, Stream, spread
 from sparring.tensors import Images, Logits, Scores
 from sparring.training.recipe import Recipe
 from sparring.training.settings import Resolved, Settings, Table, check_table, resolve
+
+_Answer = TypeVar("_Answer", bound=Callable[..., Any])
+
+
+def _door(answer: _Answer) -> _Answer:
+    """Let `logits` and its kind check images as `classify` does, whichever class defines them."""
+
+    @wraps(answer)
+    def asked(self: Defense, x: Any, chance: Chance | None = None) -> Any:
+        if backend.isolated.active:  # a step of an attack costs about as little as entering
+            return answer(self, self._as_tensor(x), chance)
+        with backend.isolated:
+            return answer(self, self._as_tensor(x), chance)
+
+    return cast(_Answer, asked)
 
 
 class Defense:
@@ -82,6 +99,9 @@ class Defense:
         """Check the settings and derive the course's."""
         super().__init_subclass__(**arguments)
         check_table(cls.settings_class, cls.settings_table)
+        for name in ("logits", "probabilities", "scores"):
+            if name in vars(cls):
+                setattr(cls, name, _door(vars(cls)[name]))
         cls.course_settings = resolve(cls.settings_class, {"": cls.settings_table}).settings
 
     def __init__(
@@ -157,23 +177,31 @@ class Defense:
 
     # Answering, on tensors
 
+    @_door
     def logits(self, x: Images, chance: Chance | None = None) -> Logits:
         """Compute logits of a batch, differentiable by the images where the defense is.
 
         Args:
-            x: images float32 [B, H, W, C] in [0, 1], a tensor of the running backend.
+            x: images float32 [B, H, W, C] in [0, 1], a tensor of the running backend. What
+                `classify` takes is brought to that. Tensors may reach outside by 2, as
+                with noise; on an accelerator, where looking waits, values are not looked at.
             chance: random numbers for this batch, which only a stochastic defense draws; None
                 means those of seed 0.
 
         Returns:
             float32 [B, K].
+
+        Raises:
+            DataError: for other shapes and types, for NaN, and for values of another scale.
         """
         return self.nets[0](x)
 
+    @_door
     def probabilities(self, x: Images, chance: Chance | None = None) -> Any:
         """Compute the probabilities float32 [B, K] of a batch; arguments are those of `logits`."""
         return ops.softmax(self.logits(x, chance), axis=-1)
 
+    @_door
     def scores(self, x: Images, chance: Chance | None = None) -> Scores:
         """Compute the detection scores [B] of a batch; arguments are those of `logits`."""
         return ops.zeros((x.shape[0],))
@@ -187,14 +215,15 @@ class Defense:
         Args:
             x: one image [H, W, C] or a batch [B, H, W, C], as numpy array or tensor; floats in
                 [0, 1] or uint8.
-            seed: of the draws of a stochastic defense. The same seed gives the same answer to the
-                same image, in whatever batch.
+            seed: of the draws of a stochastic defense, an integer in [0, 2^31). The same seed gives
+                the same answer to the same image, in whatever batch.
 
         Returns:
             float32 [B, K].
 
         Raises:
             DataError: for other shapes, types and ranges, and for NaN.
+            SettingsError: for another seed.
         """
         return self._in_batches("probabilities", self.probabilities, x, seed)
 
@@ -274,36 +303,66 @@ class Defense:
             self._compiled[key] = backend.compile(function, self.variables)
         return self._compiled[key]
 
+    @backend.isolated
     def _in_batches(
         self, key: str, answer: Callable[[Images, Chance | None], Any], x: Any, seed: int
     ) -> np.ndarray:
         def asked(images: Images, seed: Any) -> Any:
             return answer(images, Chance(images, seed) if self.stochastic else None)
 
-        compiled, drawn = self.compiled((key,), asked), ops.convert_to_tensor(seed, "int32")
+        whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
+        if not (whole and 0 <= seed < 2**31):
+            raise SettingsError(f"seed: expected an integer from 0 to {2**31 - 1}, got {seed!r}")
+        compiled, drawn = self.compiled((key,), asked), ops.convert_to_tensor(int(seed), "int32")
         return in_batches(lambda images: compiled(images, drawn), self._checked(x))
 
     def _checked(self, x: Any) -> np.ndarray:
         """Images as float32 [B, H, W, C] in [0, 1]."""
-        height, width, channels = self.info.shape
-        expected = (
-            f"{self.name}: expected images [{height}, {width}, {channels}] or "
-            f"[B, {height}, {width}, {channels}], floats in [0, 1] or uint8; found"
-        )
-        images = ops.convert_to_numpy(x) if ops.is_tensor(x) else np.asarray(x)
-        if images.shape == self.info.shape:
-            images = images[None]
-        if images.shape[1:] != self.info.shape or not len(images):
-            raise DataError(f"{expected} shape {list(images.shape)}")
+        try:
+            images = ops.convert_to_numpy(x) if ops.is_tensor(x) else np.asarray(x)
+        except Exception as error:  # every framework has its own for deleted or sparse tensors
+            raise self._wrong(f"{type(x).__name__}, which is no array: {error}") from error
+        images = self._batch(images, images.dtype.name)
         if images.dtype == np.uint8:
             return images.astype(np.float32) / 255
-        if images.dtype.kind != "f":
-            raise DataError(f"{expected} {images.dtype}")
         images = images.astype(np.float32)
-        if not np.isfinite(images).all():
-            raise DataError(f"{expected} NaN or infinite values")
-        low, high = float(images.min()), float(images.max())
-        if low < 0 or high > 1:
-            hint = ". Divide by 255?" if high > 2 and low >= 0 else ""
-            raise DataError(f"{expected} values from {low:.6g} to {high:.6g}{hint}")
+        self._expect_values(images, 0, 1)
         return images
+
+    def _as_tensor(self, x: Any) -> Images:
+        """Images as a tensor float32 [B, H, W, C], differentiable by the tensor that they are."""
+        dtype = keras.backend.standardize_dtype(x.dtype) if ops.is_tensor(x) else ""
+        # XLA divides bytes by 255 otherwise than numpy, in the last bit.
+        if not dtype or (dtype == "uint8" and backend.readable(x)):
+            return ops.convert_to_tensor(self._checked(x))
+        x = self._batch(x, dtype)
+        if dtype == "uint8":
+            return to_float(x)
+        if backend.readable(x):
+            # An attack that smooths its gradient by noise asks outside of [0, 1].
+            self._expect_values(ops.convert_to_numpy(x), -2, 3)
+        return x if dtype == "float32" else ops.cast(x, "float32")
+
+    def _batch(self, images: Any, dtype: str) -> Any:
+        """Images of this data set, [B, H, W, C], of a type that is taken."""
+        images = images[None] if tuple(images.shape) == self.info.shape else images
+        if tuple(images.shape[1:]) != self.info.shape or images.shape[0] == 0:
+            raise self._wrong(f"shape {list(images.shape)}")
+        if dtype != "uint8" and "float" not in dtype:
+            raise self._wrong(dtype)
+        return images
+
+    def _expect_values(self, images: np.ndarray, least: float, most: float) -> None:
+        low, high = float(images.min()), float(images.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise self._wrong("NaN or infinite values")
+        if low < least or high > most:
+            hint = ". Divide by 255?" if high > 2 and low >= 0 else ""
+            raise self._wrong(f"values from {low:.6g} to {high:.6g}{hint}")
+
+    def _wrong(self, found: str) -> DataError:
+        shape = ", ".join(map(str, self.info.shape))
+        return DataError(
+            f"{self.name}: expected images [{shape}] or [B, {shape}], floats in [0, 1] or uint8; "
+            f"found {found}"
+        )

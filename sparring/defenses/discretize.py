@@ -6,8 +6,6 @@ stand-in for the steps on the backward pass (BPDA).
 
     sparring train discretize --data digits
 
-Results: docs/results.md and docs/fast.md.
-
 Reference: a defense of the self-study course in evaluating adversarial robustness; the code is of
 Buckman et al. 2018, "Thermometer Encoding", https://openreview.net/forum?id=S18Su--CW.
 """

@@ -7,8 +7,6 @@ change the label and match features and logits of an ordinary image at the same 
 
     sparring train injection --data digits
 
-Results: docs/results.md and docs/fast.md.
-
 Reference: a defense of the self-study course in evaluating adversarial robustness; trapdoors are of
 Shan et al. 2020, https://arxiv.org/abs/1904.08554.
 """
@@ -119,10 +117,6 @@ class InjectionRecipe(Recipe):
         return random.integers(0, 2, shape).astype(np.float32)
 
     @override
-    def net(self) -> TrapdoorNet:
-        return self.allconv(TrapdoorNet)
-
-    @override
     def on_progress(self, net: Any, progress: Any) -> None:
         net.strength.assign(strength(self.settings.strength, progress))
 
@@ -157,6 +151,7 @@ class Injection(Defense):
     idea = "plants trapdoors in the network and rejects what falls into them"
     outside = "the rejection of what falls into a trapdoor"
     step_cost = 1.9
+    network = TrapdoorNet
     recipe = InjectionRecipe
     detects = True
     settings_class = InjectionSettings

@@ -6,8 +6,6 @@ step on the backward pass (BPDA) repairs the gradient.
 
     sparring train jump --data digits
 
-Results: docs/results.md and docs/fast.md.
-
 Reference: a defense of the self-study course in evaluating adversarial robustness; BPDA is of
 Athalye et al. 2018, https://arxiv.org/abs/1802.00420.
 """
@@ -47,10 +45,6 @@ class JumpRecipe(Recipe):
     """The shared recipe while the jump grows."""
 
     @override
-    def net(self) -> JumpNet:
-        return self.allconv(JumpNet)
-
-    @override
     def on_progress(self, net: Any, progress: Any) -> None:
         net.height.assign(height(progress))
 
@@ -62,6 +56,7 @@ class Jump(Defense):
     name = "jump"
     idea = "adds a jump to the activation that its gradient does not see"
     step_cost = 1.1
+    network = JumpNet
     recipe = JumpRecipe
     settings_table = {
         # At twice the course's rate, and a jump that grows in thousands of steps, the loss blew up;

@@ -6,8 +6,6 @@ a soft nearest-neighbor loss over the stored embeddings has.
 
     sparring train knn --data digits
 
-Results: docs/results.md and docs/fast.md.
-
 Reference: a defense of the self-study course in evaluating adversarial robustness; NT-Xent is of
 Chen et al. 2020, https://arxiv.org/abs/2002.05709, its learned scale of Radford et al. 2021,
 https://arxiv.org/abs/2103.00020.
@@ -100,9 +98,7 @@ def nearest(similarities: Any, count: int) -> Any:
 class KnnRecipe(Recipe):
     """NT-Xent on two strongly augmented views of each image; labels are not used."""
 
-    @override
-    def net(self) -> EmbeddingNet:
-        return self.allconv(EmbeddingNet, outputs=EMBEDDING)
+    outputs = EMBEDDING
 
     @override
     def augment(self, x: Images, y: Labels) -> tuple[Images, Labels]:
@@ -144,6 +140,7 @@ class Knn(Defense):
     idea = "answers with the labels of the nearest training images"
     outside = "the stored embeddings and the vote of the nearest; the outputs are embeddings"
     step_cost = 2.3
+    network = EmbeddingNet
     recipe = KnnRecipe
     differentiable = False
     settings_table = {

@@ -6,8 +6,6 @@ steps succeed.
 
     sparring train labelsmooth --data digits
 
-Results: docs/results.md and docs/fast.md.
-
 Reference: a defense of the self-study course in evaluating adversarial robustness; label smoothing
 is of Szegedy et al. 2016, https://arxiv.org/abs/1512.00567.
 """

@@ -6,8 +6,6 @@ and adversarial examples transfer.
 
     sparring train majority --data digits
 
-Results: docs/results.md and docs/fast.md.
-
 Reference: a defense of the self-study course in evaluating adversarial robustness.
 """
 

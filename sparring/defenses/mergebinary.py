@@ -6,8 +6,6 @@ differentiable objective for an attack.
 
     sparring train mergebinary --data digits
 
-Results: docs/results.md and docs/fast.md.
-
 Reference: a defense of the self-study course in evaluating adversarial robustness.
 """
 
@@ -39,9 +37,7 @@ def merged_logits(margins: Any) -> Any:
 class BinaryRecipe(Recipe):
     """The shared recipe on the question whether an image is of class `network`; output 1 is yes."""
 
-    @override
-    def net(self) -> AllConv:
-        return self.allconv(AllConv, outputs=2)
+    outputs = 2
 
     @override
     def augment(self, x: Images, y: Labels) -> tuple[Images, Labels]:

@@ -6,8 +6,6 @@ of points, not to zero.
 
     sparring train pgdtrain --data digits
 
-Results: docs/results.md and docs/fast.md.
-
 Reference: Madry et al. 2018, "Towards Deep Learning Models Resistant to Adversarial Attacks",
 https://arxiv.org/abs/1706.06083.
 """

@@ -7,8 +7,6 @@ baseline's weights. Averaging gradients over draws (EOT) goes through it.
     sparring train baseline --data digits
     sparring train randomneuron --data digits
 
-Results: docs/results.md and docs/fast.md.
-
 Reference: a defense of the self-study course in evaluating adversarial robustness; stochastic
 activation pruning is of Dhillon et al. 2018, https://arxiv.org/abs/1803.01442.
 """

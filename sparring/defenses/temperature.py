@@ -6,8 +6,6 @@ that gradient stand still; attacks on the logits themselves do not notice.
 
     sparring train temperature --data digits
 
-Results: docs/results.md and docs/fast.md.
-
 Reference: a defense of the self-study course in evaluating adversarial robustness; the idea is
 that of defensive distillation, Papernot et al. 2016, https://arxiv.org/abs/1511.04508, and of how
 it fails, Carlini and Wagner 2017, https://arxiv.org/abs/1608.04644.
@@ -31,7 +29,11 @@ class TemperatureSettings(Settings):
     """The shared settings, and how fast the temperature rises."""
 
     base: float = setting(
-        1.15, "factor of the temperature with every hundredth of the training", "at least 1", ge=1
+        1.15,
+        "factor of the temperature with every hundredth of the training",
+        "from 1 to 2.4",  # 2.4^100 is the largest that float32 holds
+        ge=1,
+        le=2.4,
     )
 
 
@@ -55,10 +57,6 @@ class TemperatureRecipe(Recipe):
     settings: TemperatureSettings
 
     @override
-    def net(self) -> TemperatureNet:
-        return self.allconv(TemperatureNet)
-
-    @override
     def on_progress(self, net: Any, progress: Any) -> None:
         net.temperature.assign(temperature(self.settings.base, progress))
 
@@ -74,6 +72,7 @@ class Temperature(Defense):
 
     name = "temperature"
     idea = "trains at a rising softmax temperature, so that gradients of the served softmax vanish"
+    network = TemperatureNet
     recipe = TemperatureRecipe
     settings_class = TemperatureSettings
     settings_table = {

@@ -6,8 +6,6 @@ are compared with, and it holds.
 
     sparring train trades --data digits
 
-Results: docs/results.md and docs/fast.md.
-
 Reference: Zhang et al. 2019, "Theoretically Principled Trade-off between Robustness and Accuracy",
 https://arxiv.org/abs/1901.08573.
 """
@@ -31,7 +29,9 @@ from sparring.training.settings import setting
 class TradesSettings(PgdSettings):
     """The attack's settings, and the weight of robustness."""
 
-    beta: float = setting(6.0, "weight of how far answers move, beside the cross entropy")
+    beta: float = setting(
+        6.0, "weight of how far answers move, beside the cross entropy", "0 or more", ge=0
+    )
 
 
 def divergence(clean: Any, moved: Any) -> Any:

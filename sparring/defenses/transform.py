@@ -6,8 +6,6 @@ over many draws (EOT) finds perturbations that hold for most of them.
 
     sparring train transform --data digits
 
-Results: docs/results.md and docs/fast.md.
-
 Reference: a defense of the self-study course in evaluating adversarial robustness; EOT is of
 Athalye et al. 2018, https://arxiv.org/abs/1707.07397.
 """

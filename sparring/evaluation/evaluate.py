@@ -58,6 +58,7 @@ Progress = Callable[[int, int, str], None]
 """Progress callback (images_done, images_total, message)."""
 
 
+@backend.isolated
 def evaluate(
     defense: Defense | Wrapped | EvaluationRequest | str | Path,
     attack: Attack | str = "pgd",

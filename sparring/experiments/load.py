@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sparring import defenses
+from sparring import backend, defenses
 from sparring.data import DatasetInfo
 from sparring.defenses.defense import Defense
 from sparring.errors import RunError, SettingsError
@@ -22,6 +22,7 @@ from sparring.training.settings import Settings
 _WAY_OUT = "Bring back the run's own files, or train it anew with --force"
 
 
+@backend.isolated
 def load(run: str | Path) -> Defense:
     """Load a trained defense from its run directory, whichever backend trained it.
 

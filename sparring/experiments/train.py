@@ -47,6 +47,7 @@ from sparring.version import __version__
 _MOMENT = 10.0  # seconds that a process may hold a run to look at it
 
 
+@backend.isolated
 def train(
     name: str | TrainingRequest,
     data: str | Dataset = "digits",
@@ -103,6 +104,7 @@ def train(
             return training.finish(record, arrays, callback)
 
 
+@backend.isolated
 def train_network(
     name: str | TrainingRequest,
     network: int = 0,

@@ -80,20 +80,21 @@ class AllConv(keras.layers.Layer):
         seed: int = 0,
     ) -> None:
         """Make the weights."""
-        super().__init__(name="allconv")
-        self._initializer = _INITIALIZERS[initializer]
-        self.scales: list[list[tuple[Any, Any]]] = []
-        self._seed, self._made = seed, 0
-        height, width, channels = self.transformed_shape(shape)
-        for scale in range(number_of_scales(height, width)):
-            convs = []
-            for size in (filters * 2**scale, filters * 2 ** (scale + 1)):
-                convs.append(self._conv(f"conv_{self._made}", 3, channels, size))
-                channels = size
-            self.scales.append(convs)
-        self.head = self._conv("head", head_size, channels, outputs)
-        backend.lay_out(self.kernels)
-        self.built = True
+        with backend.isolated:  # Keras cannot take a decorated __init__
+            super().__init__(name="allconv", dtype="float32", autocast=False)
+            self._initializer = _INITIALIZERS[initializer]
+            self.scales: list[list[tuple[Any, Any]]] = []
+            self._seed, self._made = seed, 0
+            height, width, channels = self.transformed_shape(shape)
+            for scale in range(number_of_scales(height, width)):
+                convs = []
+                for size in (filters * 2**scale, filters * 2 ** (scale + 1)):
+                    convs.append(self._conv(f"conv_{self._made}", 3, channels, size))
+                    channels = size
+                self.scales.append(convs)
+            self.head = self._conv("head", head_size, channels, outputs)
+            backend.lay_out(self.kernels)
+            self.built = True
 
     def _conv(self, name: str, side: int, inputs: int, outputs: int) -> tuple[Any, Any]:
         initializer = self._initializer(seed=spread(self._seed, Stream.WEIGHTS, self._made))
@@ -181,6 +182,7 @@ class AllConv(keras.layers.Layer):
         """Compute the logits float32 [B, outputs]; arguments are those of `features`."""
         return self.head_logits(self.features(x, chance), chance)
 
+    @backend.isolated
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Compute logits float32 [N, outputs] of uint8 images [N, H, W, C], in batches."""
         return in_batches(self._predict, images)

@@ -101,6 +101,7 @@ class TrainLoop:
         steps_per_epoch: steps of an epoch, the last of which may be of a smaller batch.
     """
 
+    @backend.isolated
     def __init__(
         self, recipe: Recipe, dataset: Dataset, defense: str = "", threads: int | None = None
     ) -> None:
@@ -127,7 +128,7 @@ class TrainLoop:
         counts = candidates(batch * height * width * self.settings.filters**2, threads)
         self._threads = Threads(counts, asked=threads is not None)
         self._losses: deque[float] = deque(maxlen=_REMEMBERED_LOSSES)
-        self._step = backend.compile(self._train_on, self._variables())
+        self._step = backend.compile(self._train_on, self._variables(), changes=True)
         self._many_steps = backend.compile_many(self._train_on, self._variables())
 
     def _variables(self) -> list[Any]:
@@ -197,6 +198,7 @@ class TrainLoop:
 
     # All epochs, on the host
 
+    @backend.isolated
     def run(
         self,
         save: Callable[[EpochMetrics], None],
@@ -340,6 +342,7 @@ class TrainLoop:
             **self._threads.state(),
         }
 
+    @backend.isolated
     def restore(self, arrays: Mapping[str, np.ndarray], epoch: int) -> None:
         """Go on from what `state` gave.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -14,8 +14,6 @@ from sparring.networks.augment import SHIFT_FLIP_DRAWS, shift_flip
 from sparring.randomness import Stream, spread
 from sparring.tensors import Images, Labels, Logits, Scalar
 from sparring.training.settings import Settings
-
-_Net = TypeVar("_Net", bound=AllConv)
 
 
 class Recipe:
@@ -29,12 +27,15 @@ class Recipe:
         settings: this network's.
         seed: the user's.
         network: which of the defense's, from 0.
-        kind: the network's class, for recipes that do not choose it themselves.
+        kind: the network's class.
 
     Attributes:
         random: draws for augmentation and losses. The loop restarts it at every epoch, so that a
             resumed run draws what an uninterrupted one does.
     """
+
+    outputs: ClassVar[int | None] = None
+    """The network's number of logits; None for one a class."""
 
     def __init__(
         self,
@@ -64,18 +65,9 @@ class Recipe:
 
         It holds everything that is trained and everything that transforms pixels.
         """
-        return self.allconv(self.kind)
-
-    def allconv(self, kind: type[_Net], outputs: int | None = None) -> _Net:
-        """Make a network of that kind with this recipe's settings and seed.
-
-        Args:
-            kind: AllConv or a subclass.
-            outputs: number of logits; None for one a class.
-        """
-        return kind(
+        return self.kind(
             self.info.shape,
-            outputs or self.info.classes,
+            self.outputs or self.info.classes,
             self.settings.filters,
             self.settings.head_size,
             initializer=self.settings.initializer,

@@ -9,15 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from sparring.errors import SettingsError, unknown_name
 
 PRESETS = ("course", "fast")
 """Ways to train: as the course did, or the same networks and losses in a fraction of the time."""
+
+_KINDS: Mapping[Any, str] = {int: "an integer", float: "a number"}
+# What tensors hold; Python's numbers are larger.
+_LARGEST: Mapping[Any, float] = {int: 2**31 - 1, float: 3e38}
+# pydantic takes True for the choice 1.
+_no_bool = BeforeValidator(lambda value: str(value) if isinstance(value, bool) else value)
+_Side = Annotated[Literal[1, 3], _no_bool]
 
 Table = Mapping[tuple[str, str], Mapping[str, Any]]
 """Settings by preset and key of a built-in data set; "*" stands for any."""
@@ -49,8 +57,8 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
-    filters: int = setting(64, "width of the first convolution", "at least 1", ge=1)
-    head_size: Literal[1, 3] = setting(1, "side of the head's kernel; old checkpoints have 3")
+    filters: int = setting(64, "width of the first convolution", "from 1 to 4096", ge=1, le=4096)
+    head_size: _Side = setting(1, "side of the head's kernel; old checkpoints have 3")
     epochs: int = setting(100, "how often every image is trained on", "at least 1", ge=1)
     batch_size: int = setting(64, "images a step; the last may have fewer", "at least 1", ge=1)
     optimizer: Literal["sgd", "muon"] = setting("sgd", "what makes steps of gradients")
@@ -73,10 +81,19 @@ class Settings(BaseModel):
 
     def __init__(self, **values: Any) -> None:
         """Check and keep the values."""
+        # numpy's numbers are taken as Python's.
+        plain = {
+            name: value.item() if isinstance(value, np.generic) else value
+            for name, value in values.items()
+        }
         try:
-            super().__init__(**values)
+            super().__init__(**plain)
         except ValidationError as error:
             raise SettingsError(self._sentence(error)) from None
+        for name, field in type(self).model_fields.items():
+            largest, value = _LARGEST.get(field.annotation), getattr(self, name)
+            if largest is not None and value > largest:
+                raise SettingsError(f"{name}: expected at most {largest:.10g}, got {value!r:.40}")
 
     @classmethod
     def _sentence(cls, error: ValidationError) -> str:
@@ -92,9 +109,10 @@ class Settings(BaseModel):
         if choices:
             expected = " or ".join(map(str, choices))
         elif first["type"].endswith("_type"):
-            expected = getattr(field.annotation, "__name__", str(field.annotation))
+            kind, limits = _KINDS.get(field.annotation, "true or false"), _range(field)
+            expected = limits if limits.startswith(kind) else f"{kind}, {limits}".rstrip(", ")
         else:
-            expected = _range(field) or first["msg"]
+            expected = _range(field) or first["msg"].removeprefix("Input should be ")
             value = float(value) if field.annotation is float else value
         return f"{name}: expected {expected}, got {value!r}"
 
