@@ -138,7 +138,10 @@ class TrainingRequest(Request):
 
     def __post_init__(self) -> None:
         """Check numbers, and take texts for paths."""
+        object.__setattr__(self, "data", datasets.accepted(self.data))
         self._expect_counts(0, "seed", "restarts", "eval_every")
+        limits = ("limit_train", "limit_test")
+        self._expect_counts(1, *(name for name in limits if getattr(self, name) is not None))
         self._take_paths("out", "data_dir")
 
     @classmethod
@@ -162,7 +165,7 @@ class TrainingRequest(Request):
         rest = {name: value for name, value in options.items() if name not in valid}
         changes = {**(settings or {}), **rest}
         if isinstance(defense, cls):
-            data = defense.data if data == "digits" else data
+            data = defense.data if isinstance(data, str) and data == "digits" else data
             return replace(defense, data=data, settings={**defense.settings, **changes}, **own)
         return cls(defense=str(defense), data=data, settings=changes, **own)
 

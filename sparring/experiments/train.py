@@ -184,7 +184,7 @@ class Training:
             self.origins = dict.fromkeys(self.settings.names(), origin)
         self.record = RunRecord(
             defense=request.defense,
-            dataset=self.dataset.info.as_json(),
+            dataset=self.dataset.info.as_json(place=True),
             preset=request.preset,
             settings=self.settings.as_json(),
             networks=[recipe.settings.as_json() for recipe in self.recipes()],
@@ -362,8 +362,7 @@ class Training:
 
 def load_data(request: TrainingRequest) -> Dataset:
     """Load the images that a request asks for."""
-    data = request.data
-    dataset = data if isinstance(data, Dataset) else datasets.load(data, request.data_dir)
+    dataset = datasets.load(request.data, request.data_dir)
     return dataset.limit(request.limit_train, request.limit_test)
 
 

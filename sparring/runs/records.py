@@ -28,7 +28,7 @@ from pydantic import (
 from pydantic_core import to_jsonable_python
 from typing_extensions import override
 
-from sparring.data import DatasetInfo
+from sparring.data import OF_ITS_PLACE, DatasetInfo
 from sparring.errors import RunError
 from sparring.runs.files import read_json, write_json
 
@@ -185,7 +185,8 @@ class Evaluated(Record):
         attack: the attack in words, with its options.
         attack_sha256: the hash of the file it is defined in, if there is one.
         threat: the threat model.
-        dataset: `DatasetInfo` as JSON values.
+        dataset: `DatasetInfo` as JSON values; and "other_data": true where its test images are
+            others than the run's, which was asked for.
         seed: what a stochastic defense's draws follow from.
         draws: how often the defense was asked about each image.
         backend: the framework it ran on.
@@ -410,6 +411,8 @@ class RunRecord(_Open, _File):
     def identity(self) -> dict[str, Any]:
         """List what tells this training from another, by dotted names in plain JSON values."""
         values = to_jsonable_python(self.model_dump(include=_IDENTITY))
+        for name in OF_ITS_PLACE:
+            values["dataset"].pop(name, None)
         return {
             f"{name}.{part}".rstrip("."): inner
             for name, value in values.items()
