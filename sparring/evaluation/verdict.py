@@ -143,8 +143,9 @@ class Verdict:
 
     def __str__(self) -> str:
         """Give the rates, why images were not broken, and the warnings."""
+        other = " (other data)" if self.about.dataset.get("other_data") else ""
         lines = [
-            f"{self.about.defense} on {self.about.dataset['name']}, {self.about.attack}, "
+            f"{self.about.defense} on {self.about.dataset['name']}{other}, {self.about.attack}, "
             f"{self.about.threat.norm} eps {self.about.threat.eps:.6g}",
             f"clean accuracy   {self.clean_accuracy}",
             f"rejected         {self.clean_rejected}",
