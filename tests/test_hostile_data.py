@@ -466,7 +466,7 @@ WRONG_TEXTS: list[Any] = [[], 3, None]
 
 
 def test_information_is_checked_when_read(dataset: Dataset) -> None:
-    good = dataset.info.as_json(place=True)
+    good = dataset.info.as_json() | dataset.info.source()
     assert DatasetInfo.from_json(json.loads(json.dumps(good))) == dataset.info
     cases: list[tuple[str, Any]] = [
         *(("shape", wrong) for wrong in WRONG_SHAPES),

@@ -68,9 +68,9 @@ def attack(folder: Path, **options: Any) -> sparring.Verdict:
 
 
 def test_the_run_says_where_its_file_is(own: Path) -> None:
-    dataset = json.loads((own / "digits/baseline/run.json").read_text())["dataset"]
-    assert dataset["path"] == dataset["given"] == str(own / "mine" / "digits.npz")
-    assert len(dataset["test_sha256"]) == len(dataset["sha256"]) == 64
+    source = json.loads((own / "digits/baseline/run.json").read_text())["source"]
+    assert source["path"] == source["given"] == str(own / "mine" / "digits.npz")
+    assert len(source["test_sha256"]) == 64
 
 
 def test_its_own_images_are_taken_not_the_built_in_ones_of_its_name(own: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_relative_path_is_looked_for_from_here_too(
 ) -> None:
     run = own / "digits" / "baseline" / "run.json"
     record = json.loads(run.read_text())
-    record["dataset"] |= {"path": "/gone/mine/digits.npz", "given": "mine/digits.npz"}
+    record["source"] |= {"path": "/gone/mine/digits.npz", "given": "mine/digits.npz"}
     run.write_text(json.dumps(record))
     with pytest.raises(SettingsError, match="is not there now"):
         attack(own)
@@ -144,8 +144,7 @@ def test_fewer_images_of_the_same_data_set_are_taken(own: Path, mine: Dataset) -
 def test_runs_from_before_compare_what_they_have(own: Path, mine: Dataset) -> None:
     run = own / "digits" / "baseline" / "run.json"
     record = json.loads(run.read_text())
-    for name in ("test_sha256", "path", "given"):
-        del record["dataset"][name]
+    del record["source"]
     run.write_text(json.dumps(record))
     attack(own, dataset=mine)
     with pytest.raises(SettingsError, match="other test images"):

@@ -16,16 +16,15 @@ import numpy as np
 
 from sparring.data import npz
 from sparring.data.cifar10 import Cifar10
-from sparring.data.dataset import OF_ITS_PLACE, SMALLEST, Dataset, DatasetInfo
+from sparring.data.dataset import SMALLEST, Dataset, DatasetInfo
 from sparring.data.digits import Digits
 from sparring.data.fashion_mnist import FashionMnist
-from sparring.data.reading import cache_folder, nearest_existing
+from sparring.data.reading import cache_folder, nearest_existing, to_path
 from sparring.data.source import Source
 from sparring.errors import DataError, SettingsError, unknown_name
 
 __all__ = [
     "NAMES",
-    "OF_ITS_PLACE",
     "SMALLEST",
     "SOURCES",
     "Dataset",
@@ -36,6 +35,7 @@ __all__ = [
     "files",
     "load",
     "nearest_existing",
+    "to_path",
 ]
 
 SOURCES: dict[str, Source] = {
@@ -117,9 +117,9 @@ def load(name: str | Path | Dataset, data_dir: str | Path | None = None) -> Data
             raise SettingsError(
                 f"a data folder goes with built-in data sets; {name} is a file by itself"
             )
-        path = _path(name)
+        path = to_path(name)
         return replace(npz.load(path), path=str(path.absolute()), given=name)
-    folder = None if data_dir is None else _path(data_dir)
+    folder = None if data_dir is None else to_path(data_dir)
     if folder is not None and not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
     dataset = replace(_source(name).load(folder), name=name, key=name)
@@ -142,17 +142,7 @@ def files(name: str, data_dir: str | Path | None = None) -> list[Path]:
         DataError: when one is missing; names it.
         SettingsError: for an unknown name.
     """
-    return _source(name).files(None if data_dir is None else _path(data_dir))
-
-
-def _path(text: str | Path) -> Path:
-    """A path with ~ expanded; DataError for what can be none."""
-    try:
-        path = Path(text).expanduser()
-        path.exists()  # raises for names that are too long, say
-    except (OSError, RuntimeError, ValueError) as error:
-        raise DataError(f"{str(text)[:200]!r}: expected a path: {error}") from error
-    return path
+    return _source(name).files(None if data_dir is None else to_path(data_dir))
 
 
 def _source(name: str) -> Source:

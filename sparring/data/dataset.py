@@ -24,28 +24,19 @@ _NAMES_BEFORE_KEYS = ("digits", "fashion-mnist", "cifar10")
 
 
 def check_name(name: Any) -> str:
-    """Check the name of a data set, which becomes that of a folder.
-
-    Args:
-        name: the name.
-
-    Returns:
-        The name.
-
-    Raises:
-        DataError: when it cannot name a folder within another one.
-    """
-    if not isinstance(name, str):
-        raise DataError(f"name of a data set: expected text, got {type(name).__name__}")
-    if not name.strip() or name != name.strip() or name.startswith("."):
-        rule = "that is not empty and begins with no dot or space"
-    elif not name.isprintable() or set(name) & set("/\\"):
-        rule = "without slashes and control characters"
-    elif len(name.encode()) > _LONGEST_NAME:
-        rule = f"of at most {_LONGEST_NAME} bytes"
-    else:
+    """Give a data set's name, which is that of a folder too; DataError when it cannot be."""
+    if (
+        isinstance(name, str)
+        and name.isprintable()
+        and 0 < len(name.encode()) <= _LONGEST_NAME
+        and name[0] not in ". "
+        and not set("/\\") & set(name)
+    ):
         return name
-    raise DataError(f"name of a data set: expected a name for a folder, {rule}; got {name[:60]!r}")
+    raise DataError(
+        f"name of a data set: expected a name for a folder, 1 to {_LONGEST_NAME} printable bytes, "
+        f"without slashes, that begins with no dot or space, got {name!r:.60}"
+    )
 
 
 Side = Annotated[int, Field(ge=1, le=LARGEST)]
@@ -94,27 +85,26 @@ class DatasetInfo:
         """Number of classes."""
         return len(self.class_names)
 
-    def as_json(self, *, place: bool = False) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Give the fields as plain JSON values, which `from_json` reads back.
 
-        Args:
-            place: whether to give those of `OF_ITS_PLACE` too, as far as they are known.
-
         Returns:
-            The fields by name. `key` is left out where the name tells it, as in files that were
-            written before there were keys, so that the old and the new ones compare equal.
+            The fields by name, without those of `source`. `key` is left out where the name tells
+            it, as in files that were written before there were keys, so that the old and the new
+            ones compare equal.
         """
         values = asdict(self)
         if self.key == _key_of_name(self.name):
             del values["key"]
-        for name in OF_ITS_PLACE:
-            if not place or not values[name]:
-                del values[name]
-        return values
+        return {name: value for name, value in values.items() if name not in _SOURCE}
+
+    def source(self) -> dict[str, Any]:
+        """Give the fields by which the data set is found and compared, as far as they are known."""
+        return {name: value for name in _SOURCE if (value := getattr(self, name))}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> DatasetInfo:
-        """Read what `as_json` gave, now or before there were keys.
+        """Read what `as_json` and `source` gave, now or before there were keys.
 
         Args:
             values: the fields by name, as they stand in run.json.
@@ -130,8 +120,7 @@ class DatasetInfo:
         return TypeAdapter(cls).validate_json(given)
 
 
-OF_ITS_PLACE = ("test_sha256", "path", "given")
-"""Fields of `DatasetInfo` that are no part of what a data set is: `sha256` tells that."""
+_SOURCE = ("test_sha256", "path", "given")
 
 
 def _key_of_name(name: str) -> str | None:

@@ -32,6 +32,16 @@ def nearest_existing(path: Path) -> Path:
     return next(place for place in (path, *path.absolute().parents) if os.access(place, os.F_OK))
 
 
+def to_path(text: str | Path) -> Path:
+    """Give a path with ~ expanded; DataError for what can be none."""
+    try:
+        path = Path(text).expanduser()
+        path.exists()  # raises for names that are too long, say
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataError(f"{str(text)[:200]!r}: expected a path: {error}") from error
+    return path
+
+
 def find(folder: Path, names: Sequence[str]) -> Path:
     """Give the path of the first of several names that a folder has a file of.
 
@@ -110,14 +120,7 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def expect_length(name: str, data: bytes, expected: int, what: str = "") -> None:
-    """Raise DataError, naming the data, unless they have the expected number of bytes.
-
-    Args:
-        name: what the data are called in the message.
-        data: the bytes.
-        expected: their number.
-        what: what that number is made of, in parentheses, with a space before it.
-    """
+    """Raise DataError, naming the data, unless they have the expected number of bytes."""
     if len(data) != expected:
         short = "truncated: " if len(data) < expected else ""
         raise DataError(f"{name}: {short}expected {expected} bytes{what}, found {len(data)}")

@@ -98,7 +98,8 @@ def _may_be(info: DatasetInfo, name: str, data_dir: str | Path | None) -> bool:
 def _remembered(info: DatasetInfo, data_dir: str | Path | None, was: str) -> Dataset:
     """Load the data set of a run from where it was."""
     if info.key is None and info.path is not None:
-        places = dict.fromkeys([Path(info.path), Path(info.given or info.path).absolute()])
+        paths = map(datasets.to_path, (info.path, info.given or info.path))
+        places = dict.fromkeys(path.absolute() for path in paths)
         there = [place for place in places if place.is_file()]
         for place in there:
             if (dataset := datasets.load(place, data_dir)).has_test_images_of(info) is not False:
@@ -114,7 +115,7 @@ def _remembered(info: DatasetInfo, data_dir: str | Path | None, was: str) -> Dat
             f"{was} a data set of your own called {info.name}{like}: expected its file as data "
             "(--data FILE.npz)"
         )
-    if data_dir is None and info.path is not None and Path(info.path).is_dir():
+    if data_dir is None and info.path and datasets.to_path(info.path).is_dir():
         data_dir = info.path
     dataset = datasets.load(info.key or info.name, data_dir)
     if dataset.has_test_images_of(info) is False:

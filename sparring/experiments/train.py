@@ -184,7 +184,8 @@ class Training:
             self.origins = dict.fromkeys(self.settings.names(), origin)
         self.record = RunRecord(
             defense=request.defense,
-            dataset=self.dataset.info.as_json(place=True),
+            dataset=self.dataset.info.as_json(),
+            source=self.dataset.info.source(),
             preset=request.preset,
             settings=self.settings.as_json(),
             networks=[recipe.settings.as_json() for recipe in self.recipes()],

@@ -519,6 +519,8 @@ def _attack_name(folder: str, record: VerdictRecord, dataset: str) -> str:
         name += ", chosen images"
     if record.dataset.get("name") != dataset:
         name += f", on {record.dataset.get('name')}"
+    elif record.dataset.get("other_data"):
+        name += ", on other images"
     return name
 
 

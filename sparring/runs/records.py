@@ -28,7 +28,7 @@ from pydantic import (
 from pydantic_core import to_jsonable_python
 from typing_extensions import override
 
-from sparring.data import OF_ITS_PLACE, DatasetInfo
+from sparring.data import DatasetInfo
 from sparring.errors import RunError
 from sparring.runs.files import read_json, write_json
 
@@ -353,6 +353,8 @@ class RunRecord(_Open, _File):
     """Name of the defense."""
     dataset: dict[str, Any]
     """The fields of `sparring.data.DatasetInfo`, with a name at least; `info` has them typed."""
+    source: dict[str, Any] | None = None
+    """Its further fields, of where it lies, by which it is found and compared."""
     preset: str = "course"
     """The recipe's variant: course or fast. Runs from before there were presets had the course's.
     """
@@ -406,13 +408,11 @@ class RunRecord(_Open, _File):
     @property
     def info(self) -> DatasetInfo:
         """The data set as a network knows it. Raises KeyError, TypeError or ValueError."""
-        return DatasetInfo.from_json(self.dataset)
+        return DatasetInfo.from_json({**self.dataset, **(self.source or {})})
 
     def identity(self) -> dict[str, Any]:
         """List what tells this training from another, by dotted names in plain JSON values."""
         values = to_jsonable_python(self.model_dump(include=_IDENTITY))
-        for name in OF_ITS_PLACE:
-            values["dataset"].pop(name, None)
         return {
             f"{name}.{part}".rstrip("."): inner
             for name, value in values.items()
