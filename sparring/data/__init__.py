@@ -122,9 +122,12 @@ def load(name: str | Path | Dataset, data_dir: str | Path | None = None) -> Data
     folder = None if data_dir is None else to_path(data_dir)
     if folder is not None and not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    dataset = replace(_source(name).load(folder), name=name, key=name)
-    if folder is None or not files(name, folder):
-        return dataset
+    try:
+        dataset = replace(_source(name).load(folder), name=name, key=name)
+        if folder is None or not files(name, folder):
+            return dataset
+    except OSError as error:  # a folder in which one may not look, say
+        raise DataError(f"{name}: its files cannot be read: {error}") from error
     return replace(dataset, path=str(folder.absolute()), given=str(data_dir))
 
 

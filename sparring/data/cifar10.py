@@ -101,16 +101,15 @@ class Cifar10(Source):
 
     def _batches(self, folder: Path | None) -> Iterator[tuple[str, bytes]]:
         """Name and contents of the six binary batches, from an archive or from files."""
-        # keras.datasets.cifar10 would fetch the pickled version.
-        for path in [_download()] if folder is None else self.files(folder):
+        if folder is None:  # keras.datasets.cifar10 would fetch the pickled version
+            paths = [download(self.name, ARCHIVE, URL, file_hash=SHA256)]
+        else:
+            paths = self.files(folder)
+        for path in paths:
             if path.name == ARCHIVE:
                 yield from _members(path)
             else:
                 yield path.name, read(path, BATCH * RECORD + 1)
-
-
-def _download() -> Path:
-    return download(Cifar10.name, ARCHIVE, URL, file_hash=SHA256)
 
 
 def _members(archive: Path) -> Iterator[tuple[str, bytes]]:

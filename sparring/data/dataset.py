@@ -174,7 +174,7 @@ class Dataset:
         for part in ("train", "test"):
             x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
             check_images(f"x_{part}", x)
-            _check_labels(f"y_{part}", y, len(x), len(self.class_names))
+            check_labels(f"y_{part}", y, len(x), len(self.class_names))
             object.__setattr__(self, f"y_{part}", y.astype(np.int32))
         if self.x_train.shape[1:] != self.x_test.shape[1:]:
             raise DataError(
@@ -336,16 +336,17 @@ def check_images(name: str, x: np.ndarray) -> None:
         raise DataError(expected)
 
 
-def check_labels_form(name: str, y: np.ndarray, images: int) -> None:
-    """Check the type and shape of labels.
+def check_labels(name: str, y: np.ndarray, images: int, classes: int | None = None) -> None:
+    """Check the type and shape of labels, and that each is one of a class.
 
     Args:
         name: what the array is called in the message.
         y: the array.
         images: how many images there are.
+        classes: how many classes there are; None leaves the values unread.
 
     Raises:
-        DataError: when it is not integers [N], one an image.
+        DataError: when it is not integers [N], one an image, from 0 to below `classes`.
     """
     _check_array(name, y)
     if y.dtype.kind not in "iu" or y.shape != (images,):
@@ -353,10 +354,8 @@ def check_labels_form(name: str, y: np.ndarray, images: int) -> None:
             f"{name}: expected integers [{images}], one label an image; "
             f"found {y.dtype} {list(y.shape)}"
         )
-
-
-def _check_labels(name: str, y: np.ndarray, images: int, classes: int) -> None:
-    check_labels_form(name, y, images)
+    if classes is None:
+        return
     if classes < 2:
         raise DataError(f"{name}: expected at least two classes, found {classes}")
     if y.min() < 0 or y.max() >= classes:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sparring.data.dataset import Dataset, check_images, check_labels_form
+from sparring.data.dataset import Dataset, check_images, check_labels
 from sparring.data.reading import read
 from sparring.errors import DataError
 
@@ -48,7 +48,7 @@ def load(path: Path) -> Dataset:
         raise DataError(
             f"{path}: expected an .npz file of plain numeric arrays, as numpy.savez writes; this "
             "one is damaged, of another kind, or holds pickled objects, which are never loaded "
-            f"({error})"
+            f"({error!s:.200})"
         ) from error
 
 
@@ -67,7 +67,7 @@ def of_arrays(name: str, arrays: Mapping[str, np.ndarray]) -> Dataset:
     """
     x_train, y_train, x_test, y_test = (_with_channels(key, arrays[key]) for key in NEEDED)
     check_images("x_train", x_train)
-    check_labels_form("y_train", y_train, len(x_train))
+    check_labels("y_train", y_train, len(x_train))
     names = arrays.get("class_names")
     if names is not None and (names.dtype.kind != "U" or names.ndim != 1):
         raise DataError(
@@ -97,7 +97,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         if missing := [key for key in NEEDED if key not in members]:
             raise DataError(
                 f"expected arrays {', '.join(NEEDED)}; missing {', '.join(missing)}, "
-                f"found {', '.join(list(members)[:20]) or 'none'}"
+                f"found {', '.join(members)[:200] or 'none'}"
             )
         wanted = {key: members[key] for key in (*NEEDED, "class_names") if key in members}
         _expect_sensible(
@@ -112,10 +112,8 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
 
 def _form(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     """An array without memory of its own, of the dtype and shape of one in the file."""
-    if member.flag_bits & 1 or member.compress_type not in (
-        zipfile.ZIP_STORED,
-        zipfile.ZIP_DEFLATED,
-    ):
+    compressions = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    if member.flag_bits & 1 or member.compress_type not in compressions:
         raise ValueError(f"{member.filename} is encrypted, or compressed in another way")
     with file.open(member) as stream:
         start = io.BytesIO(stream.read(_HEADER))
@@ -137,14 +135,14 @@ def _expect_sensible(forms: dict[str, np.ndarray], packed: int) -> None:
     if size > memory or (size > _LARGE and size > _PACKED * packed):
         raise DataError(
             f"expected images, found a file of {packed:,} bytes that unpacks to {size:,}; this "
-            f"machine has {memory:,.0f}"
+            f"machine has {memory:,.0f}. Images that are nearly empty are taken uncompressed."
         )
     for part in ("train", "test"):
         x = _with_channels(f"x_{part}", forms[f"x_{part}"])
         # Small arrays of another type are read, for their range in the message.
         if x.dtype == np.uint8 or x.nbytes > _LARGE // 4:
             check_images(f"x_{part}", x)
-        check_labels_form(f"y_{part}", forms[f"y_{part}"], len(x) if x.ndim else 0)
+        check_labels(f"y_{part}", forms[f"y_{part}"], len(x) if x.ndim else 0)
 
 
 def _with_channels(key: str, array: np.ndarray) -> np.ndarray:
