@@ -153,7 +153,7 @@ def test_class_names_that_are_none(write: Callable[..., str]) -> None:
         (np.array([["a", "b"], ["c", "d"]]), "class_names: expected texts"),
         (np.array(["a", "b", "c", "d\n"]), "printable characters, got .*'d"),
         (np.array(["a", "b", "c", "d" * 300]), "printable characters"),
-        (np.array([str(number) for number in range(50)]), "found 40 labels of 50 classes"),
+        (np.array([str(number) for number in range(41)]), "found 40 labels of 41 classes"),
         (np.array(["a", "b", "c", "d"], object), "pickled"),
     ):
         with pytest.raises(DataError, match=message):
