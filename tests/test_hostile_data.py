@@ -220,7 +220,7 @@ def test_places_that_are_no_file(tmp_path: Path) -> None:
             load(str(tmp_path / name))
 
 
-@pytest.mark.parametrize("stem", [".", "..", " ", "a\\b", "a\tb", "\udc80", "x" * 201])
+@pytest.mark.parametrize("stem", [".", "..", " ", "a\\b", "a\tb", "x" * 201])
 def test_a_file_cannot_name_another_folder(write: Callable[..., str], stem: str) -> None:
     path = Path(write())
     path = path.rename(path.with_name(f"{stem}.npz"))
@@ -427,7 +427,23 @@ def test_arrays_are_taken(dataset: Dataset) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [".", "..", "", " ", "../x", "a/b", "a\\b", "a\0", "a\n", "x" * 201, 3, None, b"a", ["a"]],
+    [
+        ".",
+        "..",
+        "",
+        " ",
+        "../x",
+        "a/b",
+        "a\\b",
+        "a\0",
+        "a\n",
+        "\ud800",
+        "x" * 201,
+        3,
+        None,
+        b"a",
+        ["a"],
+    ],
 )
 def test_names_that_name_no_folder(dataset: Dataset, name: Any) -> None:
     with pytest.raises(DataError, match="name of a data set: expected"):

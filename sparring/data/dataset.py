@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 
 from sparring.errors import DataError, SettingsError
 
@@ -27,8 +25,8 @@ def check_name(name: Any) -> str:
     """Give a data set's name, which is that of a folder too; DataError when it cannot be."""
     if (
         isinstance(name, str)
-        and name.isprintable()
-        and 0 < len(name.encode()) <= _LONGEST_NAME
+        and _readable(name).isprintable()
+        and 0 < len(name.encode("utf-8", "surrogateescape")) <= _LONGEST_NAME
         and name[0] not in ". "
         and not set("/\\") & set(name)
     ):
@@ -39,27 +37,29 @@ def check_name(name: Any) -> str:
     )
 
 
-Side = Annotated[int, Field(ge=1, le=LARGEST)]
-Count = Annotated[int, Field(ge=0, le=10**9)]
+def _readable(text: str) -> str:
+    """The text with what the locale could not read of a file's name read as UTF-8."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    except UnicodeEncodeError:  # no file has such a name
+        return "\0"
 
 
 @dataclass(frozen=True, repr=False)
 class DatasetInfo:
     """What a network and a saved run know of a data set without its images."""
 
-    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
-
-    name: Annotated[str, AfterValidator(check_name)]
+    name: str
     """The name: a built-in one, or a file's without its ending."""
-    shape: tuple[Side, Side, Annotated[int, Field(ge=1, le=3)]]
+    shape: tuple[int, int, int]
     """Height, width and channels of an image."""
     class_names: tuple[str, ...]
     """Names of the classes, in the order of the labels."""
     mirror: bool
     """Whether classes survive being mirrored left to right."""
-    train_images: Count
+    train_images: int
     """Number of training images."""
-    test_images: Count
+    test_images: int
     """Number of test images."""
     sha256: str
     """Hash of images and labels."""
@@ -116,10 +116,29 @@ class DatasetInfo:
             KeyError, TypeError, ValueError: when fields are missing, unknown, of other types or out
                 of range.
         """
-        given = json.dumps({"key": _key_of_name(values["name"]), **values})
-        return TypeAdapter(cls).validate_json(given)
+        height, width, channels = values["shape"]
+        given = {
+            "key": _key_of_name(check_name(values["name"])),
+            **values,
+            "shape": (height, width, channels),
+            "class_names": _checked_names(values["class_names"]),
+        }
+        info = cls(**given)
+        for number, most in (
+            *((height, LARGEST), (width, LARGEST), (channels, 3)),
+            *((info.train_images, _MOST), (info.test_images, _MOST)),
+        ):
+            if type(number) is not int or not 0 <= number <= most:
+                raise ValueError(f"expected an integer from 0 to {most}, found {number!r:.40}")
+        for text in (info.sha256, info.test_sha256, info.key, info.path, info.given):
+            if type(text) is not str and text is not None:
+                raise ValueError(f"expected text, found {text!r:.40}")
+        if not all(info.shape) or type(info.mirror) is not bool or info.sha256 is None:
+            raise ValueError(f"expected sizes, a flag and a hash, found {values!r:.200}")
+        return info
 
 
+_MOST = 10**9
 _SOURCE = ("test_sha256", "path", "given")
 
 
