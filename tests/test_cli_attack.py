@@ -68,8 +68,11 @@ def test_a_run_of_data_of_ones_own_needs_an_eps_whatever_its_name(
     assert answer.exit_code == 1
     assert "digits has no usual eps for Linf; give one" in answer.output
     assert call(*command, "--eps", "0.1").exit_code == 0
-    # Without its file, the built-in data set of that name is not taken for it.
-    answer = call("attack", "own/digits/baseline", "noise", "--eps", "0.1", "--n", "8")
+    # It is remembered where its file is; the built-in data set of that name is not taken for it.
+    without = ("attack", "own/digits/baseline", "noise", "--eps", "0.1", "--n", "8")
+    assert call(*without).exit_code == 0
+    (tmp_path / "digits.npz").unlink()
+    answer = call(*without)
     assert answer.exit_code == 1
     assert "a data set of your own called digits" in answer.output
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from sparring.backend import choice as backend_choice
 from sparring.cli.options import BackendOption, from_fields
 from sparring.cli.program import app, handled
-from sparring.errors import DataError, SettingsError, unknown_name
+from sparring.errors import SettingsError, unknown_name
 from sparring.experiments.request import option
-
-if TYPE_CHECKING:
-    from sparring.data import Dataset
 
 
 @dataclass(frozen=True)
@@ -66,10 +63,11 @@ def convert(
             return
 
         from sparring.conversion import convert as converting
+        from sparring.experiments.dataset import at_hand
         from sparring.experiments.load import load
 
         assert to is not None
-        dataset = _at_hand(load(path).info.key, written.data_dir)
+        dataset = at_hand(load(path).info, written.data_dir)
         proof = converting.convert(path, to, written.out, dataset=dataset, force=written.force)
         for network, difference in proof["networks"].items():
             print(
@@ -77,17 +75,3 @@ def convert(
                 f"up to {difference['largest_logit']:.3g}, {proof['inputs']} inputs"
             )
         print(f"Written   {written.out or path / to}, with a README.md")
-
-
-def _at_hand(key: str | None, data_dir: Path | None) -> Dataset | None:
-    """Load a built-in data set where that takes no download; a user's own has no key."""
-    from sparring import data
-
-    if key is None:
-        return None
-    if data_dir is None:
-        try:
-            data.files(key)
-        except DataError:
-            return None
-    return data.load(key, data_dir)

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from sparring.data import npz
 from sparring.data.cifar10 import Cifar10
 from sparring.data.dataset import SMALLEST, Dataset, DatasetInfo
 from sparring.data.digits import Digits
 from sparring.data.fashion_mnist import FashionMnist
-from sparring.data.reading import cache_folder, nearest_existing
+from sparring.data.reading import cache_folder, nearest_existing, to_path
 from sparring.data.source import Source
 from sparring.errors import DataError, SettingsError, unknown_name
 
@@ -27,10 +30,12 @@ __all__ = [
     "Dataset",
     "DatasetInfo",
     "Source",
+    "accepted",
     "cache_folder",
     "files",
     "load",
     "nearest_existing",
+    "to_path",
 ]
 
 SOURCES: dict[str, Source] = {
@@ -47,13 +52,52 @@ NAMES = tuple(SOURCES)
 """Their names."""
 
 
-def load(name: str, data_dir: str | Path | None = None) -> Dataset:
+def accepted(data: Any) -> str | Dataset:
+    """Check the kind of what is given as a data set, without reading or going through it.
+
+    Args:
+        data: a name, a path, a Dataset, or arrays ((x_train, y_train), (x_test, y_test)) as
+            `Dataset` has them, which numpy can take without copying.
+
+    Returns:
+        A Dataset as it is, one called "arrays" of arrays, and a name or path as text.
+
+    Raises:
+        SettingsError: for anything else.
+        DataError: for arrays that are no images and labels.
+    """
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, str | Path):
+        return str(data)
+    parts = data if _is_pair(data) and all(map(_is_pair, data)) else ()
+    arrays = [array for part in parts for array in part]
+    if arrays and all(hasattr(array, "__array__") for array in arrays):
+        try:
+            arrays = [np.asarray(array) for array in arrays]
+        except Exception as error:  # whatever another library's array raises
+            raise DataError(f"data: no numpy array can be made of it: {error}") from error
+        return npz.of_arrays("arrays", dict(zip(npz.NEEDED, arrays, strict=True)))
+    kind = type(data)
+    raise SettingsError(
+        f"data: expected the name of a data set ({', '.join(NAMES)}), the path of an .npz file, a "
+        "sparring.Dataset, or arrays ((x_train, y_train), (x_test, y_test)) with images uint8 "
+        f"[N, H, W, C] and integer labels [N]; got {kind.__module__}.{kind.__qualname__}. Bring "
+        "other forms to such arrays first."
+    )
+
+
+def _is_pair(value: Any) -> bool:
+    return type(value) in (tuple, list) and len(value) == 2
+
+
+def load(name: str | Path | Dataset, data_dir: str | Path | None = None) -> Dataset:
     """Read a data set by its name, or from the path of an .npz file.
 
     Args:
         name: one of `NAMES`, or a path ending in .npz of a file with x_train, y_train, x_test and
             y_test (and class_names, if wanted): images uint8 [N, H, W, C] or, for one channel,
-            [N, H, W], labels integers [N].
+            [N, H, W], labels integers [N]; or anything else that `accepted` takes.
         data_dir: folder with the data set's files: of fashion-mnist the IDX files, gzipped or not,
             of cifar10 the binary batches or their tar.gz. Without it they are downloaded once,
             verified, and kept in `cache_folder`.
@@ -65,18 +109,26 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
         DataError: for files that are missing, damaged or of another kind.
         SettingsError: for an unknown name, and for a folder given beside a file.
     """
-    if str(name).endswith(".npz"):
+    name = accepted(name)
+    if isinstance(name, Dataset):
+        return name
+    if name.endswith(".npz"):
         if data_dir is not None:
             raise SettingsError(
                 f"a data folder goes with built-in data sets; {name} is a file by itself"
             )
-        return npz.load(Path(name))
-    folder = None if data_dir is None else Path(data_dir).expanduser()
+        path = to_path(name)
+        return replace(npz.load(path), path=str(path.absolute()), given=name)
+    folder = None if data_dir is None else to_path(data_dir)
     if folder is not None and not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    if name not in SOURCES:
-        raise SettingsError(f"{unknown_name('data set', name, NAMES)} Or the path of an .npz file.")
-    return replace(SOURCES[name].load(folder), name=name, key=name)
+    try:
+        dataset = replace(_source(name).load(folder), name=name, key=name)
+        if folder is None or not files(name, folder):
+            return dataset
+    except OSError as error:  # a folder in which one may not look, say
+        raise DataError(f"{name}: its files cannot be read: {error}") from error
+    return replace(dataset, path=str(folder.absolute()), given=str(data_dir))
 
 
 def files(name: str, data_dir: str | Path | None = None) -> list[Path]:
@@ -93,6 +145,11 @@ def files(name: str, data_dir: str | Path | None = None) -> list[Path]:
         DataError: when one is missing; names it.
         SettingsError: for an unknown name.
     """
+    return _source(name).files(None if data_dir is None else to_path(data_dir))
+
+
+def _source(name: str) -> Source:
     if name not in SOURCES:
-        raise SettingsError(unknown_name("data set", name, NAMES))
-    return SOURCES[name].files(None if data_dir is None else Path(data_dir).expanduser())
+        unknown = unknown_name("data set", name[:100], NAMES)
+        raise SettingsError(f"{unknown} Or the path of an .npz file.")
+    return SOURCES[name]

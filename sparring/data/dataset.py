@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,14 +11,41 @@ import numpy as np
 
 from sparring.errors import DataError, SettingsError
 
-SMALLEST = 8
-"""The shortest side an image may have, in pixels."""
+SMALLEST, LARGEST = 8, 4096
+"""The shortest and the longest side an image may have, in pixels."""
+
+_LONGEST_NAME = 200
+"""Bytes that a name may have: file systems take 255, and a few are added."""
 
 _NAMES_BEFORE_KEYS = ("digits", "fashion-mnist", "cifar10")
 """The built-in data sets of runs that were written before there was a `key`."""
 
 
-@dataclass(frozen=True)
+def check_name(name: Any) -> str:
+    """Give a data set's name, which is that of a folder too; DataError when it cannot be."""
+    if (
+        isinstance(name, str)
+        and _readable(name).isprintable()
+        and 0 < len(name.encode("utf-8", "surrogateescape")) <= _LONGEST_NAME
+        and name[0] not in ". "
+        and not set("/\\") & set(name)
+    ):
+        return name
+    raise DataError(
+        f"name of a data set: expected a name for a folder, 1 to {_LONGEST_NAME} printable bytes, "
+        f"without slashes, that begins with no dot or space, got {name!r:.60}"
+    )
+
+
+def _readable(text: str) -> str:
+    """The text with what the locale could not read of a file's name read as UTF-8."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    except UnicodeEncodeError:  # no file has such a name
+        return "\0"
+
+
+@dataclass(frozen=True, repr=False)
 class DatasetInfo:
     """What a network and a saved run know of a data set without its images."""
 
@@ -38,6 +65,20 @@ class DatasetInfo:
     """Hash of images and labels."""
     key: str | None = None
     """The name of a built-in data set, None for a user's own, whatever its name."""
+    test_sha256: str = field(default="", compare=False)
+    """Hash of the test images and labels; empty in runs from before it was kept."""
+    path: str | None = field(default=None, compare=False)
+    """Absolute path of its file or, of a built-in one, of the folder that was given."""
+    given: str | None = field(default=None, compare=False)
+    """The path as it was given, which may be relative."""
+
+    def __str__(self) -> str:
+        """Give the name, the numbers and the beginning of the hash."""
+        return f"{_in_words(self, self.train_images, self.test_images)}, SHA-256 {self.sha256:.12}"
+
+    def __repr__(self) -> str:
+        """Give one line."""
+        return f"DatasetInfo({self})"
 
     @property
     def classes(self) -> int:
@@ -48,17 +89,22 @@ class DatasetInfo:
         """Give the fields as plain JSON values, which `from_json` reads back.
 
         Returns:
-            The fields by name. `key` is left out where the name tells it, as in files that were
-            written before there were keys, so that the old and the new ones compare equal.
+            The fields by name, without those of `source`. `key` is left out where the name tells
+            it, as in files that were written before there were keys, so that the old and the new
+            ones compare equal.
         """
         values = asdict(self)
         if self.key == _key_of_name(self.name):
             del values["key"]
-        return values
+        return {name: value for name, value in values.items() if name not in _SOURCE}
+
+    def source(self) -> dict[str, Any]:
+        """Give the fields by which the data set is found and compared, as far as they are known."""
+        return {name: value for name in _SOURCE if (value := getattr(self, name))}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> DatasetInfo:
-        """Read what `as_json` gave, now or before there were keys.
+        """Read what `as_json` and `source` gave, now or before there were keys.
 
         Args:
             values: the fields by name, as they stand in run.json.
@@ -67,17 +113,33 @@ class DatasetInfo:
             The information; without a `key` that of the built-in data set of the same name.
 
         Raises:
-            KeyError, TypeError, ValueError: when fields are missing, unknown or of other types.
+            KeyError, TypeError, ValueError: when fields are missing, unknown, of other types or out
+                of range.
         """
         height, width, channels = values["shape"]
-        return cls(
-            **{
-                "key": _key_of_name(values["name"]),
-                **values,
-                "shape": (height, width, channels),
-                "class_names": tuple(values["class_names"]),
-            }
-        )
+        given = {
+            "key": _key_of_name(check_name(values["name"])),
+            **values,
+            "shape": (height, width, channels),
+            "class_names": _checked_names(values["class_names"]),
+        }
+        info = cls(**given)
+        for number, most in (
+            *((height, LARGEST), (width, LARGEST), (channels, 3)),
+            *((info.train_images, _MOST), (info.test_images, _MOST)),
+        ):
+            if type(number) is not int or not 0 <= number <= most:
+                raise ValueError(f"expected an integer from 0 to {most}, found {number!r:.40}")
+        for text in (info.sha256, info.test_sha256, info.key, info.path, info.given):
+            if type(text) is not str and text is not None:
+                raise ValueError(f"expected text, found {text!r:.40}")
+        if not all(info.shape) or type(info.mirror) is not bool or info.sha256 is None:
+            raise ValueError(f"expected sizes, a flag and a hash, found {values!r:.200}")
+        return info
+
+
+_MOST = 10**9
+_SOURCE = ("test_sha256", "path", "given")
 
 
 def _key_of_name(name: str) -> str | None:
@@ -85,7 +147,12 @@ def _key_of_name(name: str) -> str | None:
     return name if name in _NAMES_BEFORE_KEYS else None
 
 
-@dataclass(frozen=True, eq=False)
+def _in_words(about: Dataset | DatasetInfo, train: int, test: int) -> str:
+    size = "x".join(map(str, about.shape))
+    return f"{about.name!r}, {train:,} + {test:,} images of {size}, {about.classes} classes"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Images and labels for training and testing, checked when made.
 
@@ -96,7 +163,7 @@ class Dataset:
     name: str
     """The name, which is also that of the folder its runs go to."""
     x_train: np.ndarray
-    """Training images, uint8 [N, H, W, C], sides of `SMALLEST` and more, 1 or 3 channels."""
+    """Training images, uint8 [N, H, W, C], sides of `SMALLEST` to `LARGEST`, 1 or 3 channels."""
     y_train: np.ndarray
     """Training labels, int32 [N], counted from 0."""
     x_test: np.ndarray
@@ -110,19 +177,33 @@ class Dataset:
     key: str | None = None
     """The name of a built-in data set, by which defenses have settings and attacks an eps for it;
     `sparring.data.load` sets it. None for a user's own, whatever its name."""
+    path: str | None = None
+    """Absolute path of its file or, of a built-in one, of the folder that was given."""
+    given: str | None = None
+    """The path as it was given, which may be relative."""
+    whole: Dataset | None = field(init=False, default=None)
+    """What `limit` took it from, if anything."""
 
     def __post_init__(self) -> None:
-        """Check images and labels."""
+        """Check names, images and labels."""
+        check_name(self.name)
+        object.__setattr__(self, "class_names", _checked_names(self.class_names))
+        if type(self.mirror) is not bool:
+            raise DataError(f"mirror: expected True or False, got {self.mirror!r:.80}")
         for part in ("train", "test"):
             x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
             check_images(f"x_{part}", x)
-            _check_labels(f"y_{part}", y, len(x), len(self.class_names))
+            check_labels(f"y_{part}", y, len(x), len(self.class_names))
             object.__setattr__(self, f"y_{part}", y.astype(np.int32))
         if self.x_train.shape[1:] != self.x_test.shape[1:]:
             raise DataError(
                 f"x_train and x_test: expected images of one shape, found "
                 f"{self.x_train.shape[1:]} and {self.x_test.shape[1:]}"
             )
+
+    def __repr__(self) -> str:
+        """Give one line, without images."""
+        return f"Dataset({_in_words(self, len(self.x_train), len(self.x_test))})"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -138,12 +219,12 @@ class Dataset:
     @cached_property
     def sha256(self) -> str:
         """Hash of images and labels: equal exactly when they are."""
-        digest = hashlib.sha256()
-        for array in (self.x_train, self.y_train, self.x_test, self.y_test):
-            little_endian = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-            digest.update(f"{little_endian.dtype.str}{little_endian.shape}".encode())
-            digest.update(little_endian.data)
-        return digest.hexdigest()
+        return _sha256(self.x_train, self.y_train, self.x_test, self.y_test)
+
+    @cached_property
+    def test_sha256(self) -> str:
+        """Hash of the test images and labels."""
+        return _sha256(self.x_test, self.y_test)
 
     @property
     def info(self) -> DatasetInfo:
@@ -157,7 +238,31 @@ class Dataset:
             test_images=len(self.x_test),
             sha256=self.sha256,
             key=self.key,
+            test_sha256=self.test_sha256,
+            path=self.path,
+            given=self.given,
         )
+
+    def has_test_images_of(self, info: DatasetInfo) -> bool | None:
+        """Compare the test images and labels with those of a run, by their hash.
+
+        Args:
+            info: what the run knows of its data set.
+
+        Returns:
+            True where these are its test images, or some of the first ones; False where they are
+            others; None where that cannot be told, as the run knows no hash, or one of the training
+            images too, which are not here.
+        """
+        dataset = self.whole or self
+        if not 0 < info.test_images <= len(dataset.x_test):
+            return False if info.test_sha256 else None
+        if info.test_sha256:
+            return dataset.limit(test=info.test_images).test_sha256 == info.test_sha256
+        if info.sha256 and 0 < info.train_images <= len(dataset.x_train):
+            same = dataset.limit(info.train_images, info.test_images)
+            return same.sha256 == info.sha256
+        return None
 
     def limit(self, train: int | None = None, test: int | None = None) -> Dataset:
         """Keep the first images only.
@@ -167,27 +272,59 @@ class Dataset:
             test: how many test images; None keeps all.
 
         Returns:
-            The smaller data set, of the same name and key.
+            The smaller data set, of the same name and key; this one where nothing is left out.
 
         Raises:
-            SettingsError: for a number below 1 or above what the data set has.
+            SettingsError: for what is no integer, or below 1 or above what the data set has.
         """
         for what, number, available in (
             ("training", train, len(self.x_train)),
             ("test", test, len(self.x_test)),
         ):
-            if number is not None and not 1 <= number <= available:
+            integer = isinstance(number, int | np.integer) and not isinstance(number, bool)
+            if number is not None and not (integer and 1 <= number <= available):
                 raise SettingsError(
                     f"limit of {what} images: expected 1 to {available}, the number {self.name} "
-                    f"has, got {number}"
+                    f"has, got {number!r:.80}"
                 )
-        return replace(
+        if train in (None, len(self.x_train)) and test in (None, len(self.x_test)):
+            return self
+        limited = replace(
             self,
             x_train=self.x_train[:train],
             y_train=self.y_train[:train],
             x_test=self.x_test[:test],
             y_test=self.y_test[:test],
         )
+        object.__setattr__(limited, "whole", self.whole or self)
+        return limited
+
+
+def _sha256(*arrays: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        little_endian = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        digest.update(f"{little_endian.dtype.str}{little_endian.shape}".encode())
+        digest.update(little_endian.data)
+    return digest.hexdigest()
+
+
+def _checked_names(names: Any) -> tuple[str, ...]:
+    """Class names as a tuple; DataError unless they are short texts."""
+    if not isinstance(names, tuple | list):
+        raise DataError(f"class_names: expected a tuple of texts, got {type(names).__name__}")
+    for name in names:
+        if not isinstance(name, str) or not name.isprintable() or len(name) > _LONGEST_NAME:
+            raise DataError(
+                f"class_names: expected texts of at most {_LONGEST_NAME} printable characters, "
+                f"got {type(name).__name__} {name!r:.60}"
+            )
+    return tuple(names)
+
+
+def _check_array(name: str, array: Any) -> None:
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+        raise DataError(f"{name}: expected a plain numpy array, got {type(array).__name__}")
 
 
 def check_images(name: str, x: np.ndarray) -> None:
@@ -200,27 +337,44 @@ def check_images(name: str, x: np.ndarray) -> None:
     Raises:
         DataError: when it is not uint8 [N, H, W, C] as `Dataset` needs it.
     """
+    _check_array(name, x)
     expected = (
         f"{name}: expected uint8 [N, height, width, channels], at least one image, sides of "
-        f"{SMALLEST} and more, 1 or 3 channels; found"
+        f"{SMALLEST} and more, at most {LARGEST}, 1 or 3 channels; found {x.dtype} {list(x.shape)}"
     )
     if x.dtype != np.uint8:
-        text = f"{x.dtype} {list(x.shape)}"
-        if x.dtype.kind == "f" and x.size:
-            text += f" in [{np.nanmin(x):.4g}, {np.nanmax(x):.4g}]" if np.isfinite(x).any() else ""
-            bad = int(x.size - np.isfinite(x).sum())
-            text += f" with {bad} NaN or infinite values" if bad else ""
-        raise DataError(f"{expected} {text}. Bring values to 0..255 and convert with astype.")
-    if x.ndim != 4 or not len(x) or min(x.shape[1:3]) < SMALLEST or x.shape[3] not in (1, 3):
-        raise DataError(f"{expected} {x.dtype} {list(x.shape)}")
+        # Their range says what is to be done; a search through billions would take too long.
+        if x.dtype.kind == "f" and 0 < x.size <= 2**26:
+            finite = x[np.isfinite(x)]
+            expected += f" in [{finite.min():.4g}, {finite.max():.4g}]" if finite.size else ""
+            bad = x.size - finite.size
+            expected += f" with {bad} NaN or infinite values" if bad else ""
+        raise DataError(f"{expected}. Bring values to 0..255 and convert with astype.")
+    sides, good = x.shape[1:3], x.ndim == 4 and len(x) > 0 and x.shape[-1] in (1, 3)
+    if not good or min(sides) < SMALLEST or max(sides) > LARGEST:
+        raise DataError(expected)
 
 
-def _check_labels(name: str, y: np.ndarray, images: int, classes: int) -> None:
+def check_labels(name: str, y: np.ndarray, images: int, classes: int | None = None) -> None:
+    """Check the type and shape of labels, and that each is one of a class.
+
+    Args:
+        name: what the array is called in the message.
+        y: the array.
+        images: how many images there are.
+        classes: how many classes there are; None leaves the values unread.
+
+    Raises:
+        DataError: when it is not integers [N], one an image, from 0 to below `classes`.
+    """
+    _check_array(name, y)
     if y.dtype.kind not in "iu" or y.shape != (images,):
         raise DataError(
             f"{name}: expected integers [{images}], one label an image; "
             f"found {y.dtype} {list(y.shape)}"
         )
+    if classes is None:
+        return
     if classes < 2:
         raise DataError(f"{name}: expected at least two classes, found {classes}")
     if y.min() < 0 or y.max() >= classes:

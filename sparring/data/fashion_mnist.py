@@ -12,23 +12,18 @@ import numpy as np
 from typing_extensions import override
 
 from sparring.data.dataset import Dataset
-from sparring.data.reading import cache_folder, find, no_download, read_idx, sha256
+from sparring.data.reading import cache_folder, download, find, read_idx, sha256
 from sparring.data.source import Source
 from sparring.errors import DataError
 
 CLASSES = (
-    "T-shirt/top",
-    "trouser",
-    "pullover",
-    "dress",
-    "coat",
-    "sandal",
-    "shirt",
-    "sneaker",
-    "bag",
-    "ankle boot",
+    *("T-shirt/top", "trouser", "pullover", "dress", "coat"),
+    *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
 )
 """Names of the classes."""
+
+URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
+"""Where the files are downloaded from, as by Keras."""
 
 FILES = {
     "x_train": ("train-images-idx3-ubyte", (60000, 28, 28)),
@@ -57,8 +52,10 @@ class FashionMnist(Source):
 
     @override
     def load(self, folder: Path | None) -> Dataset:
-        arrays = self._download() if folder is None else self._read(folder)
-        for key, array in arrays.items():
+        paths = self._download() if folder is None else self.files(folder)
+        arrays = {}
+        for path, (key, (_, shape)) in zip(paths, FILES.items(), strict=True):
+            arrays[key] = array = read_idx(path, shape)
             if (digest := sha256(array.tobytes())) != SHA256[key]:
                 raise DataError(
                     f"{self.name} {key}: expected contents with SHA-256 {SHA256[key]}, "
@@ -80,15 +77,7 @@ class FashionMnist(Source):
         folder = folder or cache_folder() / self.name
         return [find(folder, (f"{file}.gz", file)) for file, _ in FILES.values()]
 
-    def _read(self, folder: Path) -> dict[str, np.ndarray]:
-        paths = zip(FILES.items(), self.files(folder), strict=True)
-        return {key: read_idx(path, shape) for (key, (_, shape)), path in paths}
-
-    def _download(self) -> dict[str, np.ndarray]:
-        from sparring.backend import keras
-
-        try:
-            (x_train, y_train), (x_test, y_test) = keras.datasets.fashion_mnist.load_data()
-        except Exception as error:  # Keras raises a bare Exception when a download fails
-            raise no_download(self.name, "the four IDX .gz files", error) from error
-        return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
+    def _download(self) -> list[Path]:
+        folder = {"cache_subdir": f"datasets/{self.name}"}
+        names = [f"{file}.gz" for file, _ in FILES.values()]
+        return [download(self.name, name, URL + name, **folder) for name in names]

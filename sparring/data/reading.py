@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
+import math
 import os
+import stat
 import tempfile
 import zlib
 from collections.abc import Sequence
@@ -13,6 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from sparring.errors import DataError
+
+_GZIP_EXTRA = 2**20
+"""Bytes by which a gzip file may be longer than its contents."""
 
 
 def cache_folder() -> Path:
@@ -26,6 +30,16 @@ def cache_folder() -> Path:
 def nearest_existing(path: Path) -> Path:
     """Give a path or, until it is made, the folder it would be made in."""
     return next(place for place in (path, *path.absolute().parents) if os.access(place, os.F_OK))
+
+
+def to_path(text: str | Path) -> Path:
+    """Give a path with ~ expanded; DataError for what can be none."""
+    try:
+        path = Path(text).expanduser()
+        path.exists()  # raises for names that are too long, say
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataError(f"{str(text)[:200]!r}: expected a path: {error}") from error
+    return path
 
 
 def find(folder: Path, names: Sequence[str]) -> Path:
@@ -48,12 +62,17 @@ def read(path: Path, first_bytes: int = -1) -> bytes:
         first_bytes: how many bytes to read; -1 reads all.
 
     Raises:
-        DataError: when it is missing, empty, or a web page in place of data.
+        DataError: when it is missing, no file, unreadable, empty, or a web page in place of data.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    with path.open("rb") as file:
-        data = file.read(first_bytes)
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end
+            raise OSError("expected a file, found a folder, a pipe or a device")
+        with path.open("rb") as file:
+            data = file.read(first_bytes)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: no path at all
+        raise DataError(f"{path}: cannot be read: {error}") from error
     if not data:
         raise DataError(f"{path}: expected data, found an empty file")
     if data[:512].lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
@@ -77,14 +96,18 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     Raises:
         DataError: when it is missing, truncated, or of another kind or shape.
     """
-    data = read(path)
+    # One byte more than there should be tells a longer file, and a bomb, without reading it all.
+    most = 4 + 4 * len(shape) + math.prod(shape) + 1
     if path.suffix == ".gz":
+        unpacker = zlib.decompressobj(wbits=31)  # of gzip
         try:
-            data = gzip.decompress(data)
-        except EOFError as error:
-            raise DataError(f"{path}: truncated: the gzip stream ends too soon") from error
-        except (OSError, zlib.error) as error:
+            data = unpacker.decompress(read(path, most + _GZIP_EXTRA), most)
+        except zlib.error as error:
             raise DataError(f"{path}: expected a gzip file: {error}") from error
+        if not unpacker.eof and len(data) < most:
+            raise DataError(f"{path}: truncated: the gzip stream ends too soon")
+    else:
+        data = read(path, most)
     # Two zeros, 8 for unsigned bytes, the number of axes, then the size of each.
     header = bytes([0, 0, 8, len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape)
     if data[: len(header)] != header:
@@ -92,19 +115,12 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
             f"{path}: expected an IDX file of {' x '.join(map(str, shape))} bytes, which begins "
             f"with {header.hex(' ')}, found {data[: len(header)].hex(' ') or 'nothing'}"
         )
-    expect_length(str(path), data, len(header) + int(np.prod(shape)))
+    expect_length(str(path), data, len(header) + math.prod(shape))
     return np.frombuffer(data, np.uint8, offset=len(header)).reshape(shape)
 
 
 def expect_length(name: str, data: bytes, expected: int, what: str = "") -> None:
-    """Raise DataError, naming the data, unless they have the expected number of bytes.
-
-    Args:
-        name: what the data are called in the message.
-        data: the bytes.
-        expected: their number.
-        what: what that number is made of, in parentheses, with a space before it.
-    """
+    """Raise DataError, naming the data, unless they have the expected number of bytes."""
     if len(data) != expected:
         short = "truncated: " if len(data) < expected else ""
         raise DataError(f"{name}: {short}expected {expected} bytes{what}, found {len(data)}")
@@ -115,15 +131,27 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def no_download(name: str, files: str, error: Exception) -> DataError:
-    """Give the error for a download that failed, which says how to do without.
+def download(name: str, file: str, url: str, **options: str) -> Path:
+    """Download a file of a data set, unless it was before, by Keras.
 
     Args:
-        name: the data set.
-        files: the files to put into a folder instead.
-        error: why it failed.
+        name: of the data set.
+        file: its name.
+        url: where it is.
+        options: of keras.utils.get_file.
+
+    Returns:
+        Where it is kept.
+
+    Raises:
+        DataError: when that fails; says how to do without.
     """
-    return DataError(
-        f"{name} could not be downloaded: {error}. Without a network, put {files} into a folder "
-        "and name it with --data-dir."
-    )
+    from sparring.backend import keras
+
+    try:
+        return Path(keras.utils.get_file(file, url, **options))
+    except Exception as error:  # Keras raises a bare Exception when a download fails
+        raise DataError(
+            f"{name} could not be downloaded: {error}. Without a network, put its files into a "
+            "folder and name it with --data-dir."
+        ) from error

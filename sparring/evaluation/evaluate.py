@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 
 from sparring import attacks, backend, defenses
-from sparring import data as datasets
 from sparring.attacks import Attack, Wrapped
 from sparring.backend import ops
 from sparring.data import Dataset
@@ -41,6 +40,7 @@ from sparring.evaluation.guard import Guard
 from sparring.evaluation.judge import Judge
 from sparring.evaluation.request import EvaluationRequest
 from sparring.evaluation.verdict import Verdict, images_of
+from sparring.experiments.dataset import of_run
 from sparring.experiments.load import load
 from sparring.runs.records import (
     Evaluated,
@@ -78,7 +78,8 @@ def evaluate(
         attack: any callable (defense, x, y, threat) -> x_adv, see `sparring.attacks`; or the name
             of one of ours, or of a file.
         threat: Linf(eps) or L2(eps); None takes Linf with the data set's usual eps.
-        dataset: a Dataset or what `sparring.data.load` takes; None takes the defense's own.
+        dataset: a Dataset or what `sparring.data.load` takes; None takes the defense's own. One
+            with other test images is refused unless other_data=True is among the options.
         n: how many test images, from the first.
         progress: is called after every batch.
         options: the other fields of `EvaluationRequest`, such as images, draws, batch_size, seed,
@@ -208,7 +209,7 @@ class _Parts:
     @classmethod
     def of(cls, request: EvaluationRequest, tell: Progress) -> _Parts:
         """Load and check them."""
-        attacked, attack, dataset = request.defense, request.attack, request.data
+        attacked, attack = request.defense, request.attack
         if isinstance(attacked, str):
             attacked = load(_run_directory(request))
         defense, wrappers = attacks.unwrapped(attacked)  # the judge asks the defense itself
@@ -217,20 +218,9 @@ class _Parts:
         if isinstance(attack, str):
             attack = attacks.get(attack, request.options, defense=defense.name)
         attack = attacks.checked(attack)
-        if dataset is None and _is_own(defense):
-            raise SettingsError(
-                f"{defense.name} was trained on a data set of your own called {defense.info.name}, "
-                f"not on the built-in {defense.info.name}: expected its file as data (--data "
-                "FILE.npz)"
-            )
-        if not isinstance(dataset, Dataset):
-            dataset = datasets.load(dataset or defense.info.name, request.data_dir)
-        if dataset.info.shape != defense.info.shape or dataset.classes != defense.info.classes:
-            raise SettingsError(
-                f"{defense.name} was trained on {defense.info.name}, images "
-                f"{list(defense.info.shape)} of {defense.info.classes} classes; {dataset.name} has "
-                f"{list(dataset.info.shape)} of {dataset.classes}"
-            )
+        dataset = of_run(
+            defense.info, request.data, request.data_dir, who=defense.name, other=request.other_data
+        )
         if request.eps is None:
             threat = default_threat(request.norm, dataset.key, dataset.name)
         else:
@@ -247,6 +237,7 @@ class _Parts:
 
     def about(self, draws: int, seed: int) -> Evaluated:
         """What is evaluated, for the verdict."""
+        other = self.dataset.has_test_images_of(self.defense.info) is False
         return Evaluated(
             defense=self.defense.name,
             run=str(self.defense.path) if self.defense.path else None,
@@ -254,17 +245,12 @@ class _Parts:
             attack=describe(self.attack) + (self.wrappers and f" on {self.wrappers}"),
             attack_sha256=_source_hash(self.attack),
             threat=ThreatRecord(norm=self.threat.norm, eps=self.threat.eps),
-            dataset=self.dataset.info.as_json(),
+            dataset=self.dataset.info.as_json() | ({"other_data": True} if other else {}),
             seed=seed,
             draws=draws,
             backend=backend.name,
             sparring=__version__,
         )
-
-
-def _is_own(defense: Defense) -> bool:
-    """Whether a defense was trained on a user's data that are called as a built-in data set."""
-    return defense.info.key is None and defense.info.name in datasets.NAMES
 
 
 def _run_directory(request: EvaluationRequest) -> Path:

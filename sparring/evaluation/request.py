@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 from typing_extensions import override
 
+from sparring import data as datasets
 from sparring.errors import SettingsError, unknown_name
 from sparring.experiments.request import Request, option
 
@@ -54,6 +55,9 @@ class EvaluationRequest(Request):
         "NAME|FILE.npz",
     )
     data_dir: Path | None = option(None, "Folder with the data set's files.")
+    other_data: bool = option(
+        False, "Judge on DATA's images though they are not those the defense was tested on."
+    )
     norm: str = option("Linf", "Norm of the threat model.", "Linf|L2")
     eps: str | float | None = option(
         None, "Its radius, as 0.03 or 8/255. Default: the data set's.", "X"
@@ -99,6 +103,8 @@ class EvaluationRequest(Request):
         for name in ("defense", "attack", "data", "transfer_from"):
             if isinstance(value := getattr(self, name), Path):
                 object.__setattr__(self, name, str(value))
+        if self.data is not None:
+            object.__setattr__(self, "data", datasets.accepted(self.data))
         if self.images is not None:
             object.__setattr__(self, "images", _chosen(self.images))
 

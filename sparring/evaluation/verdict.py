@@ -140,8 +140,9 @@ class Verdict:
     @property
     def _title(self) -> str:
         about, threat = self.about, self.about.threat
+        other = " (other data)" if about.dataset.get("other_data") else ""
         return (
-            f"{about.defense} on {about.dataset['name']}, {about.attack}, "
+            f"{about.defense} on {about.dataset['name']}{other}, {about.attack}, "
             f"{threat.norm} eps {threat.eps:.6g}"
         )
 

@@ -5,6 +5,7 @@ Which question it answers: how does a request become a trained run, or many?
     request.py   what is asked for, as values that go through JSON
     train.py     one training, or one network of it
     load.py      a trained defense from its run directory
+    dataset.py   the data set of a run, found or compared by its contents
     plan.py      what there is to train, and why with these settings
     schedule.py  many trainings at once, on this machine or on a cluster
     machine.py   what of this machine the process may use

@@ -167,7 +167,10 @@ class TrainingRequest(Request):
 
     def __post_init__(self) -> None:
         """Check the types, and take texts for paths and numpy's numbers for Python's."""
+        object.__setattr__(self, "data", datasets.accepted(self.data))
         self._expect_counts(0, "seed", "restarts", "eval_every")
+        limits = ("limit_train", "limit_test")
+        self._expect_counts(1, *(name for name in limits if getattr(self, name) is not None))
         if self.threads is not None:
             self._expect_counts(1, "threads")
         self._expect("a name", str, "defense", "preset")
@@ -209,7 +212,7 @@ class TrainingRequest(Request):
             raise SettingsError(f"{', '.join(twice)}: given in settings and by itself; give one")
         changes = {**(settings or {}), **rest}
         if isinstance(defense, cls):
-            data = defense.data if data == "digits" else data
+            data = defense.data if isinstance(data, str) and data == "digits" else data
             return replace(defense, data=data, settings={**defense.settings, **changes}, **own)
         if not isinstance(defense, str):
             raise SettingsError(

@@ -197,6 +197,7 @@ class Training:
         self.record = RunRecord(
             defense=request.defense,
             dataset=self.dataset.info.as_json(),
+            source=self.dataset.info.source(),
             preset=request.preset,
             settings=self.settings.as_json(),
             networks=[recipe.settings.as_json() for recipe in self.recipes()],
@@ -405,8 +406,7 @@ def _expect_callback(progress: Callback | None) -> None:
 
 def load_data(request: TrainingRequest) -> Dataset:
     """Load the images that a request asks for."""
-    data = request.data
-    dataset = data if isinstance(data, Dataset) else datasets.load(data, request.data_dir)
+    dataset = datasets.load(request.data, request.data_dir)
     return dataset.limit(request.limit_train, request.limit_test)
 
 

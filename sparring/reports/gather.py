@@ -198,6 +198,8 @@ def _attack_name(folder: str, record: VerdictRecord, dataset: str) -> str:
         name += ", chosen images"
     if record.dataset.get("name") != dataset:
         name += f", on {record.dataset.get('name')}"
+    elif record.dataset.get("other_data"):
+        name += ", on other images"
     return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
 
 

@@ -209,7 +209,8 @@ class Evaluated(Record):
         attack: the attack in words, with its options.
         attack_sha256: the hash of the file it is defined in, if there is one.
         threat: the threat model.
-        dataset: `DatasetInfo` as JSON values.
+        dataset: `DatasetInfo` as JSON values; and "other_data": true where its test images are
+            others than the run's, which was asked for.
         seed: what a stochastic defense's draws follow from.
         draws: how often the defense was asked about each image.
         backend: the framework it ran on.
@@ -481,6 +482,8 @@ class RunRecord(_Open, _File):
     """Name of the defense."""
     dataset: Annotated[dict[str, Any], BeforeValidator(to_jsonable_python)]
     """The fields of `sparring.data.DatasetInfo`, with a name at least; `info` has them typed."""
+    source: dict[str, Any] | None = None
+    """Its further fields, of where it lies, by which it is found and compared."""
     preset: Word = "course"
     """The recipe's variant: course or fast. Runs from before there were presets had the course's.
     """
@@ -536,7 +539,7 @@ class RunRecord(_Open, _File):
             _DatasetRecord.model_validate(self.dataset)
         except ValidationError as error:
             raise ValueError(problem(error)) from error
-        return DatasetInfo.from_json(self.dataset)
+        return DatasetInfo.from_json({**self.dataset, **(self.source or {})})
 
     def about(self) -> dict[str, Any]:
         """Give what the weights of this training say of it, in plain JSON values."""

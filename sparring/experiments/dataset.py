@@ -1,0 +1,126 @@
+"""The data set of a run, known by its contents: found where it was, or compared with another."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from sparring import data as datasets
+from sparring.data import Dataset, DatasetInfo
+from sparring.errors import DataError, SettingsError
+
+
+def at_hand(info: DatasetInfo, data_dir: str | Path | None = None) -> Dataset | None:
+    """Load the data set of a run where that takes no download.
+
+    Args:
+        info: what the run knows of it.
+        data_dir: folder with a built-in data set's files.
+
+    Returns:
+        The data set; None where it is not there, or has other test images now.
+
+    Raises:
+        SettingsError, DataError: what is in `data_dir`, or the folder itself, is not it.
+    """
+    try:
+        if info.key in datasets.SOURCES and data_dir is None and info.path is None:
+            datasets.files(info.key)  # raises where a download would be needed
+        return of_run(info, None, data_dir)
+    except (SettingsError, DataError):
+        if data_dir is not None:
+            raise
+        return None
+
+
+def of_run(
+    info: DatasetInfo,
+    given: str | Path | Dataset | None = None,
+    data_dir: str | Path | None = None,
+    *,
+    who: str = "the run",
+    other: bool = False,
+) -> Dataset:
+    """Load the data set of a run, or take one that is given, and compare its test images.
+
+    Args:
+        info: what the run knows of its data set.
+        given: what `accepted` takes; None looks where the run's data were.
+        data_dir: folder with a built-in data set's files.
+        who: what was trained, for messages.
+        other: whether the given one may have other test images.
+
+    Returns:
+        The data set; it may have more images than the run was trained and tested on, or fewer.
+
+    Raises:
+        SettingsError: for images of other sizes, classes or, unless `other` is set, contents; and
+            when the run's own are not where they were.
+        DataError: for files that are missing or damaged.
+    """
+    was = f"{who} was trained on"
+    if given is None:
+        if other:
+            raise SettingsError("other data: expected them as data (--data), got none")
+        dataset = _remembered(info, data_dir, was)
+    else:
+        given = datasets.accepted(given)
+        if not other and given in datasets.SOURCES and not _may_be(info, given, data_dir):
+            raise SettingsError(f"{was} {info}; {given} is another data set. {_WAYS}")
+        dataset = datasets.load(given, data_dir)
+    if dataset.shape != info.shape or dataset.classes != info.classes:
+        raise SettingsError(
+            f"{was} {info.name}, images {list(info.shape)} of {info.classes} classes; "
+            f"{dataset.name} has {list(dataset.shape)} of {dataset.classes}"
+        )
+    if not other and dataset.has_test_images_of(info) is False:
+        raise SettingsError(f"{was} {info}; {dataset.info} has other test images. {_WAYS}")
+    return dataset
+
+
+_WAYS = (
+    "Give the data set it was trained on; or judge it on others on purpose, with --other-data "
+    "(other_data=True)."
+)
+
+
+def _may_be(info: DatasetInfo, name: str, data_dir: str | Path | None) -> bool:
+    """Whether a built-in data set may be a run's, as far as that is known before a download."""
+    if info.key is not None or not info.sha256:
+        return info.key in (name, None)
+    try:
+        datasets.files(name, data_dir)
+    except DataError:
+        return False
+    return True
+
+
+def _remembered(info: DatasetInfo, data_dir: str | Path | None, was: str) -> Dataset:
+    """Load the data set of a run from where it was."""
+    if info.key is None and info.path is not None:
+        paths = map(datasets.to_path, (info.path, info.given or info.path))
+        places = dict.fromkeys(path.absolute() for path in paths)
+        there = [place for place in places if place.is_file()]
+        for place in there:
+            if (dataset := datasets.load(place, data_dir)).has_test_images_of(info) is not False:
+                return replace(dataset, given=info.given)
+        state = f"has other test images now, {dataset.info}" if there else "is not there now"
+        raise SettingsError(
+            f"{was} a data set of your own called {info.name}, from the file {info.path}, which "
+            f"{state}: expected the file as it was, {info}, as data (--data FILE.npz)"
+        )
+    if info.key is None and (info.sha256 or info.name in datasets.SOURCES):
+        like = f", not on the built-in {info.name}" if info.name in datasets.SOURCES else ""
+        raise SettingsError(
+            f"{was} a data set of your own called {info.name}{like}: expected its file as data "
+            "(--data FILE.npz)"
+        )
+    if data_dir is None and info.path and datasets.to_path(info.path).is_dir():
+        data_dir = info.path
+    dataset = datasets.load(info.key or info.name, data_dir)
+    if dataset.has_test_images_of(info) is False:
+        raise SettingsError(
+            f"{was} {info}, whose test images are not those at hand, {dataset.info}: expected its "
+            "own as data (--data FILE.npz), or the folder of its files (--data-dir)"
+        )
+    return dataset
