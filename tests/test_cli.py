@@ -139,7 +139,7 @@ def test_config_file_takes_the_settings_of_the_defense(
     assert Run("runs/digits/temperature").read().settings["base"] == 1.02
     answer = call("train", "baseline", "--config", "c.yaml")
     assert answer.exit_code == 1
-    assert "c.yaml: unknown option 'base'. Valid: data, " in answer.output
+    assert "c.yaml, line 1: unknown option 'base'. Valid: data, " in answer.output
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_config_file_takes_the_settings_of_the_defense(
         ("a: [", 2, "c.yaml"),
         ("epochs: many", 2, "'--epochs': Input should be a valid integer"),
         ("momentum: 2", 1, "momentum: expected 0 or more, below 1"),
-        ("!!python/object/apply:os.mkdir [executed]", 2, "could not determine a constructor"),
+        ("!!python/object/apply:os.mkdir [executed]", 2, "c.yaml, line 1: tags (!) are not taken"),
     ],
 )
 def test_wrong_config_files(

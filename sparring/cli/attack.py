@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ import typer
 from sparring import defenses
 from sparring.backend import choice as backend_choice
 from sparring.cli.options import BackendOption, assignments, from_fields, option_of
-from sparring.cli.program import app, handled
+from sparring.cli.program import app, command_line, handled
 from sparring.evaluation.request import EvaluationRequest
 
 
@@ -60,8 +59,8 @@ def attack(
         print(verdict)
         print(f"Verdict   {verdict.file}, adversarial.safetensors and examples.svg")
         if verdict.failed:
-            again = shlex.join(["sparring", *sys.argv[1:]])
-            print(f"Failed    {again} --images {','.join(map(str, verdict.failed))}")
+            again = command_line(*sys.argv[1:], "--images", ",".join(map(str, verdict.failed)))
+            print(f"Failed    {again}")
 
 
 def _indices(text: str | None) -> list[int] | None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sparring.cli.program import app, handled
+from sparring.cli.program import app, command_line, handled
 
 
 @app.command()
@@ -26,6 +26,6 @@ def exercise(
         path = exercises.write(defense, out, force)
         print(
             f"{path}\n"
-            f"Train     sparring train {defense}\n"
-            f"Grade     sparring attack {defense} {path}"
+            f"Train     {command_line('train', defense)}\n"
+            f"Grade     {command_line('attack', defense, path)}"
         )

@@ -7,9 +7,15 @@ import functools
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
+
+from sparring.errors import SettingsError
+
+if TYPE_CHECKING:  # it needs YAML's parser
+    from sparring.cli.config import Entry
 
 
 class Backend(enum.StrEnum):
@@ -105,29 +111,54 @@ def _typer_option(part: Field[Any], made_by: Callable[..., Any] = typer.Option) 
     return made_by(*names, metavar=metavar, help=part.metadata["help"])
 
 
-def assignments(texts: Sequence[str], option: str) -> dict[str, Any]:
-    """Read the values that an option gave as NAME=VALUE; they are YAML's, and 1e-4 is a number.
+def taken(entry: Entry, option: Any, context: typer.Context) -> Any:
+    """Make the value of an option of what a config file says of it.
+
+    Args:
+        entry: the line of the file.
+        option: the parameter of the command.
+        context: of the command.
+
+    Returns:
+        What the option would be had it been given on the command line; None, which stands for its
+        default, of null.
 
     Raises:
-        typer.BadParameter: for a text that is none, or no YAML.
+        typer.BadParameter: for a value of another kind, naming file and line.
     """
-    import yaml
+    value = entry.value
+    if value is None or (isinstance(value, bool) and option.is_flag):
+        return value
+    values = value if option.multiple and isinstance(value, list) else [value]
+    odd = any(isinstance(item, bool | list | dict | NoneType) for item in values)
+    if option.is_flag or odd or not values:
+        expected = "true or false" if option.is_flag else "a number or text"
+        raise typer.BadParameter(
+            f"{entry.place}: {option.name}: expected {expected}, got {value!r:.80}"
+        )
+    texts = [str(item) for item in values]
+    try:
+        option.process_value(context, texts if option.multiple else texts[0])
+    except typer.BadParameter as error:
+        raise typer.BadParameter(f"{entry.place}: {option.opts[0]!r}: {error.message}") from error
+    return texts if option.multiple else texts[0]
+
+
+def assignments(texts: Sequence[str], option: str) -> dict[str, Any]:
+    """Read the values that an option gave as NAME=VALUE, as `sparring.cli.config` reads them.
+
+    Raises:
+        typer.BadParameter: for a text that is none, or a value that is no YAML.
+    """
+    from sparring.cli.config import read_value
 
     values = {}
     for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"{option}: expected NAME=VALUE, got {text!r}")
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not name or not equals:
+            raise typer.BadParameter(f"{option}: expected NAME=VALUE, got {text!r:.80}")
         try:
-            values[name.strip().replace("-", "_")] = number(yaml.safe_load(value))
-        except yaml.YAMLError as error:
-            raise typer.BadParameter(f"{option}: {text!r}: {error}") from error
+            values[name.replace("-", "_")] = read_value(value)
+        except SettingsError as error:
+            raise typer.BadParameter(f"{option}: {text!r:.80}: {error}") from error
     return values
-
-
-def number(value: Any) -> Any:
-    """Give what YAML takes for text though it is a number, as 1e-4, as one; else the value."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
