@@ -285,7 +285,7 @@ def test_a_live_bar_on_a_terminal() -> None:
         live.step(5, 0.75)
         live.epoch(_metrics(1, test_accuracy=0.875), 65)
         live.step(1, 0.5)
-        live._bar.refresh()
+        live._drawn.refresh()  # type: ignore[union-attr]
         live.message("Something happened.")
         live.epoch(_metrics(2), 0)
     text = console.export_text()

@@ -54,7 +54,7 @@ def attack(
         from sparring.cli import display
         from sparring.evaluation.evaluate import evaluate
 
-        with display.counted(quiet) as progress:
+        with display.counted(quiet, len(wanted.images or ()) or wanted.n) as progress:
             verdict = evaluate(wanted, progress=progress)
         print(verdict)
         print(f"Verdict   {verdict.file}, adversarial.safetensors and examples.svg")
