@@ -109,7 +109,7 @@ def test_a_terminal_that_has_ascii_only_and_no_color(monkeypatch: pytest.MonkeyP
         live.tell(30, 60, "success 42.0 % of a long line")
         assert live._drawn is not None
         live._drawn.refresh()
-    assert b"30/60 images  #######--------  0:00 left" in output.buffer.getvalue()  # type: ignore[attr-defined]
+    assert b"30/60 images  #######--------  0:00 left" in output.buffer.getvalue()
 
 
 def test_many_jobs_are_drawn_in_the_width_there_is(tmp_path: Any) -> None:
