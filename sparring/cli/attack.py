@@ -9,23 +9,28 @@ from typing import Annotated
 
 import typer
 
+from sparring import data as data_sets
 from sparring import defenses
 from sparring.backend import choice as backend_choice
 from sparring.cli.options import BackendOption, assignments, from_fields, option_of
 from sparring.cli.program import app, command_line, handled
+from sparring.errors import RunError
 from sparring.evaluation.request import EvaluationRequest
+
+_option = partial(option_of, EvaluationRequest)
+_ATTACKS = ("noise", "fgsm", "pgd", "square", "reference")
 
 
 @app.command()
 @from_fields
 def attack(
     *,
-    defense: Annotated[str, option_of(EvaluationRequest, "defense", typer.Argument)],
-    attack: Annotated[str, option_of(EvaluationRequest, "attack", typer.Argument)] = "pgd",
-    data: Annotated[str | None, option_of(EvaluationRequest, "data")] = None,
-    eps: Annotated[str | None, option_of(EvaluationRequest, "eps")] = None,
-    images: Annotated[str | None, option_of(EvaluationRequest, "images")] = None,
-    options: Annotated[list[str] | None, option_of(EvaluationRequest, "options")] = None,
+    defense: Annotated[str, _option("defense", typer.Argument, defenses.NAMES)],
+    attack: Annotated[str, _option("attack", typer.Argument, _ATTACKS)] = "pgd",
+    data: Annotated[str | None, _option("data", words=data_sets.NAMES)] = None,
+    eps: Annotated[str | None, _option("eps")] = None,
+    images: Annotated[str | None, _option("images")] = None,
+    options: Annotated[list[str] | None, _option("options")] = None,
     request: partial[EvaluationRequest],
     backend: BackendOption = None,
     quiet: Annotated[
@@ -42,6 +47,7 @@ def attack(
         backend_choice.choose(backend)
         if not Path(defense).is_dir():
             defenses.describe(defense)  # which refuses a wrong name before a framework is imported
+            _expect_run(request.keywords["runs"], defense, data)
         wanted = request(
             defense=defense,
             attack=attack,
@@ -61,6 +67,17 @@ def attack(
         if verdict.failed:
             again = command_line(*sys.argv[1:], "--images", ",".join(map(str, verdict.failed)))
             print(f"Failed    {again}")
+
+
+def _expect_run(runs: Path, defense: str, data: str | None) -> None:
+    """Say how to train the defense of a name that is not trained yet."""
+    run = runs / Path(data or "digits").stem / defense
+    if not run.is_dir():
+        words = ["--data", data] if data else []
+        words += ["--out", str(runs)] if runs != Path("runs") else []
+        raise RunError(
+            f"{run}: no such run directory. To train it: {command_line('train', defense, *words)}"
+        )
 
 
 def _indices(text: str | None) -> list[int] | None:

@@ -13,7 +13,9 @@ from sparring.cli.program import app, handled
 
 @app.command("list")
 def list_defenses(
-    out: Annotated[Path, typer.Option(help="Folder of runs to look into.")] = Path("runs"),
+    out: Annotated[Path, typer.Option(help="Folder of runs to look into.", file_okay=False)] = Path(
+        "runs"
+    ),
 ) -> None:
     """Show the defenses, one line each, and which are trained."""
     with handled():

@@ -90,25 +90,45 @@ def _options_of(kind: type) -> list[inspect.Parameter]:
     return options
 
 
-def option_of(kind: type, name: str, made_by: Callable[..., Any] = typer.Option) -> Any:
+def option_of(
+    kind: type, name: str, made_by: Callable[..., Any] = typer.Option, words: Sequence[str] = ()
+) -> Any:
     """Make what typer knows of a field, for a verb that takes it as another type.
 
     Args:
         kind: the dataclass.
         name: the field's.
         made_by: typer.Option or typer.Argument.
+        words: what a shell may complete; by default those that the field's metavar lists.
     """
     [part] = [part for part in fields(kind) if part.name == name]
-    return _typer_option(part, made_by)
+    return _typer_option(part, made_by, words)
 
 
-def _typer_option(part: Field[Any], made_by: Callable[..., Any] = typer.Option) -> Any:
+def completed(*words: str) -> Callable[[str], list[str]]:
+    """Give what typer's `autocompletion` takes: a function of the beginning of a word."""
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
+
+
+def _typer_option(
+    part: Field[Any], made_by: Callable[..., Any] = typer.Option, words: Sequence[str] = ()
+) -> Any:
     """Make the option of a field; one that is False unless given has no --no-... beside it."""
     names = part.metadata["names"]
     if part.default is False and not names:
         names = (f"--{part.name.replace('_', '-')}",)
-    metavar = part.metadata["metavar"] or None
-    return made_by(*names, metavar=metavar, help=part.metadata["help"])
+    metavar = part.metadata["metavar"]
+    # Of "N|auto" and "NAME|FILE.npz", auto is a word to be typed.
+    choices = [word for word in metavar.split("|") if not word.isalpha() or not word.isupper()]
+    words = words or [word for word in choices if word and "." not in word]
+    # A path that is an option is a folder's; of other types typer does not look at `file_okay`.
+    return made_by(
+        *names,
+        metavar=metavar or None,
+        help=part.metadata["help"],
+        file_okay=False,
+        autocompletion=completed(*words) if words else None,
+    )
 
 
 def taken(entry: Entry, option: Any, context: typer.Context) -> Any:

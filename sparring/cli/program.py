@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -23,7 +24,7 @@ import typer
 from sparring.errors import Diverged, SparringError
 from sparring.version import __version__
 
-EXIT_FAILED, EXIT_DIVERGED, EXIT_DISK = 1, 3, 4
+EXIT_FAILED, EXIT_USAGE, EXIT_DIVERGED, EXIT_DISK = 1, 2, 3, 4
 EXIT_INTERRUPTED, EXIT_TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 EXIT_CLOSED = 128 + 13  # SIGPIPE, which Windows does not have
 
@@ -31,7 +32,6 @@ _DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -64,6 +64,8 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with handled():
+            if any(not word or re.fullmatch("--[a-z-]+=", word) for word in sys.argv[1:]):
+                fail("expected a value for each option and argument, got an empty one", EXIT_USAGE)
             app()
     except typer.Exit as ended:
         sys.exit(ended.exit_code)
@@ -111,7 +113,8 @@ def handled(going_on: str = "") -> Iterator[None]:
         _drop_unwritten()
         full = error.errno in _DISK_FULL
         hint = f". What was saved before is whole. Make room. {going_on}".rstrip() if full else ""
-        fail(f"{error}{hint}", EXIT_DISK if full else EXIT_FAILED, error)
+        where = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        fail(f"{where}{hint}", EXIT_DISK if full else EXIT_FAILED, error)
     except SparringError as error:
         fail(str(error), EXIT_FAILED, error)
 

@@ -12,9 +12,12 @@ from sparring.cli.program import app, handled
 
 @app.command()
 def report(
-    runs: Annotated[Path, typer.Argument(help="Folder of runs, at any depth.")] = Path("runs"),
+    runs: Annotated[
+        Path, typer.Argument(help="Folder of runs, at any depth.", file_okay=False)
+    ] = Path("runs"),
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write into. Default: that of the runs.")
+        Path | None,
+        typer.Option(help="Folder to write into. Default: that of the runs.", file_okay=False),
     ] = None,
 ) -> None:
     """Gather the results of all runs below a folder into one page.

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sparring import data as data_sets
+from sparring import defenses
 from sparring.backend import choice as backend_choice
-from sparring.cli.options import BackendOption, assignments, from_fields, taken
+from sparring.cli.options import BackendOption, assignments, completed, from_fields, taken
 from sparring.cli.program import app, command_line, fail, handled, python
 from sparring.errors import SettingsError, unknown_name
 from sparring.experiments.request import PlanRequest, TrainingRequest, option
@@ -115,12 +117,14 @@ def train(
         typer.Argument(
             help="Names of defenses, as 'sparring list' shows them, or all of them: all.",
             show_default=False,
+            autocompletion=completed(*defenses.NAMES, "all"),
         ),
     ],
     data: Annotated[
         list[str],
         typer.Option(
             metavar="NAME|FILE.npz",
+            autocompletion=completed(*data_sets.NAMES),
             help="digits (embedded), fashion-mnist, cifar10, or your own images as an .npz file "
             "with x_train, y_train, x_test, y_test; repeatable.",
         ),
@@ -150,8 +154,8 @@ def train(
             settings={name: entry.value for name, entry in in_config.items()} | settings.given(),
         )
         wanted.check_names(defense, data)
-        many = how.seeds or how.jobs or how.cluster or defense == ["all"]
-        if many or len(defense) > 1 or len(data) > 1:
+        own_process = any(value is not None for value in (how.seeds, how.jobs, how.cluster))
+        if own_process or defense == ["all"] or len(defense) > 1 or len(data) > 1:
             if how.network is not None:
                 raise typer.BadParameter("--network goes with a single defense, data set and seed")
             plan = PlanRequest(defenses=defense, data=data, seeds=_seeds(how.seeds), common=wanted)
@@ -182,8 +186,6 @@ def _train_one(request: TrainingRequest, how: HowOptions) -> None:
 
 def _check_settings(context: typer.Context, defense: str, given: Mapping[str, Entry]) -> None:
     """Refuse what the config file says that is neither option nor setting, or out of range."""
-    from sparring import defenses
-
     settings = defenses.get(defense).course_settings
     for name, entry in given.items():
         if name not in settings.names():
@@ -204,6 +206,8 @@ def _train_many(request: PlanRequest, how: HowOptions, backend: str) -> None:
 
     if how.jobs and how.cluster:
         raise typer.BadParameter("--jobs is for this machine, --cluster for others: give one")
+    if how.jobs is not None and not re.fullmatch("auto|[1-9][0-9]{0,3}", how.jobs):
+        raise SettingsError(f"jobs: expected a number from 1, or auto, got {how.jobs!r:.80}")
     if how.explain:
         raise typer.BadParameter("--explain goes with a single defense, data set and seed")
     environment = {"KERAS_BACKEND": backend}
