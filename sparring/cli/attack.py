@@ -21,7 +21,7 @@ _option = partial(option_of, EvaluationRequest)
 _ATTACKS = ("noise", "fgsm", "pgd", "square", "reference")
 
 
-@app.command()
+@app.command(epilog="Example: sparring attack blur pgd --eps 0.1 -n 20 -o steps=100")
 @from_fields
 def attack(
     *,

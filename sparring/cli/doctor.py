@@ -12,7 +12,7 @@ import typer
 from sparring.cli.program import EXIT_FAILED, app, handled
 
 
-@app.command()
+@app.command(epilog="Example: sparring doctor --no-probe")
 def doctor(
     probe: Annotated[
         bool, typer.Option(help="Train on each backend for a second, and read the data sets.")

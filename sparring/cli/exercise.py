@@ -12,7 +12,7 @@ from sparring.cli.options import completed
 from sparring.cli.program import app, command_line, handled
 
 
-@app.command()
+@app.command(epilog="Example: sparring exercise blur")
 def exercise(
     defense: Annotated[
         str,

@@ -11,7 +11,7 @@ from sparring import defenses
 from sparring.cli.program import app, handled
 
 
-@app.command("list")
+@app.command("list", epilog="Example: sparring list --out runs/seed-0")
 def list_defenses(
     out: Annotated[Path, typer.Option(help="Folder of runs to look into.", file_okay=False)] = Path(
         "runs"

@@ -10,7 +10,7 @@ import typer
 from sparring.cli.program import app, handled
 
 
-@app.command()
+@app.command(epilog="Example: sparring report runs --out page")
 def report(
     runs: Annotated[
         Path, typer.Argument(help="Folder of runs, at any depth.", file_okay=False)

@@ -107,7 +107,9 @@ class HowOptions:
     quiet: bool = option(False, "Print nothing but the final summary.", "", "--quiet", "-q")
 
 
-@app.command()
+@app.command(
+    epilog="Example: sparring train baseline blur --data fashion-mnist --preset fast --jobs auto"
+)
 @from_fields
 def train(
     *,
