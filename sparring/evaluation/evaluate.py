@@ -38,6 +38,7 @@ from sparring.runs.records import (
     verdict_folder,
 )
 from sparring.threat import ThreatModel, threat_model
+from sparring.training import notebook
 from sparring.version import __version__
 
 _SECONDS_BETWEEN_SAVES = 10
@@ -67,7 +68,7 @@ def evaluate(
         threat: Linf(eps) or L2(eps); None takes Linf with the data set's usual eps.
         dataset: a Dataset or what `sparring.data.load` takes; None takes the defense's own.
         n: how many test images, from the first.
-        progress: is called after every batch.
+        progress: is called after every batch; None shows in a notebook how far it is.
         options: the other fields of `EvaluationRequest`, such as images, draws, batch_size, seed,
             check, time_limit. Other than in a request, nothing is written without `out` or
             save=True, and no transfer is tried without `transfer_from` or transfer=True.
@@ -93,7 +94,7 @@ def evaluate(
         request = defense
     else:
         raise SettingsError("expected nothing but progress beside an EvaluationRequest")
-    return _run(request, progress or (lambda *_: None))
+    return _run(request, progress or notebook.counter())
 
 
 def _run(request: EvaluationRequest, tell: Progress) -> Verdict:
