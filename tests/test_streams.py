@@ -13,10 +13,11 @@ SPARRING = f"{sys.executable} -m sparring"
 
 
 def shell(command: str, tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    before = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     return subprocess.run(
         ["bash", "-c", command.replace("SPARRING", SPARRING)],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), **environment},
+        env={**before, "PYTHONPATH": str(Path(__file__).parent.parent), **environment},
         capture_output=True,
         text=True,
         timeout=60,

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, TextIO
 
 import typer
 
@@ -106,11 +106,11 @@ def handled(going_on: str = "") -> Iterator[None]:
     except Diverged as error:
         fail(str(error), EXIT_DIVERGED, error)
     except BrokenPipeError as error:
-        _drop_unwritten()
+        _drop_unwritten(sys.stdout)
         # As other programs, silent where nothing was lost.
         fail(f"Standard output was closed. {going_on}" * bool(going_on), EXIT_CLOSED, error)
     except OSError as error:
-        _drop_unwritten()
+        _drop_unwritten(sys.stdout)
         full = error.errno in _DISK_FULL
         hint = f". What was saved before is whole. Make room. {going_on}".rstrip() if full else ""
         where = f"{error.filename}: {error.strerror}" if error.filename else str(error)
@@ -126,13 +126,13 @@ def _ignore_signals() -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
-def _drop_unwritten() -> None:
-    """Drop what standard output does not take; the interpreter would complain again at its end."""
+def _drop_unwritten(stream: TextIO) -> None:
+    """Drop what a stream does not take; the interpreter would complain again at its end."""
     try:
-        sys.stdout.flush()
+        stream.flush()
     except OSError:
         with suppress(OSError):  # no file of the system's, as in tests
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def fail(message: str, code: int = EXIT_FAILED, error: BaseException | None = None) -> NoReturn:
@@ -149,6 +149,7 @@ def fail(message: str, code: int = EXIT_FAILED, error: BaseException | None = No
     if message:
         with suppress(OSError):  # nobody reads it
             print(f"sparring: {message}", file=sys.stderr)
+        _drop_unwritten(sys.stderr)
     raise Failed(message, code, type(error).__name__ if error else "")
 
 
