@@ -65,14 +65,10 @@ class BarLine:
 
 
 class Clock:
-    """Tell how long something still takes, from how long it took so far.
-
-    Args:
-        done: how much was done before it began.
-    """
+    """Tell how long something still takes, from how long it took so far."""
 
     def __init__(self, done: int = 0) -> None:
-        """Begin now."""
+        """Begin now, when so much is done."""
         self._begun, self._first = time.monotonic(), done
         self._end: float | None = None
 
@@ -313,16 +309,12 @@ class ManyLines(Printer, Watcher):
 
 
 class JobLine(NamedTuple):
-    """How far a running job is."""
+    """How far a running job is: the texts that its line is made of, in their order."""
 
     title: str
-    """What people know it by."""
     epoch: str = ""
-    """The last epoch it finished, of how many."""
     figures: str = ""
-    """What that came to."""
     left: str = ""
-    """The time it still takes."""
 
     @classmethod
     def of(cls, job: Job) -> Self:
