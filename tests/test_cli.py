@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from sparring.cli import app, display
+from sparring.data import Dataset
 from sparring.defenses import DEFENSES
 from sparring.runs.directory import Run
 from sparring.training.callbacks import EpochMetrics
@@ -53,8 +57,37 @@ def test_help_is_for_newcomers(call: Callable[..., Result]) -> None:
         assert name in answer.output
         assert text[0].isupper() or text.startswith(("cpu", "digits")), name
         assert text.endswith("."), name
+    for verb in ("list", "train", "attack", "convert", "exercise", "doctor", "report"):
+        assert f"Example: sparring {verb} " in call(verb, "--help").output
     assert "train" in call("--help").output
     assert call("--version").output.startswith("sparring 0.")
+
+
+def what_comes_next_runs(call: Callable[..., Result], output: str) -> bool:
+    """Whether the command and the lines of Python that training prints run as they stand."""
+    next_lines = output[output.index("Next      ") :].splitlines()
+    words = shlex.split(next_lines[0])
+    attacked = call("attack", *words[words.index("attack") + 1 :], "-n", "5", "--no-check")
+    assert attacked.exit_code == 0, attacked.output
+    assert "sparring attack" in next_lines[0]
+    exec(textwrap.dedent("\n".join(next_lines[2:])), {})
+    return True
+
+
+def test_what_comes_next_names_the_runs_own_folders_and_data(
+    call: Callable[..., Result], make_dataset: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    dataset = make_dataset()
+    names = ("x_train", "y_train", "x_test", "y_test")
+    np.savez("my data.npz", **{name: getattr(dataset, name) for name in names})
+    answer = call(
+        "train", "baseline", *SMALL[:4], "-q", "--data", "my data.npz", "--out", "my runs"
+    )
+    assert answer.exit_code == 0, answer.output
+    assert "attack 'my runs/my data/baseline' --data 'my data.npz'" in answer.output
+    assert what_comes_next_runs(call, answer.output)
+    answer = call("attack", "blur", "--runs", "my runs")
+    assert "sparring train blur --out 'my runs'" in answer.output
 
 
 def test_train_ends_with_a_summary(call: Callable[..., Result], tmp_path: Path) -> None:
@@ -66,6 +99,7 @@ def test_train_ends_with_a_summary(call: Callable[..., Result], tmp_path: Path) 
     assert f"test accuracy {results.test_accuracy:.2%}" in answer.output
     assert "runs/digits/baseline/weights.safetensors" in answer.output
     assert "defense = sparring.load('runs/digits/baseline')" in answer.output
+    assert what_comes_next_runs(call, answer.output)
     listed = call("list").output
     assert re.search(r"^baseline +1 +no +no +digits +a plain network", listed, re.MULTILINE)
     assert len(listed.splitlines()) == 1 + len(DEFENSES)
@@ -139,7 +173,7 @@ def test_config_file_takes_the_settings_of_the_defense(
     assert Run("runs/digits/temperature").read().settings["base"] == 1.02
     answer = call("train", "baseline", "--config", "c.yaml")
     assert answer.exit_code == 1
-    assert "c.yaml: unknown option 'base'. Valid: data, " in answer.output
+    assert "c.yaml, line 1: unknown option 'base'. Valid: data, " in answer.output
 
 
 @pytest.mark.parametrize(
@@ -154,7 +188,7 @@ def test_config_file_takes_the_settings_of_the_defense(
         ("a: [", 2, "c.yaml"),
         ("epochs: many", 2, "'--epochs': Input should be a valid integer"),
         ("momentum: 2", 1, "momentum: expected 0 or more, below 1"),
-        ("!!python/object/apply:os.mkdir [executed]", 2, "could not determine a constructor"),
+        ("!!python/object/apply:os.mkdir [executed]", 2, "c.yaml, line 1: tags (!) are not taken"),
     ],
 )
 def test_wrong_config_files(
@@ -285,7 +319,7 @@ def test_a_live_bar_on_a_terminal() -> None:
         live.step(5, 0.75)
         live.epoch(_metrics(1, test_accuracy=0.875), 65)
         live.step(1, 0.5)
-        live._bar.refresh()
+        live._drawn.refresh()  # type: ignore[union-attr]
         live.message("Something happened.")
         live.epoch(_metrics(2), 0)
     text = console.export_text()

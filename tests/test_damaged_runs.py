@@ -550,7 +550,8 @@ def test_an_imported_run_was_not_tested(run: Path) -> None:
     from sparring.cli.train import summary
 
     edit(run, lambda values: values.update(results={}))
-    assert "baseline on patterns: not tested" in summary(sparring.load(run))
+    request = TrainingRequest(defense="baseline")
+    assert "baseline on patterns: not tested" in summary(sparring.load(run), request)
 
 
 # Folders

@@ -443,7 +443,7 @@ def test_lines_and_the_live_display_of_many(tmp_path: Path) -> None:
         live.change(done, "started")
         live.change(running, "killed (exit code -9)")
         live.look()
-        live._live.refresh()
+        live._drawn.refresh()  # type: ignore[union-attr]
     text = console.export_text()
     assert "1/2 done, 1 running" in text
     assert "running: epoch 2/8, loss 0.5000, test 87.50%, 1:00 left" in text

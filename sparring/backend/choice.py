@@ -52,6 +52,7 @@ def choose(name: str | None = None) -> str:
         raise SparringError(
             "no backend is installed: pip install 'sparring[torch]' (or [tensorflow], or [jax])"
         )
+    name = None if name is None else str(name)  # an enumeration's member shows as more
     running = default() if "keras" in sys.modules else None
     if running and name not in (None, running):
         raise SettingsError(

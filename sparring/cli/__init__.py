@@ -3,6 +3,7 @@
 Which question it answers: what does `sparring VERB` do?
 
     program.py  exit codes, errors and signals
+    config.py   values and config files in YAML
     options.py  options made of dataclasses
     display.py  bars, lines and tables
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,24 +12,28 @@ from typing import Annotated
 
 import typer
 
+from sparring import data as data_sets
 from sparring import defenses
 from sparring.backend import choice as backend_choice
 from sparring.cli.options import BackendOption, assignments, from_fields, option_of
-from sparring.cli.program import app, handled
+from sparring.cli.program import app, command_line, handled
 from sparring.errors import AttackError
 from sparring.evaluation.request import EvaluationRequest
 
+_option = partial(option_of, EvaluationRequest)
+_ATTACKS = ("noise", "fgsm", "pgd", "square", "reference")
 
-@app.command()
+
+@app.command(epilog="Example: sparring attack blur pgd --eps 0.1 -n 20 -o steps=100")
 @from_fields
 def attack(
     *,
-    defense: Annotated[str, option_of(EvaluationRequest, "defense", typer.Argument)],
-    attack: Annotated[str, option_of(EvaluationRequest, "attack", typer.Argument)] = "pgd",
-    data: Annotated[str | None, option_of(EvaluationRequest, "data")] = None,
-    eps: Annotated[str | None, option_of(EvaluationRequest, "eps")] = None,
-    images: Annotated[str | None, option_of(EvaluationRequest, "images")] = None,
-    options: Annotated[list[str] | None, option_of(EvaluationRequest, "options")] = None,
+    defense: Annotated[str, _option("defense", typer.Argument, defenses.NAMES)],
+    attack: Annotated[str, _option("attack", typer.Argument, _ATTACKS)] = "pgd",
+    data: Annotated[str | None, _option("data", words=data_sets.NAMES)] = None,
+    eps: Annotated[str | None, _option("eps")] = None,
+    images: Annotated[str | None, _option("images")] = None,
+    options: Annotated[list[str] | None, _option("options")] = None,
     request: partial[EvaluationRequest],
     backend: BackendOption = None,
     traceback: Annotated[
@@ -63,7 +66,8 @@ def attack(
         from sparring.cli import display
         from sparring.evaluation.evaluate import evaluate
 
-        with _explained(traceback), display.counted(quiet) as progress:
+        total = len(wanted.images or ()) or wanted.n
+        with _explained(traceback), display.counted(quiet, total) as progress:
             verdict = evaluate(wanted, progress=progress)
         print(verdict)
         file = verdict.file
@@ -71,8 +75,8 @@ def attack(
             file = file.relative_to(Path.cwd())
         print(f"Verdict   {file}, adversarial.safetensors and examples.svg")
         if verdict.failed:
-            again = shlex.join(["sparring", *sys.argv[1:]])
-            print(f"Failed    {again} --images {','.join(map(str, verdict.failed))}")
+            again = command_line(*sys.argv[1:], "--images", ",".join(map(str, verdict.failed)))
+            print(f"Failed    {again}")
 
 
 @contextmanager

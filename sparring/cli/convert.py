@@ -29,7 +29,7 @@ class WrittenOptions:
     force: bool = option(False, "Replace what is there.")
 
 
-@app.command()
+@app.command(epilog="Example: sparring convert runs/digits/baseline --to onnx")
 @from_fields
 def convert(
     *,

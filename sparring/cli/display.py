@@ -7,13 +7,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live as LiveText
-from rich.progress import BarColumn, TextColumn
-from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 from typing_extensions import override
@@ -35,18 +34,74 @@ class Output(Console):
         raise
 
 
+@dataclass(frozen=True)
+class BarLine:
+    """A bar with its texts, in one line; a narrow terminal cuts what comes last."""
+
+    place: str
+    """How far it is, in numbers."""
+    share: float
+    """How far it is, in [0, 1]."""
+    seconds_left: float | None
+    """The time it still takes; None while nobody knows."""
+    rest: str = ""
+    """What there is to say besides."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw it; rich calls this."""
+        left = "-:--" if self.seconds_left is None else duration(self.seconds_left)
+        place, left = f"{self.place}  ", f"  {left} left"
+        width = max(4, min(20, options.max_width - len(place + left)))
+        done = min(width, int(width * self.share))
+        full, empty = "#-" if options.ascii_only else "━─"
+        line = Text(place, no_wrap=True, overflow="crop")
+        line.append(full * done, "bar.complete").append(empty * (width - done), "bar.back")
+        line.append(left)
+        if (room := options.max_width - len(line.plain) - 2) > 0:
+            rest = Text(self.rest)
+            rest.truncate(room, overflow="crop" if options.ascii_only else "ellipsis")
+            line.append("  ").append(rest)
+        yield line
+
+
+class Clock:
+    """Tell how long something still takes, from how long it took so far."""
+
+    def __init__(self, done: int = 0) -> None:
+        """Begin now, when so much is done."""
+        self._begun, self._first = time.monotonic(), done
+        self._end: float | None = None
+
+    def tell(self, done: int, total: int) -> None:
+        """Take how much is done of how much."""
+        if done > self._first:
+            a_piece = (time.monotonic() - self._begun) / (done - self._first)
+            self.tell_left(a_piece * (total - done))
+
+    def tell_left(self, seconds: float) -> None:
+        """Take from somebody who knows better how long it still takes."""
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float | None:
+        """Give the seconds that are left; None while nobody knows."""
+        return None if self._end is None else max(0.0, self._end - time.monotonic())
+
+
 class Printer:
     """Print lines on a console, above what is drawn there while the printer's context is entered.
 
     Args:
         console: where; something can be drawn on a terminal only.
-        drawn: what is drawn, if anything.
+        drawn: gives what is drawn, a few times a second; None for nothing.
     """
 
-    def __init__(self, console: Console, drawn: Bar | LiveText | None = None) -> None:
+    def __init__(self, console: Console, drawn: Callable[[], RenderableType] | None = None) -> None:
         """Print and draw nothing yet."""
-        self._console, self._drawn = console, drawn
+        self._console = console
         self._begun = self._last = time.monotonic()
+        self._drawn = drawn and LiveText(
+            get_renderable=drawn, console=console, transient=True, refresh_per_second=4
+        )
 
     def __enter__(self) -> Self:
         """Draw what is to be drawn."""
@@ -71,13 +126,17 @@ class Printer:
             self.message(text())
 
 
-def figures(metrics: EpochMetrics, seconds_left: float) -> str:
+def _draws(console: Console, quiet: bool) -> bool:
+    """Whether lines on a console can be drawn anew."""
+    return console.is_terminal and not console.is_dumb_terminal and not quiet
+
+
+def figures(metrics: EpochMetrics) -> str:
     """Put one epoch's figures into words."""
     tested = "" if metrics.test_accuracy is None else f"  test {metrics.test_accuracy:6.2%}"
     return (
         f"loss {metrics.loss:.4f}  accuracy {metrics.accuracy:6.2%}{tested}  "
-        f"learning rate {metrics.learning_rate:.4f}  "
-        f"{metrics.images_per_second:,.0f} images/s  {duration(seconds_left)} left"
+        f"learning rate {metrics.learning_rate:.4f}  {metrics.images_per_second:,.0f} images/s"
     )
 
 
@@ -86,23 +145,23 @@ class Lines(Printer, Silent):
 
     @override
     def begin(self, network: int, networks: int, epoch: int, epochs: int, steps: int) -> None:
-        self._network, self._networks = network, networks
         self._epoch, self._epochs, self._steps = epoch, epochs, steps
+        self._which = f"network {network + 1}/{networks}  " if networks > 1 else ""
 
     @override
     def step(self, step: int, loss: float) -> None:
-        self.now_and_then(lambda: f"{self._place(1)}  step {step}/{self._steps}  loss {loss:.4f}")
+        place = self._place(self._epoch + 1)
+        self.now_and_then(lambda: f"{place}  step {step}/{self._steps}  loss {loss:.4f}")
 
     @override
     def epoch(self, metrics: EpochMetrics, seconds_left: float) -> None:
         self._epoch = metrics.epoch
-        self.message(f"{self._place()}  {figures(metrics, seconds_left)}")
+        place = self._place(metrics.epoch)
+        self.message(f"{place}  {figures(metrics)}  {duration(seconds_left)} left")
 
-    def _place(self, ahead: int = 0) -> str:
+    def _place(self, epoch: int) -> str:
         """Which epoch, and of which network where there are several."""
-        which = f"network {self._network + 1}/{self._networks}  " if self._networks > 1 else ""
-        epoch = f"{self._epoch + ahead:{len(str(self._epochs))}}"
-        return f"{which}epoch {epoch}/{self._epochs}"
+        return f"{self._which}epoch {epoch:{len(str(self._epochs))}}/{self._epochs}"
 
 
 class Live(Lines):
@@ -110,37 +169,47 @@ class Live(Lines):
 
     def __init__(self, console: Console) -> None:
         """Draw on a console, which has to be a terminal."""
-        self._bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[figures]}"),
-            console=console,
-            transient=True,
-        )
-        super().__init__(console, self._bar)
-        self._task = self._bar.add_task("", total=1, figures="", visible=False)
-        self._figures = ""
+        self._figures = self._loss = self._which = ""
+        self._epoch = self._epochs = self._steps = self._step = 0
+        self._clock = Clock()
+        super().__init__(console, self._line)
 
     @override
     def begin(self, network: int, networks: int, epoch: int, epochs: int, steps: int) -> None:
         super().begin(network, networks, epoch, epochs, steps)
-        self._bar.update(self._task, total=epochs * steps, completed=epoch * steps, visible=True)
+        self._step, self._figures, self._loss = 0, "", ""
+        self._clock = Clock(epoch * steps)
 
     @override
     def step(self, step: int, loss: float) -> None:
-        self._bar.update(
-            self._task,
-            completed=self._epoch * self._steps + step,
-            description=self._place(1),
-            figures=self._figures or f"loss {loss:.4f}",
-        )
+        self._step, self._loss = step, f"loss {loss:.4f}"
+        if not self._figures:  # the loop's own estimate takes the time of tests into account
+            self._clock.tell(*self._done())
 
     @override
     def epoch(self, metrics: EpochMetrics, seconds_left: float) -> None:
-        self._figures = figures(metrics, seconds_left)
+        self._figures = figures(metrics)
+        self._clock.tell_left(seconds_left)
         if metrics.epoch == self._epochs:
             super().epoch(metrics, seconds_left)  # the last one stays when the bar goes
-        self._epoch = metrics.epoch
+        self._epoch, self._step = metrics.epoch, 0
+
+    def _done(self) -> tuple[int, int]:
+        """How many steps are done, of how many."""
+        return self._epoch * self._steps + self._step, self._epochs * self._steps
+
+    def _line(self) -> RenderableType:
+        """Make the line that is drawn."""
+        done, total = self._done()
+        if not total:
+            return Text("")
+        epoch = min(self._epoch + 1, self._epochs)
+        return BarLine(
+            f"epoch {epoch:{len(str(self._epochs))}}/{self._epochs}",
+            done / total,
+            self._clock.left(),
+            self._which + (self._figures or self._loss),
+        )
 
 
 def warn(texts: Iterable[str]) -> None:
@@ -153,7 +222,7 @@ def warn(texts: Iterable[str]) -> None:
 def told() -> Iterator[Callable[[str], None]]:
     """Give a function told what is being done: a live line on a terminal, plain lines elsewhere."""
     console = Output(stderr=True)
-    if console.is_terminal and not console.is_dumb_terminal:
+    if _draws(console, quiet=False):
         with console.status("", spinner="line", refresh_per_second=4) as status:
             yield lambda text: status.update(Text(text))
     else:
@@ -161,28 +230,57 @@ def told() -> Iterator[Callable[[str], None]]:
 
 
 @contextmanager
-def counted(quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
-    """Give a function told (done, total, text): a bar on a terminal, else a line now and then."""
+def counted(quiet: bool, total: int) -> Iterator[Callable[[int, int, str], None]]:
+    """Give a function told (done, total, text): a bar on a terminal, else a line now and then.
+
+    Args:
+        quiet: whether nothing is shown.
+        total: how many images there are, as far as is known.
+    """
     console = Output(quiet=quiet)
-    if console.is_terminal and not quiet:
-        columns = TextColumn("{task.completed}/{task.total} images"), BarColumn(bar_width=20)
-        with Bar(
-            *columns, TextColumn("{task.description}"), console=console, transient=True
-        ) as bar:
-            task = bar.add_task("", total=None)
-            yield lambda done, total, text: bar.update(
-                task, completed=done, total=total, description=text
-            )
-    else:
-        lines = Printer(console)
-        yield lambda done, total, text: lines.now_and_then(lambda: f"{done}/{total} images  {text}")
+    with ImagesLive(console, total) if _draws(console, quiet) else Images(console) as lines:
+        yield lines.tell
+
+
+class Images(Printer):
+    """Print now and then how many images are done."""
+
+    def tell(self, done: int, total: int, text: str) -> None:
+        """Take what there is to say; with a total of 0 it is not about images."""
+        if total:
+            self.now_and_then(lambda: f"{done}/{total} images  {text}")
+        else:
+            self.message(text)
+
+
+class ImagesLive(Images):
+    """Draw a bar of how many images are done."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        """Draw on a console, which has to be a terminal, that none is done yet."""
+        self._told = 0, total, ""
+        self._clock = Clock()
+        super().__init__(console, self._line)
+
+    @override
+    def tell(self, done: int, total: int, text: str) -> None:
+        if not total:
+            self.message(text)
+            return
+        self._clock.tell(done, total)
+        self._told = done, total, text
+
+    def _line(self) -> RenderableType:
+        """Make the line that is drawn."""
+        done, total, text = self._told
+        return BarLine(f"{done}/{total} images", done / total, self._clock.left(), text)
 
 
 @contextmanager
 def shown(quiet: bool) -> Iterator[Callback]:
     """Give the callback that fits where standard output goes."""
     console = Output(quiet=quiet)
-    with (Live if console.is_terminal and not quiet else Lines)(console) as lines:
+    with (Live if _draws(console, quiet) else Lines)(console) as lines:
         yield lines
 
 
@@ -202,7 +300,7 @@ class ManyLines(Printer, Watcher):
     @override
     def look(self) -> None:
         self.now_and_then(
-            lambda: "  ".join([self._stand(), *(f"[{line}]" for line in self._running())])
+            lambda: "  ".join([self._stand(), *(f"[{line.fitted()}]" for line in self._running())])
         )
 
     def _stand(self) -> str:
@@ -211,22 +309,43 @@ class ManyLines(Printer, Watcher):
         parts += [f"{counts[state]} {state}" for state in ("running", "failed") if counts[state]]
         return f"{', '.join(parts)}, {duration(time.monotonic() - self._begun)}"
 
-    def _running(self) -> Iterator[str]:
+    def _running(self) -> list[JobLine]:
         """How far each running job is."""
-        for job in self._jobs:
-            if job.state != "running":
-                continue
-            if not job.epochs:
-                yield job.title
-            elif (metrics := job.progress()) is None:
-                yield f"{job.title}: epoch 0/{job.epochs}"
-            else:
-                tested = metrics.test_accuracy
-                yield (
-                    f"{job.title}: epoch {metrics.epoch}/{job.epochs}, loss {metrics.loss:.4f}"
-                    f"{'' if tested is None else f', test {tested:.2%}'}, "
-                    f"{duration((job.epochs - metrics.epoch) * metrics.seconds)} left"
-                )
+        return [JobLine.of(job) for job in self._jobs if job.state == "running"]
+
+
+class JobLine(NamedTuple):
+    """How far a running job is: the texts that its line is made of, in their order."""
+
+    title: str
+    epoch: str = ""
+    figures: str = ""
+    left: str = ""
+
+    @classmethod
+    def of(cls, job: Job) -> Self:
+        """Read it from the job's files."""
+        if not job.epochs:
+            return cls(job.title)
+        if (metrics := job.progress()) is None:
+            return cls(job.title, f": epoch 0/{job.epochs}")
+        tested = metrics.test_accuracy
+        return cls(
+            job.title,
+            f": epoch {metrics.epoch}/{job.epochs}",
+            f", loss {metrics.loss:.4f}" + ("" if tested is None else f", test {tested:.2%}"),
+            f", {duration((job.epochs - metrics.epoch) * metrics.seconds)} left",
+        )
+
+    def fitted(self, width: int = sys.maxsize) -> str:
+        """Write it in one line; in a narrow one without the figures, and with less of the title."""
+        whole = "".join(self)
+        if len(whole) <= width:
+            return whole
+        seen = self.epoch + self.left
+        title = Text(self.title)
+        title.truncate(max(1, width - len(seen)), overflow="ellipsis")
+        return title.plain + seen
 
 
 class ManyLive(ManyLines):
@@ -234,9 +353,10 @@ class ManyLive(ManyLines):
 
     def __init__(self, console: Console) -> None:
         """Draw on a console, which has to be a terminal."""
-        self._live = LiveText(console=console, transient=True, refresh_per_second=4)
-        super().__init__(console, self._live)
         self._looked = 0.0
+        self._jobs: list[Job] = []
+        self._seen: list[JobLine] = []
+        super().__init__(console, self._lines)
 
     @override
     def change(self, job: Job, what: str) -> None:
@@ -245,17 +365,20 @@ class ManyLive(ManyLines):
 
     @override
     def look(self) -> None:
-        if time.monotonic() - self._looked < 1:
-            return
-        self._looked = time.monotonic()
-        self._live.update(Text("\n".join([*self._running(), self._stand()])))
+        if time.monotonic() - self._looked >= 1:  # it reads files
+            self._looked, self._seen = time.monotonic(), self._running()
+
+    def _lines(self) -> RenderableType:
+        """Make the lines that are drawn."""
+        lines = [line.fitted(self._console.width) for line in self._seen]
+        return Text("\n".join([*lines, self._stand()]), no_wrap=True, overflow="ellipsis")
 
 
 @contextmanager
 def many(quiet: bool) -> Iterator[ManyLines]:
     """Give the watcher of many jobs that fits where standard output goes."""
     console = Output(quiet=quiet)
-    with (ManyLive if console.is_terminal and not quiet else ManyLines)(console) as lines:
+    with (ManyLive if _draws(console, quiet) else ManyLines)(console) as lines:
         yield lines
 
 

@@ -12,15 +12,16 @@ import typer
 from sparring.cli.program import EXIT_FAILED, app, handled
 
 
-@app.command()
+@app.command(epilog="Example: sparring doctor --no-probe")
 def doctor(
     probe: Annotated[
         bool, typer.Option(help="Train on each backend for a second, and read the data sets.")
     ] = True,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder to look for the data sets' files in.")
+        Path | None,
+        typer.Option(help="Folder to look for the data sets' files in.", file_okay=False),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs"),
+    out: Annotated[Path, typer.Option(help="Folder of runs.", file_okay=False)] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Say what this machine can do: cores, memory, backends and their speed, data sets, disk.

@@ -7,13 +7,20 @@ from typing import Annotated
 
 import typer
 
-from sparring.cli.program import app, handled
+from sparring import defenses
+from sparring.cli.options import completed
+from sparring.cli.program import app, command_line, handled
 
 
-@app.command()
+@app.command(epilog="Example: sparring exercise blur")
 def exercise(
-    defense: Annotated[str, typer.Argument(help="Name of the defense to break.")],
-    out: Annotated[Path, typer.Option(help="Folder to write it into.")] = Path(),
+    defense: Annotated[
+        str,
+        typer.Argument(
+            help="Name of the defense to break.", autocompletion=completed(*defenses.NAMES)
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write it into.", file_okay=False)] = Path(),
     force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
 ) -> None:
     """Write an attack to fill in, attack_NAME.py, for breaking a defense yourself.
@@ -26,6 +33,6 @@ def exercise(
         path = exercises.write(defense, out, force)
         print(
             f"{path}\n"
-            f"Train     sparring train {defense}\n"
-            f"Grade     sparring attack {defense} {path}"
+            f"Train     {command_line('train', defense)}\n"
+            f"Grade     {command_line('attack', defense, path)}"
         )

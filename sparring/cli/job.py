@@ -61,7 +61,7 @@ def _done(request: dict[str, Any]) -> Any:
     wanted = replace(TrainingRequest.from_json(request["train"]), wait=_SECONDS_TO_END)
     with display.shown(quiet=False) as progress:
         if wanted.network is None:
-            print(summary(train(wanted, progress=progress)))
+            print(summary(train(wanted, progress=progress), wanted))
         else:
             train_network(wanted, progress=progress)
     return None

@@ -11,9 +11,11 @@ from sparring import defenses
 from sparring.cli.program import app, handled
 
 
-@app.command("list")
+@app.command("list", epilog="Example: sparring list --out runs/seed-0")
 def list_defenses(
-    out: Annotated[Path, typer.Option(help="Folder of runs to look into.")] = Path("runs"),
+    out: Annotated[Path, typer.Option(help="Folder of runs to look into.", file_okay=False)] = Path(
+        "runs"
+    ),
 ) -> None:
     """Show the defenses, one line each, and which are trained."""
     with handled():

@@ -7,9 +7,15 @@ import functools
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
+
+from sparring.errors import SettingsError
+
+if TYPE_CHECKING:  # it needs YAML's parser
+    from sparring.cli.config import Entry
 
 
 class Backend(enum.StrEnum):
@@ -84,50 +90,95 @@ def _options_of(kind: type) -> list[inspect.Parameter]:
     return options
 
 
-def option_of(kind: type, name: str, made_by: Callable[..., Any] = typer.Option) -> Any:
+def option_of(
+    kind: type, name: str, made_by: Callable[..., Any] = typer.Option, words: Sequence[str] = ()
+) -> Any:
     """Make what typer knows of a field, for a verb that takes it as another type.
 
     Args:
         kind: the dataclass.
         name: the field's.
         made_by: typer.Option or typer.Argument.
+        words: what a shell may complete; by default those that the field's metavar lists.
     """
     [part] = [part for part in fields(kind) if part.name == name]
-    return _typer_option(part, made_by)
+    return _typer_option(part, made_by, words)
 
 
-def _typer_option(part: Field[Any], made_by: Callable[..., Any] = typer.Option) -> Any:
+def completed(*words: str) -> Callable[[str], list[str]]:
+    """Give what typer's `autocompletion` takes: a function of the beginning of a word."""
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
+
+
+def _typer_option(
+    part: Field[Any], made_by: Callable[..., Any] = typer.Option, words: Sequence[str] = ()
+) -> Any:
     """Make the option of a field; one that is False unless given has no --no-... beside it."""
     names = part.metadata["names"]
     if part.default is False and not names:
         names = (f"--{part.name.replace('_', '-')}",)
-    metavar = part.metadata["metavar"] or None
-    return made_by(*names, metavar=metavar, help=part.metadata["help"])
+    metavar = part.metadata["metavar"]
+    # Of "N|auto" and "NAME|FILE.npz", auto is a word to be typed.
+    choices = [word for word in metavar.split("|") if not word.isalpha() or not word.isupper()]
+    words = words or [word for word in choices if word and "." not in word]
+    # A path that is an option is a folder's; of other types typer does not look at `file_okay`.
+    return made_by(
+        *names,
+        metavar=metavar or None,
+        help=part.metadata["help"],
+        file_okay=False,
+        autocompletion=completed(*words) if words else None,
+    )
+
+
+def taken(entry: Entry, option: Any, context: typer.Context) -> Any:
+    """Make the value of an option of what a config file says of it.
+
+    Args:
+        entry: the line of the file.
+        option: the parameter of the command.
+        context: of the command.
+
+    Returns:
+        What the option would be had it been given on the command line; None, which stands for its
+        default, of null.
+
+    Raises:
+        typer.BadParameter: for a value of another kind, naming file and line.
+    """
+    value = entry.value
+    if value is None or (isinstance(value, bool) and option.is_flag):
+        return value
+    values = value if option.multiple and isinstance(value, list) else [value]
+    odd = any(isinstance(item, bool | list | dict | NoneType) for item in values)
+    if option.is_flag or odd or not values:
+        expected = "true or false" if option.is_flag else "a number or text"
+        raise typer.BadParameter(
+            f"{entry.place}: {option.name}: expected {expected}, got {value!r:.80}"
+        )
+    texts = [str(item) for item in values]
+    try:
+        option.process_value(context, texts if option.multiple else texts[0])
+    except typer.BadParameter as error:
+        raise typer.BadParameter(f"{entry.place}: {option.opts[0]!r}: {error.message}") from error
+    return texts if option.multiple else texts[0]
 
 
 def assignments(texts: Sequence[str], option: str) -> dict[str, Any]:
-    """Read the values that an option gave as NAME=VALUE; they are YAML's, and 1e-4 is a number.
+    """Read the values that an option gave as NAME=VALUE, as `sparring.cli.config` reads them.
 
     Raises:
-        typer.BadParameter: for a text that is none, or no YAML.
+        typer.BadParameter: for a text that is none, or a value that is no YAML.
     """
-    import yaml
+    from sparring.cli.config import read_value
 
     values = {}
     for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"{option}: expected NAME=VALUE, got {text!r}")
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not name or not equals:
+            raise typer.BadParameter(f"{option}: expected NAME=VALUE, got {text!r:.80}")
         try:
-            values[name.strip().replace("-", "_")] = number(yaml.safe_load(value))
-        except yaml.YAMLError as error:
-            raise typer.BadParameter(f"{option}: {text!r}: {error}") from error
+            values[name.replace("-", "_")] = read_value(value)
+        except SettingsError as error:
+            raise typer.BadParameter(f"{option}: {text!r:.80}: {error}") from error
     return values
-
-
-def number(value: Any) -> Any:
-    """Give what YAML takes for text though it is a number, as 1e-4, as one; else the value."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value

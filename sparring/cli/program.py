@@ -9,18 +9,22 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
+import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated, NoReturn
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, NoReturn, TextIO
 
 import typer
 
 from sparring.errors import Diverged, SparringError
 from sparring.version import __version__
 
-EXIT_FAILED, EXIT_DIVERGED, EXIT_DISK = 1, 3, 4
+EXIT_FAILED, EXIT_USAGE, EXIT_DIVERGED, EXIT_DISK = 1, 2, 3, 4
 EXIT_INTERRUPTED, EXIT_TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 EXIT_CLOSED = 128 + 13  # SIGPIPE, which Windows does not have
 
@@ -28,7 +32,6 @@ _DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -53,10 +56,19 @@ class Failed(typer.Exit):
 def main() -> None:
     """Run the command line; the process ends with one of the codes above."""
     signal.signal(signal.SIGTERM, _raise_terminated)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed; what is opened next would take its number
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A folder's name may have letters that the locale's encoding has not.
         sys.stdout.reconfigure(errors="backslashreplace")
-    app()
+    try:
+        with handled():
+            if any(not word or re.fullmatch("--[a-z-]+=", word) for word in sys.argv[1:]):
+                fail("expected a value for each option and argument, got an empty one", EXIT_USAGE)
+            app()
+    except typer.Exit as ended:
+        sys.exit(ended.exit_code)
 
 
 def _raise_terminated(*_: object) -> None:
@@ -87,20 +99,22 @@ def handled(going_on: str = "") -> Iterator[None]:
         sys.stdout.flush()
     except Terminated as error:
         _ignore_signals()
-        fail(f"Terminated. {going_on}", EXIT_TERMINATED, error)
+        fail(f"Terminated. {going_on}".rstrip(), EXIT_TERMINATED, error)
     except KeyboardInterrupt as error:
         _ignore_signals()
-        fail(f"Interrupted. {going_on}", EXIT_INTERRUPTED, error)
+        fail(f"Interrupted. {going_on}".rstrip(), EXIT_INTERRUPTED, error)
     except Diverged as error:
         fail(str(error), EXIT_DIVERGED, error)
     except BrokenPipeError as error:
-        # The interpreter flushes what is left at its end, and would complain again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        fail(f"Standard output was closed. {going_on}", EXIT_CLOSED, error)
+        _drop_unwritten(sys.stdout)
+        # As other programs, silent where nothing was lost.
+        fail(f"Standard output was closed. {going_on}" * bool(going_on), EXIT_CLOSED, error)
     except OSError as error:
+        _drop_unwritten(sys.stdout)
         full = error.errno in _DISK_FULL
-        hint = f". What was saved before is whole. Make room. {going_on}" if full else ""
-        fail(f"{error}{hint}", EXIT_DISK if full else EXIT_FAILED, error)
+        hint = f". What was saved before is whole. Make room. {going_on}".rstrip() if full else ""
+        where = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        fail(f"{where}{hint}", EXIT_DISK if full else EXIT_FAILED, error)
     except SparringError as error:
         fail(str(error), EXIT_FAILED, error)
 
@@ -112,16 +126,46 @@ def _ignore_signals() -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
+def _drop_unwritten(stream: TextIO) -> None:
+    """Drop what a stream does not take; the interpreter would complain again at its end."""
+    try:
+        stream.flush()
+    except OSError:
+        with suppress(OSError):  # no file of the system's, as in tests
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def fail(message: str, code: int = EXIT_FAILED, error: BaseException | None = None) -> NoReturn:
-    """Print a message and end the program.
+    """Print a message on standard error and end the program.
 
     Args:
-        message: for people.
+        message: for people; nothing is printed of an empty one.
         code: the exit code.
         error: what happened, whose class a scheduler is told.
 
     Raises:
         Failed: always.
     """
-    print(f"sparring: {message}", file=sys.stderr)
+    if message:
+        with suppress(OSError):  # nobody reads it
+            print(f"sparring: {message}", file=sys.stderr)
+        _drop_unwritten(sys.stderr)
     raise Failed(message, code, type(error).__name__ if error else "")
+
+
+def command_line(*words: object) -> str:
+    """Write a command of this program so that it runs when it is pasted into the shell.
+
+    Args:
+        words: the verb and what follows, as "attack", path.
+    """
+    program = [python(), "-m", "sparring"]
+    if Path(sys.argv[0]).stem == "sparring":
+        program = ["sparring" if shutil.which("sparring") else sys.argv[0]]
+    return shlex.join([*program, *map(str, words)])
+
+
+def python() -> str:
+    """Name the running interpreter as one would type it here."""
+    path = Path(sys.executable)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from sparring.reports.tables import Table
 
 
-@app.command()
+@app.command(epilog="Example: sparring report runs --out page")
 def report(
-    runs: Annotated[Path, typer.Argument(help="Folder of runs, at any depth.")] = Path("runs"),
+    runs: Annotated[
+        Path, typer.Argument(help="Folder of runs, at any depth.", file_okay=False)
+    ] = Path("runs"),
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write into. Default: that of the runs.")
+        Path | None,
+        typer.Option(help="Folder to write into. Default: that of the runs.", file_okay=False),
     ] = None,
 ) -> None:
     """Gather the results of all runs below a folder into one page.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,16 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sparring import data as data_sets
+from sparring import defenses
 from sparring.backend import choice as backend_choice
-from sparring.cli.options import BackendOption, assignments, from_fields, number
-from sparring.cli.program import app, fail, handled
+from sparring.cli.options import BackendOption, assignments, completed, from_fields, taken
+from sparring.cli.program import app, command_line, fail, handled, python
 from sparring.errors import SettingsError, unknown_name
 from sparring.experiments.request import PlanRequest, TrainingRequest, option
 
-if TYPE_CHECKING:  # it has a framework
+if TYPE_CHECKING:  # a framework, and YAML's parser
+    from sparring.cli.config import Entry
     from sparring.defenses.defense import Defense
 
 _SETTINGS = "sparring.settings"
+_MOST_SEEDS = 1000
 _NOT_IN_CONFIG = ("config", "defense", "set_", "explain")
 
 
@@ -30,23 +33,25 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     if path is None:
         return None
 
-    import yaml
+    from sparring.cli.config import read_file
 
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise typer.BadParameter(f"{path}: {error}") from error
-    settings = values.pop("settings", None) or {} if isinstance(values, dict) else None
-    if not isinstance(settings, dict):
-        raise typer.BadParameter(f"{path}: expected lines of name: value, found {values!r}")
-    values = {str(name).replace("-", "_"): number(value) for name, value in values.items()}
-    settings = {str(name).replace("-", "_"): number(value) for name, value in settings.items()}
-    options = {parameter.name for parameter in context.command.params} - {*_NOT_IN_CONFIG}
-    if isinstance(values.get("data"), str):
-        values["data"] = [values["data"]]
-    context.default_map = {name: value for name, value in values.items() if name in options}
-    others = {name: value for name, value in values.items() if name not in options}
-    context.meta[_SETTINGS] = {**others, **settings}
+        entries = read_file(path)
+    except SettingsError as error:
+        raise typer.BadParameter(str(error)) from error
+    options = {option.name: option for option in context.command.params}
+    defaults: dict[str, Any] = {}
+    settings: dict[str, Entry] = {}
+    for entry in entries:
+        name = entry.name.removeprefix("settings.")
+        if name in defaults or name in settings:
+            raise typer.BadParameter(f"{entry.place}: {name} is given twice")
+        if entry.name in options and name not in _NOT_IN_CONFIG:
+            defaults[name] = taken(entry, options[name], context)
+        else:
+            settings[name] = entry
+    context.default_map = defaults
+    context.meta[_SETTINGS] = settings
     return path
 
 
@@ -106,7 +111,9 @@ class HowOptions:
     quiet: bool = option(False, "Print nothing but the final summary.", "", "--quiet", "-q")
 
 
-@app.command()
+@app.command(
+    epilog="Example: sparring train baseline blur --data fashion-mnist --preset fast --jobs auto"
+)
 @from_fields
 def train(
     *,
@@ -116,12 +123,14 @@ def train(
         typer.Argument(
             help="Names of defenses, as 'sparring list' shows them, or all of them: all.",
             show_default=False,
+            autocompletion=completed(*defenses.NAMES, "all"),
         ),
     ],
     data: Annotated[
         list[str],
         typer.Option(
             metavar="NAME|FILE.npz",
+            autocompletion=completed(*data_sets.NAMES),
             help="digits (embedded), fashion-mnist, cifar10, or your own images as an .npz file "
             "with x_train, y_train, x_test, y_test; repeatable.",
         ),
@@ -143,18 +152,18 @@ def train(
     without = "" if not request.keywords["force"] else " without --force"
     with handled(f"The same command{without} goes on from the last completed epoch."):
         backend = backend_choice.choose(how.backend)
-        in_config = context.meta.get(_SETTINGS, {})
+        in_config: dict[str, Entry] = context.meta.get(_SETTINGS, {})
         wanted = request(
             defense=defense[0],
             data=data[0],
             network=None if how.network is None else how.network - 1,
-            settings={**in_config, **settings.given()},
+            settings={name: entry.value for name, entry in in_config.items()} | settings.given(),
         )
         wanted.check_names(defense, data)
-        many = how.seeds or how.jobs or how.cluster or defense == ["all"]
-        if many or len(defense) > 1 or len(data) > 1:
-            given = context.get_parameter_source("seed")
-            if how.seeds and given is not None and given.name == "COMMANDLINE":
+        own_process = any(value is not None for value in (how.seeds, how.jobs, how.cluster))
+        if own_process or defense == ["all"] or len(defense) > 1 or len(data) > 1:
+            given_seed = context.get_parameter_source("seed")
+            if how.seeds and given_seed is not None and given_seed.name == "COMMANDLINE":
                 raise typer.BadParameter("--seeds says all seeds: give it without --seed")
             if how.network is not None:
                 raise typer.BadParameter("--network goes with a single defense, data set and seed")
@@ -162,7 +171,7 @@ def train(
             _train_many(plan, how, backend)
         else:
             if in_config:
-                _expect_settings(context, how.config, defense[0], in_config)
+                _check_settings(context, defense[0], in_config)
             _train_one(wanted, how)
 
 
@@ -182,21 +191,22 @@ def _train_one(request: TrainingRequest, how: HowOptions) -> None:
             return
         trained = train(request, progress=progress)
     display.warn(trained.results.get("warnings", []) if how.quiet else [])
-    print(summary(trained))
+    print(summary(trained, request))
 
 
-def _expect_settings(
-    context: typer.Context, config: Path | None, defense: str, given: Mapping[str, Any]
-) -> None:
-    """Raise SettingsError for a name in the config file that is neither option nor setting."""
-    from sparring import defenses
-
-    names = defenses.get(defense).course_settings.names()
-    for name in given:
-        if name not in names:
-            valid = [option for option in context.params if option not in _NOT_IN_CONFIG]
-            valid += [setting for setting in names if setting not in valid]
-            raise SettingsError(f"--config {config}: {unknown_name('option', name, valid)}")
+def _check_settings(context: typer.Context, defense: str, given: Mapping[str, Entry]) -> None:
+    """Refuse what the config file says that is neither option nor setting, or out of range."""
+    settings = defenses.get(defense).course_settings
+    for name, entry in given.items():
+        if name not in settings.names():
+            options = [option.name for option in context.command.params if option.name]
+            valid = [option for option in options if option not in _NOT_IN_CONFIG]
+            valid = list(dict.fromkeys([*valid, *settings.names()]))
+            raise SettingsError(f"{entry.place}: {unknown_name('option', name, valid)}")
+        try:
+            settings.replace(**{name: entry.value})
+        except SettingsError as error:
+            raise SettingsError(f"{entry.place}: {error}") from error
 
 
 def _train_many(request: PlanRequest, how: HowOptions, backend: str) -> None:
@@ -207,6 +217,8 @@ def _train_many(request: PlanRequest, how: HowOptions, backend: str) -> None:
 
     if how.jobs and how.cluster:
         raise typer.BadParameter("--jobs is for this machine, --cluster for others: give one")
+    if how.jobs is not None and not re.fullmatch("auto|[1-9][0-9]{0,3}", how.jobs):
+        raise SettingsError(f"jobs: expected a number from 1, or auto, got {how.jobs!r:.80}")
     if how.explain:
         raise typer.BadParameter("--explain goes with a single defense, data set and seed")
     environment = {"KERAS_BACKEND": backend}
@@ -245,19 +257,26 @@ def _seeds(text: str | None) -> Sequence[int]:
     """Read seeds given as 0-4,7."""
     if text is None:
         return []
-    numbers: list[int] = []
+    numbers: dict[int, None] = {}
     for part in text.split(","):
-        if (match := re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())) is None:
-            raise typer.BadParameter(f"--seeds: expected seeds as 0-4 or 0,2,5, got {text!r}")
+        if (match := re.fullmatch(r"(\d{1,15})(?:-(\d{1,15}))?", part.strip())) is None:
+            raise typer.BadParameter(f"--seeds: expected seeds as 0-4 or 0,2,5, got {text!r:.80}")
         first, last = (int(number or match[1]) for number in match.groups())
         if last < first:
-            raise typer.BadParameter(f"--seeds: expected the smaller seed first, got {text!r}")
-        numbers += range(first, last + 1)
-    return list(dict.fromkeys(numbers))
+            raise typer.BadParameter(f"--seeds: expected the smaller seed first, got {text!r:.80}")
+        if last - first + len(numbers) >= _MOST_SEEDS:
+            raise typer.BadParameter(f"--seeds: expected at most {_MOST_SEEDS}, got {text!r:.80}")
+        numbers |= dict.fromkeys(range(first, last + 1))
+    return list(numbers)
 
 
-def summary(trained: Defense) -> str:
-    """Say what was trained, where it is, and what to do with it, in a few lines."""
+def summary(trained: Defense, request: TrainingRequest) -> str:
+    """Say what was trained, where it is, and what to do with it, in a few lines.
+
+    Args:
+        trained: the defense that came of it.
+        request: what was asked for, whose data set's files the next command needs too.
+    """
     from sparring.evaluation.rates import duration
     from sparring.runs.directory import Run
     from sparring.runs.records import Results
@@ -265,10 +284,14 @@ def summary(trained: Defense) -> str:
     assert trained.path is not None
     run = Run(trained.path)
     results = run.read().results or Results()
-    height, width, channels = trained.info.shape
     rejected = f", {results.rejected:.2%} rejected" if trained.detects else ""
     folder = run.tensorboard_folder
     logs = f"Logs      tensorboard --logdir {folder}\n" if folder.is_dir() else ""
+    data, options = [str(request.data)], []
+    if trained.info.key is None:
+        options = ["--data", *data, "--eps", "8/255"]
+    elif request.data_dir:
+        data, options = [*data, str(request.data_dir)], ["--data-dir", str(request.data_dir)]
     return (
         f"{trained.name} on {trained.info.name}: {results.tested} "
         f"(EMA weights, {trained.info.test_images:,} images{rejected}), "
@@ -276,15 +299,10 @@ def summary(trained: Defense) -> str:
         f"Weights   {run.shown / run.weights_file.name}\n"
         f"Run       {run.shown / run.json_file.name} and metrics.jsonl\n"
         f"{logs}"
-        f"Next      in {_python()}:\n"
+        f"Next      {command_line('attack', run.shown, *options)}\n"
+        f"          or, in Python ({python()}):\n"
         f"              import sparring\n"
-        f"              defense = sparring.load('{run.shown}')\n"
-        f"              defense.classify(images)  # uint8 or floats in [0, 1], "
-        f"[B, {height}, {width}, {channels}]"
+        f"              defense = sparring.load({str(run.shown)!r})\n"
+        f"              data = sparring.load_data({', '.join(map(repr, data))})\n"
+        f"              print(defense.classify(data.x_test[:10]), data.y_test[:10])"
     )
-
-
-def _python() -> str:
-    """The running interpreter as one would type it here."""
-    python = Path(sys.executable)
-    return str(python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python)

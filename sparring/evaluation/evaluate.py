@@ -50,6 +50,7 @@ from sparring.runs.records import (
     verdict_folder,
 )
 from sparring.threat import ThreatModel, checked_threat, threat_model
+from sparring.training import notebook
 from sparring.version import __version__
 
 _SECONDS_BETWEEN_SAVES = 10
@@ -81,7 +82,7 @@ def evaluate(
         dataset: a Dataset or what `sparring.data.load` takes; None takes the defense's own. One
             with other test images is refused unless other_data=True is among the options.
         n: how many test images, from the first.
-        progress: is called after every batch.
+        progress: is called after every batch; None shows in a notebook how far it is.
         options: the other fields of `EvaluationRequest`, such as images, draws, batch_size, seed,
             check, time_limit. Other than in a request, nothing is written without `out` or
             save=True, and no transfer is tried without `transfer_from` or transfer=True.
@@ -108,7 +109,7 @@ def evaluate(
         request = defense
     else:
         raise SettingsError("expected nothing but progress beside an EvaluationRequest")
-    return _run(request, progress or (lambda *_: None))
+    return _run(request, progress or notebook.counter())
 
 
 def _run(request: EvaluationRequest, tell: Progress) -> Verdict:

@@ -35,8 +35,8 @@ from sparring.runs.records import (
     Session,
     WeightsFrom,
 )
-from sparring.training import memory
-from sparring.training.callbacks import Callback, Silent
+from sparring.training import memory, notebook
+from sparring.training.callbacks import Callback
 from sparring.training.loop import ABOVE_CHANCE, TrainLoop, guessing
 from sparring.training.recipe import Recipe
 from sparring.training.settings import Settings
@@ -65,7 +65,7 @@ def train(
         name: of the defense, as in `sparring list`; or a request, which has all but `progress`.
         data: a Dataset, or what `sparring.data.load` takes: a name or the path of an .npz file.
         settings: any of the defense's settings by name; the rest is its own.
-        progress: told how it goes; None tells nobody.
+        progress: told how it goes; None shows it in a notebook, and tells nobody elsewhere.
         **options: fields of `TrainingRequest`, as seed=1; other names are settings too, as
             epochs=10.
 
@@ -218,7 +218,7 @@ class Training:
 
     def logs(self, progress: Callback | None) -> AbstractContextManager[Callback]:
         """Give what is told how it goes: `progress`, and TensorBoard where it is asked for."""
-        callback: Callback = progress or Silent()
+        callback = progress or notebook.callback()
         if not self.request.tensorboard:
             return nullcontext(callback)
         return TensorBoard(callback, self.run, self.request.network)
