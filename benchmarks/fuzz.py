@@ -325,7 +325,8 @@ def answers_as(honest: Any, x: np.ndarray) -> _Read:
     def read(file: Path) -> None:
         loaded = sparring.load(file.parent)
         found = loaded.classify(x), loaded.detect(x), loaded.threshold
-        if not all(np.array_equal(*pair) for pair in zip(expected, found, strict=True)):
+        pairs: Iterator[Any] = zip(expected, found, strict=True)
+        if not all(np.array_equal(before, now) for before, now in pairs):
             raise FaultError("a changed run loads, and answers otherwise")
 
     return read
@@ -339,7 +340,13 @@ def readers(folder: Path) -> dict[str, Reader]:
     tiny = Dataset("tiny", x, y, x[:12], y[:12], tuple("abcd"), mirror=False)
     np.savez(folder / "tiny.npz", x_train=x, y_train=y, x_test=x[:12], y_test=y[:12])
     out = folder / "runs"
-    small = {"epochs": 2, "filters": 2, "batch_size": 16, "preset": "course", "out": out}
+    small: dict[str, Any] = {
+        "epochs": 2,
+        "filters": 2,
+        "batch_size": 16,
+        "preset": "course",
+        "out": out,
+    }
     jump = sparring.train("jump", tiny, **small)
     run = out / "tiny" / "jump"
     sparring.evaluate(
@@ -366,16 +373,19 @@ def readers(folder: Path) -> dict[str, Reader]:
         (bins / name).write_bytes(random.integers(0, 256, 3073, dtype=np.uint8).tobytes())
     verdict = next((run / "attacks" / "one").glob("*.json"))
     own = answers_as(jump, x)
-    tensors = {"change": lambda data: changed_tensors(data, folder)}
+
+    def tensors(data: bytes) -> st.SearchStrategy[bytes]:
+        return changed_tensors(data, folder)
+
     train = ("train", "jump", "--explain", "--out", str(folder / "none"))
     attack = ("attack", "jump", "noise", "--runs", str(out), "--data", str(folder / "tiny.npz"))
     return {
         "run.json": Reader(run / "run.json", changed_json, own),
-        "weights.safetensors": Reader(run / "weights.safetensors", read=own, **tensors),
+        "weights.safetensors": Reader(run / "weights.safetensors", tensors, own),
         "state": Reader(
             begun.path / "epoch-000001.safetensors",
-            read=lambda _: begun.load({"defense": "jump"}),
-            **tensors,
+            tensors,
+            lambda _: begun.load({"defense": "jump"}),
         ),
         "metrics.jsonl": Reader(
             begun.metrics_file, changed_lines, lambda _: (begun.metrics(), begun.trim_metrics(1))
