@@ -14,6 +14,7 @@ import sparring
 from sparring import backend, defenses
 from sparring.data import Dataset
 from sparring.errors import SettingsError
+from sparring.evaluation import evaluate as evaluating
 from sparring.experiments.request import TrainingRequest
 from sparring.training import loop as train_loop
 from sparring.training.callbacks import EpochMetrics, Silent
@@ -152,7 +153,7 @@ def run(loop: TrainLoop) -> list[EpochMetrics]:
 def a_loop(name: str, dataset: Dataset, threads: int | None = None) -> TrainLoop:
     defense = defenses.get(name)
     settings = defense.settings_for(
-        dataset, "course", {"epochs": 1, "filters": 2, "batch_size": 16}
+        dataset, "course", {"epochs": 2, "filters": 2, "batch_size": 16}
     ).settings
     return TrainLoop(defense.recipes(dataset.info, settings, 0)[-1], dataset, name, threads)
 
@@ -185,18 +186,17 @@ def test_a_resumed_training_takes_the_recorded_number(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = a_loop("baseline", dataset, threads=2)
-    [line] = run(first)
-    assert line.threads == 2
+    assert [line.threads for line in run(first)] == [2, 2]
     state = first.state()
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # another environment
     resumed = a_loop("baseline", dataset)
-    resumed.restore(state, 0)
+    resumed.restore(state, 1)
     assert run(resumed)[0].threads == 2
     asked = a_loop("baseline", dataset, threads=1)
-    asked.restore(state, 0)
+    asked.restore(state, 1)
     assert run(asked)[0].threads == 1
     old = a_loop("baseline", dataset)
-    old.restore({name: array for name, array in state.items() if name != "threads"}, 0)
+    old.restore({name: array for name, array in state.items() if name != "threads"}, 1)
     assert run(old)[0].threads == torch.get_num_threads()
 
 
@@ -232,3 +232,29 @@ def test_a_change_is_told(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> 
 
     loop.run(lambda metrics: None, Telling())
     assert any(text.startswith("1 instead of 2 threads from here on") for text in told)
+
+
+def test_an_evaluation_records_its_threads_and_goes_on_with_them(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = sparring.train("baseline", dataset, epochs=20, filters=2, out=tmp_path / "runs")
+
+    def counts(defense: Any, x: Any, y: Any, threat: Any) -> Any:
+        found.append(torch.get_num_threads())
+        return x
+
+    found: list[int] = []
+    before = torch.get_num_threads()
+    verdict = sparring.evaluate(trained, counts, sparring.Linf(0.1), dataset, n=8, threads=3)
+    assert verdict.threads == 3
+    assert set(found) == {3}
+    assert torch.get_num_threads() == before
+
+    monkeypatch.setattr(evaluating, "candidates", lambda size, threads: [1, 2])
+    monkeypatch.setattr(Threads, "_seconds", lambda self, step, count: 1.0 / count)
+    out = tmp_path / "verdict"
+    verdict = sparring.evaluate(trained, "noise", sparring.Linf(0.1), dataset, n=8, out=out)
+    assert verdict.threads == 2
+    monkeypatch.setattr(Threads, "_seconds", lambda self, step, count: 1.0 * count)
+    again = sparring.evaluate(trained, "noise", sparring.Linf(0.1), dataset, n=8, out=out)
+    assert again.threads == 2  # as the verdict that was gone on with

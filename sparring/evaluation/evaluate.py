@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import math
 import shlex
 import signal
 import sys
@@ -46,11 +47,13 @@ from sparring.runs.records import (
     Evaluated,
     EvaluationWarning,
     ThreatRecord,
+    VerdictRecord,
     short_name,
     verdict_folder,
 )
 from sparring.threat import ThreatModel, checked_threat, threat_model
 from sparring.training import notebook
+from sparring.training.threads import Threads, candidates
 from sparring.version import __version__
 
 _SECONDS_BETWEEN_SAVES = 10
@@ -122,7 +125,9 @@ def _run(request: EvaluationRequest, tell: Progress) -> Verdict:
     where = _folder(request, parts, about, index)
     with folder.held(where):
         before = folder.earlier(where, about, index, request.force, parts.repeatable)
-        rows = judge.clean_rows(index, x, y)
+        threads = _threads(request, parts.defense, x, before)
+        with threads.in_use():
+            rows = judge.clean_rows(index, x, y)
         verdict = Verdict(about, rows, x, folder=where, name=parts.label)
         if before is not None:
             told = verdict.resume(before)
@@ -136,9 +141,26 @@ def _run(request: EvaluationRequest, tell: Progress) -> Verdict:
                 tell(0, 0, f"Evaluated already: {where}. --force evaluates anew.")
                 return verdict
             tell(0, 0, f"Going on with the evaluation in {where}.")
-        _attack_all(request, parts, judge, verdict, tell)
+        verdict.threads = threads.count
+        with threads.in_use():
+            _attack_all(request, parts, judge, verdict, tell)
         verdict.write_picture(parts.dataset)
     return verdict
+
+
+def _threads(
+    request: EvaluationRequest, defense: Defense, x: np.ndarray, before: VerdictRecord | None
+) -> Threads:
+    """Choose how many threads to compute with, by answers to a batch of images x, [N, H, W, C]."""
+    batch = x[: request.batch_size]
+    size = math.prod(batch.shape[:3]) * defense.settings.filters**2
+    threads = Threads(candidates(size, request.threads), asked=request.threads is not None)
+    if before is not None and before.threads is not None:
+        threads.go_on(before.threads)
+    if threads.undecided and len(batch) and backend.devices()[0] == "cpu":
+        with threads.in_use():
+            threads.choose(lambda: defense.classify(batch))
+    return threads
 
 
 def _attack_all(

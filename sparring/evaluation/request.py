@@ -74,6 +74,9 @@ class EvaluationRequest(Request):
     """Whether the checks try another defense's adversarial images too, where there is one."""
     transfer_from: Any = None
     """Whose: a run directory; None takes the baseline beside the defense's run."""
+    threads: int | None = option(
+        None, "Threads to compute with on a CPU, with PyTorch. Default: by timed steps.", "N"
+    )
     time_limit: float | None = option(None, "For the attack, per batch.", "SECONDS")
     runs: Path = option(Path("runs"), "Folder of runs.")
     save: bool = True
@@ -89,6 +92,8 @@ class EvaluationRequest(Request):
             if not isinstance(value := getattr(self, name), bool | np.bool_):
                 raise SettingsError(f"{name}: expected true or false, got {value!r:.80}")
             object.__setattr__(self, name, bool(value))
+        if self.threads is not None:
+            object.__setattr__(self, "threads", _integer("threads", self.threads, 1, 4096))
         limit = self.time_limit
         if limit is not None:
             if not _is_number(limit) or not 0 < limit <= _LONGEST:

@@ -59,6 +59,7 @@ class Verdict:
             came.
         warnings: what to distrust; docs/warnings.md explains each.
         seconds: how long it took.
+        threads: how many of a CPU it was computed with; None where nobody can say.
         folder: where it is written, if anywhere.
         name: the attack's short name, and what is unusual about the evaluation.
         checked: whether it was looked for signs that the result should be distrusted.
@@ -69,6 +70,7 @@ class Verdict:
     adversarial: np.ndarray
     warnings: list[EvaluationWarning] = field(default_factory=list)
     seconds: float = 0.0
+    threads: int | None = None
     folder: Path | None = None
     name: str = ""
     checked: bool = False
@@ -189,12 +191,13 @@ class Verdict:
             finished=finished,
             checked=self.checked,
             label=self.name,
+            threads=self.threads,
             adversarial_sha256=sha256,
         )
 
     def as_json(self) -> dict[str, Any]:
         """Give everything but the adversarial images as plain JSON values."""
-        about_the_file = {"finished", "checked", "label", "adversarial_sha256"}
+        about_the_file = {"finished", "checked", "label", "threads", "adversarial_sha256"}
         return self.record().model_dump(mode="json", exclude=about_the_file)
 
     def save(self, finished: bool) -> None:
@@ -239,6 +242,7 @@ class Verdict:
                 f"found {images.dtype} {list(images.shape)}. {way_out}."
             )
         self.adversarial, self.seconds = images, before.seconds
+        self.threads = before.threads
         # Warnings of the checks are found anew with them.
         self.warnings = [
             warning

@@ -173,6 +173,8 @@ class TrainingRequest(Request):
         self._expect_counts(1, *(name for name in limits if getattr(self, name) is not None))
         if self.threads is not None:
             self._expect_counts(1, "threads")
+            if self.threads > 4096:
+                raise SettingsError(f"threads: expected at most 4096, got {self.threads}")
         self._expect("a name", str, "defense", "preset")
         self._expect("a name as 'cpu' or 'gpu:1', or None", str | None, "device")
         self._expect("an integer", int | None, "network")

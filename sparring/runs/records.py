@@ -243,6 +243,7 @@ class VerdictRecord(Evaluated, _File):
         checked: whether it was looked for signs that the result should be distrusted.
         label: the attack's short name and what is unusual about the evaluation, in words; empty
             where the file does not say.
+        threads: how many of a CPU it was computed with; None where nobody can say.
         adversarial_sha256: the hash of adversarial.safetensors beside it.
     """
 
@@ -254,6 +255,7 @@ class VerdictRecord(Evaluated, _File):
     finished: bool
     checked: bool = False
     label: str = ""
+    threads: Annotated[int | None, Field(ge=1, le=4096)] = None
     adversarial_sha256: str | None = None
 
     @property

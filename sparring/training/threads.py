@@ -153,11 +153,16 @@ class Threads:
             RunError: for what is no number of threads.
         """
         recorded = arrays.get("threads")
-        if recorded is None or not self._counts or self._asked:
+        if recorded is None:
             return
         if recorded.dtype != np.int32 or recorded.shape or not 1 <= recorded <= _MOST:
             raise RunError(
                 f"tensor threads: expected int32 from 1 to {_MOST}, "
                 f"found {recorded.dtype} {recorded.tolist()!r:.40}"
             )
-        self.count, self.undecided = int(recorded), False
+        self.go_on(int(recorded))
+
+    def go_on(self, count: int) -> None:
+        """Compute with as many threads as before, unless the user asked for a number."""
+        if self._counts and not self._asked:
+            self.count, self.undecided = count, False
