@@ -230,7 +230,7 @@ def test_a_full_disk(whole: Path, stopped: Path, tmp_path: Path, share: float, f
     )
     assert answer.returncode == 4, answer.stderr
     assert re.search(
-        rf"sparring: \[Errno {errno.EFBIG}\] .*/{file}.*\. What was saved before is "
+        rf"sparring: .*/{file}: {os.strerror(errno.EFBIG)}\. What was saved before is "
         rf"whole\. Make room\. {re.escape(GOES_ON)}",
         answer.stderr,
     ), answer.stderr
@@ -243,8 +243,12 @@ def test_a_full_disk(whole: Path, stopped: Path, tmp_path: Path, share: float, f
 def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("dear to me")
     answer = CliRunner().invoke(app, ["train", "baseline", *DIGITS, "--out", f"{tmp_path}/file"])
+    assert answer.exit_code == 2
+    assert "/file' is a file" in re.sub(r"[│\s]+", " ", answer.output).replace(" /file", "/file")
+    below = f"{tmp_path}/file/below"
+    answer = CliRunner().invoke(app, ["train", "baseline", *DIGITS, "--out", below])
     assert answer.exit_code == 1
-    assert re.search(r"sparring: .*Not a directory: '.*file/digits", answer.output)
+    assert re.search(r"sparring: .*file/below/digits/baseline: Not a directory", answer.output)
 
     def refuse(path: str, *_: Any, **__: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
@@ -252,7 +256,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "mkdir", refuse)  # tests may be run by root, whom no mode stops
     answer = CliRunner().invoke(app, ["train", "baseline", *DIGITS, "--out", f"{tmp_path}/runs"])
     assert answer.exit_code == 1
-    assert re.search(r"sparring: .*Permission denied: '.*/runs", answer.output)
+    assert re.search(r"sparring: .*/runs.*: Permission denied", answer.output)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "dear to me"
 

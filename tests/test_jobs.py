@@ -310,7 +310,7 @@ def test_train_many_goes_on_past_failures_and_resumes(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["all", "--jobs", "none"], 1, "jobs: expected a number of 1 or more, or auto"),
+        (["all", "--jobs", "none"], 1, "jobs: expected a number from 1, or auto"),
         (["all", "--seeds", "a-b"], 2, "expected seeds as 0-4 or 0,2,5, got 'a-b'"),
         (["all", "--seeds", "3-1"], 2, "expected the smaller seed first, got '3-1'"),
         (["all", "--network", "1"], 2, "--network goes with a single defense"),
