@@ -252,13 +252,17 @@ def test_a_file_too_large_is_not_read(tmp_path: Path) -> None:
 
 def test_no_memory_is_taken_for_a_network_that_is_not_there(run: Path) -> None:
     # As if another program had written both files: each says what the other says.
-    for name, value in (("filters", 10**7), ("filters", 2**63)):
+    for value, message in (
+        (4000, "expected the weights of a network 4000 filters"),
+        (10**7, "filters: expected from 1 to 4096, got 10000000"),
+        (2**63, "filters: expected from 1 to 4096"),
+    ):
         arrays, about, _ = read_tensors(run / "weights.safetensors")
-        about["settings"][name] = value
+        about["settings"]["filters"] = value
         sha256 = write_tensors(run / "weights.safetensors", arrays, about)
         change = {"weights_sha256": sha256, "settings": about["settings"]}
         edit(run, lambda values, change=change: values.update(change))  # type: ignore[misc]
-        with pytest.raises(RunError, match=rf"expected the weights of a network {value} filters"):
+        with pytest.raises(RunError, match=message):
             sparring.load(run)
 
 

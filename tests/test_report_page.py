@@ -297,7 +297,7 @@ def test_where_no_report_can_be_written_the_way_out_is_told(tmp_path: Path) -> N
     run(tmp_path / "runs/a")
     (tmp_path / "file").write_text("")
     (tmp_path / "full/report.html").mkdir(parents=True)
-    for place in ("file", "file/below", "full"):
+    for place in ("file/below", "full"):
         answer = CliRunner().invoke(
             app, ["report", str(tmp_path / "runs"), "--out", str(tmp_path / place)]
         )

@@ -16,15 +16,15 @@ HUGE = "9" * 20
 DIGITS = "9" * 5000
 
 ROWS = f"""
-train baseline --filters 0 | filters: expected at least 1, got 0
+train baseline --filters 0 | filters: expected from 1 to 4096, got 0
 train baseline --filters {DIGITS} | '--filters'
 train baseline --filters 1.5 | valid integer
 train baseline --learning-rate nan | learning_rate: expected a number above 0
 train baseline --learning-rate 1e400 | learning_rate: expected a number above 0
 train baseline --precision float16 | Did you mean 'bfloat16'?
 train baseline --seed -1 | seed: expected an integer of 0 or more
-train baseline --limit-train {HUGE} | expected 1 to 1437
-train baseline --limit-test -1 | expected 1 to 360
+train baseline --limit-train {HUGE} | expected an integer below 2^63
+train baseline --limit-test -1 | limit_test: expected an integer of 1 or more
 train baseline --restarts -1 | restarts: expected an integer of 0 or more
 train baseline --network {HUGE} | there is no network
 train baseline --jobs 0 | jobs: expected a number from 1, or auto, got '0'
@@ -68,7 +68,7 @@ attack baseline --eps 1/0 | eps
 attack baseline -n 0 | n: expected an integer of 1 or more
 attack baseline -n {HUGE} | n: expected at most 360
 attack baseline --images 1,,2 | --images: expected numbers as 3,17,52
-attack baseline --draws 0 | draws: expected an integer of 1 or more
+attack baseline --draws 0 | draws: expected an integer of 1 to 1000000
 attack baseline --batch-size 0 | batch_size: expected an integer of 1 or more
 attack baseline --out file | '--out'
 attack baseline --runs file | '--runs'

@@ -286,7 +286,7 @@ def summary(trained: Defense, request: TrainingRequest) -> str:
     results = run.read().results or Results()
     rejected = f", {results.rejected:.2%} rejected" if trained.detects else ""
     folder = run.tensorboard_folder
-    logs = f"Logs      tensorboard --logdir {folder}\n" if folder.is_dir() else ""
+    logs = f"Logs      tensorboard --logdir {run.shown / folder.name}\n" if folder.is_dir() else ""
     data, options = [str(request.data)], []
     if trained.info.key is None:
         options = ["--data", *data, "--eps", "8/255"]

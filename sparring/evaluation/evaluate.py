@@ -43,6 +43,7 @@ from sparring.evaluation.request import EvaluationRequest
 from sparring.evaluation.verdict import Verdict, images_of
 from sparring.experiments.dataset import of_run
 from sparring.experiments.load import load
+from sparring.runs.directory import Run
 from sparring.runs.records import (
     Evaluated,
     EvaluationWarning,
@@ -263,7 +264,7 @@ class _Parts:
         other = self.dataset.has_test_images_of(self.defense.info) is False
         return Evaluated(
             defense=self.defense.name,
-            run=str(self.defense.path) if self.defense.path else None,
+            run=str(Run(self.defense.path).shown) if self.defense.path else None,
             weights_sha256=self.defense.weights_sha256,
             attack=describe(self.attack) + (self.wrappers and f" on {self.wrappers}"),
             attack_sha256=_source_hash(self.attack),

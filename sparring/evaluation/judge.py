@@ -97,8 +97,6 @@ class Judge:
             [B, H, W, C]; the image itself where none of finite values in [0, 1] came.
         """
         rows = rows.copy()
-        if isinstance(given, np.ndarray):
-            given = np.array(given)  # a subclass may answer otherwise each time it is asked
         images, wrong = _as_images(given, x)
         if images is None:
             rows["reason"] = wrong
@@ -162,11 +160,14 @@ def _as_images(given: Any, x: np.ndarray) -> tuple[np.ndarray | None, str]:
         kind = f"{type(given).__module__}.{type(given).__qualname__}".removeprefix("builtins.")
         return None, f"returned {kind}: expected a tensor of {backend.name} or a numpy array"
     try:
+        if isinstance(given, np.ma.MaskedArray) and given.dtype.kind == "f":
+            given = np.ma.MaskedArray.filled(given, np.nan)  # what is masked has no value
+        if isinstance(given, np.ndarray):
+            # A class of its own may answer otherwise each time it is asked.
+            given = np.ndarray.view(given, np.ndarray)
         if tuple(given.shape) != x.shape:  # before memory is taken for what may be huge
             return None, f"shape {list(given.shape)}: expected {list(x.shape)}"
         array = given if isinstance(given, np.ndarray) else ops.convert_to_numpy(given)
-        if isinstance(array, np.ma.MaskedArray) and array.dtype.kind == "f":
-            array = array.filled(np.nan)  # what is masked has no value
     except Exception as error:  # without data, deleted, ...
         reason = " ".join(told(error).split())[:200]
         return None, f"returned a tensor that cannot be read, {reason}: expected an ordinary one"

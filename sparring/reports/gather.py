@@ -33,7 +33,6 @@ from sparring.runs.directory import Run
 from sparring.runs.records import Results, VerdictRecord, figure, short_name, verdict_folder
 
 _OWN_FOLDERS = {"attacks", "logs", "previous", "state"}
-_DEEPEST = 50
 _LARGEST = 1e100
 _LARGEST_FILE = 32_000_000  # a verdict on 100,000 images has less
 _LONGEST_NAME = 80
@@ -220,19 +219,14 @@ def _seconds(moment: Any) -> float:
         return 0.0
 
 
-def _printable(value: Any, depth: int = 0) -> Any:
-    """A JSON value whose texts have no control characters, and whose numbers can be written.
-
-    Raises ValueError when it is nested deeper than any of ours.
-    """
-    if depth > _DEEPEST:
-        raise ValueError(f"expected values nested at most {_DEEPEST} deep")
+def _printable(value: Any) -> Any:
+    """A JSON value whose texts have no control characters, and whose numbers can be written."""
     if isinstance(value, str):
         return "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in value)
     if isinstance(value, list):
-        return [_printable(part, depth + 1) for part in value]
+        return [_printable(part) for part in value]
     if isinstance(value, dict):
-        return {_printable(name): _printable(part, depth + 1) for name, part in value.items()}
+        return {_printable(name): _printable(part) for name, part in value.items()}
     # Texts of more than 4,300 digits, which sums may come to, are refused by Python.
     return None if isinstance(value, int | float) and not abs(value) < _LARGEST else value
 

@@ -43,7 +43,6 @@ VERDICT_FORMAT = 2
 """Version of verdict.json as it is written; format 1, called report.json, is read too."""
 
 _VERDICT_FILES = {"verdict.json": VERDICT_FORMAT, "report.json": 1}
-_DEEPEST = 50
 
 Number = Annotated[float, Field(gt=-1e100, lt=1e100)]
 """A finite number of sensible size."""
@@ -274,8 +273,6 @@ class VerdictRecord(Evaluated, _File):
         version = values.get("format") if isinstance(values, dict) else None
         if type(version) is int and version != (expected := _VERDICT_FILES[file.name]):
             raise RunError(f"{file}: damaged: expected format {expected}, found {version}")
-        if _deeper(values, _DEEPEST):
-            raise RunError(f"{file}: damaged: expected values nested at most {_DEEPEST} deep")
         return super().from_json(values, file)
 
     def same(self, about: Evaluated, index: Sequence[int]) -> bool:
@@ -291,14 +288,6 @@ class VerdictRecord(Evaluated, _File):
         write_json(folder / first, {"format": VERDICT_FORMAT, **self.model_dump(mode="json")})
         for name in before:
             (folder / name).unlink(missing_ok=True)
-
-
-def _deeper(value: Any, depth: int) -> bool:
-    """Whether a JSON value is nested deeper than so many levels."""
-    if not isinstance(value, dict | list):
-        return False
-    inner = value.values() if isinstance(value, dict) else value
-    return depth == 0 or any(_deeper(each, depth - 1) for each in inner)
 
 
 def verdict_folder(attack: str, norm: str, eps: float, unusual: Sequence[str] = ()) -> str:
