@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+import sparring
 from sparring.data import Dataset, DatasetInfo
 from sparring.defenses import DEFENSES
 from sparring.defenses.defense import Defense
@@ -445,6 +446,20 @@ def test_wrong_tensors_are_refused_by_logits_and_their_kind(coded: Coded, method
             assert str(caught.value) == SHAPES + found
     # An attack may look a little outside.
     getattr(coded, method)(ops.convert_to_tensor(fine + np.float32(0.6)))
+
+
+@pytest.mark.parametrize("method", ["logits", "probabilities", "scores", "classify"])
+def test_tensors_of_pytorch_without_values_are_refused(coded: Coded, method: str) -> None:
+    torch = pytest.importorskip("torch")
+    if sparring.backend.name != "torch":
+        pytest.skip("the framework is another")
+    for dtype in (torch.float32, torch.uint8):
+        for given in (
+            torch.zeros((2, 8, 8, 1), dtype=dtype, device="meta"),
+            torch.zeros((2, 8, 8, 1), dtype=dtype).to_sparse(),
+        ):
+            with pytest.raises(DataError, match="expected images"):
+                getattr(coded, method)(given)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**31, 2**40, 1.0, "1", True, None, np.float32(1)])

@@ -54,6 +54,13 @@ def other_answers(x: Any, seed: int = 0) -> np.ndarray:
     return np.tile(np.array([1, 0], np.float32), (len(x), 1))
 
 
+class Answering(Linear):
+    """Answers as an attack would like it."""
+
+    def logits(self, x: Any, chance: Any = None) -> Any:
+        return ops.convert_to_tensor(other_answers(x))
+
+
 def _item(target: str) -> Any:
     def change(defense: Any) -> None:
         getattr(defense, target)["probabilities",] = lambda *_: ops.ones((1, 2))
@@ -76,6 +83,7 @@ def _item(target: str) -> Any:
         (lambda d: object.__setattr__(d.info, "shape", (1, 1, 1)), "defense.info.shape"),
         (_item("_compiled"), "defense._compiled"),
         (lambda d: delattr(d, "bias"), "defense.bias"),
+        (lambda d: setattr(d, "__class__", Answering), "defense.__class__"),
         (lambda d: setattr(type(d), "classify", other_answers), "Linear.classify"),
         (lambda d: setattr(Defense, "detect", other_answers), "Defense.detect"),
         (lambda d: setattr(ThreatModel, "check", other_answers), "ThreatModel.check"),
@@ -134,6 +142,30 @@ def test_a_change_of_a_trained_defense_is_found_and_put_back(
     before = digits_baseline.classify(x)
     assert what in changed_by(digits_baseline, digits, change)
     np.testing.assert_array_equal(digits_baseline.classify(x), before)
+
+
+def test_a_network_of_another_class_is_found(digits_baseline: Defense, digits: Dataset) -> None:
+    kind = type(digits_baseline.nets[0])
+    own = type("Own", (kind,), {"call": lambda net, x, chance=None: -kind.call(net, x, chance)})
+    what = changed_by(digits_baseline, digits, lambda d: setattr(d.nets[0], "__class__", own))
+    assert "defense.nets[0].__class__" in what
+    assert type(digits_baseline.nets[0]) is kind
+
+
+def test_weights_of_another_shape_are_found_and_put_back(
+    digits_baseline: Defense, digits: Dataset
+) -> None:
+    if backend.name != "torch":
+        pytest.skip("the others' tensors keep their shape")
+    torch = pytest.importorskip("torch")
+    x = digits.x_test[:20]
+    before = digits_baseline.classify(x)
+
+    def shrink(defense: Any) -> None:
+        defense.nets[0].trainable_variables[0].value.data = torch.zeros(1)
+
+    assert "conv_0_kernel" in changed_by(digits_baseline, digits, shrink)
+    np.testing.assert_allclose(digits_baseline.classify(x), before, atol=1e-6)
 
 
 def test_an_optimizer_of_pytorch_is_found(digits_baseline: Defense, digits: Dataset) -> None:

@@ -65,7 +65,16 @@ def seeds() -> Iterator[None]:
     np.testing.assert_equal(np.random.get_state(legacy=False), numbers)
 
 
+def autocast_scope() -> Any:
+    """What Keras's own layers of a mixed policy are called in."""
+    from keras.src.backend.common.variables import AutocastScope
+
+    return AutocastScope("float16")
+
+
 COMMON: dict[str, Ambient] = {
+    "name scope": lambda: keras.name_scope("outer"),
+    "autocast scope": autocast_scope,
     "floatx float16": lambda: setting(keras.config.floatx, keras.config.set_floatx, "float16"),
     "floatx float64": lambda: setting(keras.config.floatx, keras.config.set_floatx, "float64"),
     "mixed_float16": lambda: policy("mixed_float16"),
@@ -129,11 +138,21 @@ def ambient_of_torch() -> dict[str, Ambient]:
 
 def ambient_of_tensorflow() -> dict[str, Ambient]:
     import tensorflow as tf
+    from tensorflow.python.framework import ops
 
     def options(values: dict[str, bool]) -> None:
         tf.config.optimizer.set_experimental_options(values)
 
+    def numpy_rules(mode: str) -> None:
+        if mode != "off":
+            tf.experimental.numpy.experimental_enable_numpy_behavior(dtype_conversion_mode=mode)
+        ops.set_dtype_conversion_mode(mode)
+
     return {
+        "init_scope": tf.init_scope,
+        "numpy's rules": lambda: setting(
+            lambda: ops.get_dtype_conversion_mode().name.lower(), numpy_rules, "legacy"
+        ),
         "eager": lambda: setting(
             tf.config.functions_run_eagerly, tf.config.run_functions_eagerly, True
         ),
@@ -171,6 +190,8 @@ def ambient_of_jax() -> dict[str, Ambient]:
         "jax_threefry_partitionable": False,
         "jax_debug_nans": True,
         "jax_disable_jit": True,
+        "jax_transfer_guard": "disallow",
+        "jax_legacy_prng_key": "error",
     }
     return {
         name: lambda name=name, value=value: updated(name, value)  # type: ignore[misc]

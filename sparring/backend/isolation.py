@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+from keras.src.backend.common import global_state
 
 
 class Setting(NamedTuple):
@@ -29,6 +30,8 @@ _KERAS = (
     Setting(keras.config.epsilon, keras.config.set_epsilon, 1e-7),
     Setting(keras.config.image_data_format, keras.config.set_image_data_format, "channels_last"),
 )
+_OF_THREAD = ("name_scope_stack", "autocast_scope")
+"""Scopes of Keras that a thread may be in: they prefix the names of variables, and cast them."""
 # numpy's own defaults.
 _NUMPY_ERRORS = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
 
@@ -66,6 +69,10 @@ class Isolation(ContextDecorator):
         with ExitStack() as stack:
             stack.callback(self._leave)
             stack.enter_context(np.errstate(**_NUMPY_ERRORS))  # type: ignore[arg-type]
+            for name in _OF_THREAD:
+                before = global_state.get_global_attribute(name)
+                stack.callback(global_state.set_global_attribute, name, before)
+                global_state.set_global_attribute(name, None)
             self._enter(stack)
             stacks = vars(self._of_thread).setdefault("stacks", [])
             stacks.append(stack.pop_all())

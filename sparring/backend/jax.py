@@ -38,7 +38,7 @@ def _pure(function: Callable[..., Any], variables: Sequence[Any], values: Sequen
 def _put_aside(stack: ExitStack) -> None:
     """Leave a thread's dtypes and modes."""
     for name, (mode, ours) in _MODES.items():
-        if getattr(jax.config, name) != ours:
+        if getattr(jax.config, name) not in (ours, None):  # what is not set is by default
             stack.enter_context(mode(ours))
 
 
@@ -52,6 +52,11 @@ _MODES: dict[str, tuple[Callable[[Any], AbstractContextManager[Any]], Any]] = {
     "jax_threefry_partitionable": (jax.threefry_partitionable, True),
     "jax_debug_nans": (jax.debug_nans, False),
     "jax_debug_infs": (jax.debug_infs, False),
+    "jax_legacy_prng_key": (jax.legacy_prng_key, "allow"),
+    **{
+        f"jax_transfer_guard_{way}": (getattr(jax, f"transfer_guard_{way}"), "allow")
+        for way in ("host_to_device", "device_to_device", "device_to_host")
+    },
 }
 """The context managers of JAX's modes, by their names in its config, and JAX's defaults."""
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import context
 from tensorflow.python.framework import config
+from tensorflow.python.framework import ops as framework
 
 from sparring.backend.common import Random as Random
 from sparring.backend.common import average_pool2d as average_pool2d
@@ -39,7 +41,11 @@ _FUNCTION_OPTIONS = _function_options()
 
 
 def _put_aside(stack: ExitStack) -> None:
-    """Leave a thread's options for the optimization of graphs."""
+    """Leave a thread's options for the optimization of graphs; let tapes record."""
+    # Within tf.init_scope no tape records, and every gradient would be zero.
+    if pywrap_tfe.TFE_Py_TapeSetIsStopped():
+        pywrap_tfe.TFE_Py_TapeSetRestartOnThread()
+        stack.callback(pywrap_tfe.TFE_Py_TapeSetStopOnThread)
     eager = context.context()
     before = eager.function_call_options
     if before is not _FUNCTION_OPTIONS:
@@ -55,6 +61,12 @@ isolated = Isolation(
             config.is_op_determinism_enabled,
             lambda on: config.enable_op_determinism() if on else config.disable_op_determinism(),
             True,
+        ),
+        # numpy's rules make float64 of float32 and a number.
+        Setting(
+            lambda: framework.get_dtype_conversion_mode().name.lower(),
+            framework.set_dtype_conversion_mode,
+            "off",
         ),
         Setting(tf.config.functions_run_eagerly, tf.config.run_functions_eagerly, False),
         Setting(

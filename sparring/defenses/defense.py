@@ -316,12 +316,15 @@ class Defense:
         compiled, drawn = self.compiled((key,), asked), ops.convert_to_tensor(int(seed), "int32")
         return in_batches(lambda images: compiled(images, drawn), self._checked(x))
 
-    def _checked(self, x: Any) -> np.ndarray:
-        """Images as float32 [B, H, W, C] in [0, 1]."""
+    def _read(self, x: Any) -> np.ndarray:
         try:
-            images = ops.convert_to_numpy(x) if ops.is_tensor(x) else np.asarray(x)
+            return ops.convert_to_numpy(x) if ops.is_tensor(x) else np.asarray(x)
         except Exception as error:  # every framework has its own for deleted or sparse tensors
             raise self._wrong(f"{type(x).__name__}, which is no array: {error}") from error
+
+    def _checked(self, x: Any) -> np.ndarray:
+        """Images as float32 [B, H, W, C] in [0, 1]."""
+        images = self._read(x)
         images = self._batch(images, images.dtype.name)
         if images.dtype == np.uint8:
             return images.astype(np.float32) / 255
@@ -335,12 +338,14 @@ class Defense:
         # XLA divides bytes by 255 otherwise than numpy, in the last bit.
         if not dtype or (dtype == "uint8" and backend.readable(x)):
             return ops.convert_to_tensor(self._checked(x))
+        if getattr(x, "is_meta", False):  # Keras would take what lies in memory for its values
+            raise self._wrong("a tensor of the device meta, which has no values")
         x = self._batch(x, dtype)
         if dtype == "uint8":
             return to_float(x)
         if backend.readable(x):
             # An attack that smooths its gradient by noise asks outside of [0, 1].
-            self._expect_values(ops.convert_to_numpy(x), -2, 3)
+            self._expect_values(self._read(x), -2, 3)
         return x if dtype == "float32" else ops.cast(x, "float32")
 
     def _batch(self, images: Any, dtype: str) -> Any:

@@ -39,6 +39,13 @@ class Guard:
             for number, net in enumerate(defense.nets, 1)
             for variable in net.variables
         ]
+        self._kinds = [
+            (name, owner, type(owner))
+            for name, owner in (
+                ("defense", defense),
+                *((f"defense.nets[{number}]", net) for number, net in enumerate(defense.nets)),
+            )
+        ]
         self._parts: list[_Part] = []
         self._arrays: list[tuple[str, np.ndarray, np.ndarray]] = []
         seen: set[int] = set()
@@ -74,6 +81,10 @@ class Guard:
             What that is, in words.
         """
         changed = []
+        for name, owner, kind in self._kinds:
+            if type(owner) is not kind:
+                owner.__class__ = kind
+                changed.append(f"{name}.__class__")
         for part in self._parts:
             changed += [f"{part.name}.{key}" for key in part.restore()]
         for name, array, before in self._arrays:
@@ -83,7 +94,7 @@ class Guard:
                 changed.append(name)
         for name, variable, before in self._variables:
             if not np.array_equal(_values(variable), before, equal_nan=True):
-                variable.assign(before)
+                _assign(variable, before)
                 changed.append(name)
         return changed
 
@@ -141,3 +152,11 @@ def _values(variable: Any) -> np.ndarray:
         return np.array(ops.convert_to_numpy(variable.value))
     except RuntimeError:
         return np.empty(0)
+
+
+def _assign(variable: Any, before: np.ndarray) -> None:
+    """Give a variable its values; a new tensor where its own has another shape, or takes none."""
+    try:
+        variable.assign(before)
+    except RuntimeError:
+        variable._initialize(before)
