@@ -97,8 +97,6 @@ class Judge:
             [B, H, W, C]; the image itself where none of finite values in [0, 1] came.
         """
         rows = rows.copy()
-        if isinstance(given, np.ndarray):
-            given = np.array(given)  # a subclass may answer otherwise each time it is asked
         images, wrong = _as_images(given, x)
         if images is None:
             rows["reason"] = wrong
@@ -157,19 +155,23 @@ class Judge:
 
 def _as_images(given: Any, x: np.ndarray) -> tuple[np.ndarray | None, str]:
     """What an attack returned as float32 images of the shape of x, or None and what is wrong."""
-    dense = ops.is_tensor(given) and hasattr(given, "__array__")  # sparse and ragged ones have none
-    if not (dense or isinstance(given, np.ndarray)):
-        kind = f"{type(given).__module__}.{type(given).__qualname__}".removeprefix("builtins.")
-        return None, f"returned {kind}: expected a tensor of {backend.name} or a numpy array"
     try:
+        # Sparse and ragged tensors have no __array__.
+        dense = ops.is_tensor(given) and hasattr(given, "__array__")
+        if not (dense or isinstance(given, np.ndarray)):
+            kind = f"{type(given).__module__}.{type(given).__qualname__}".removeprefix("builtins.")
+            return None, f"returned {kind}: expected a tensor of {backend.name} or a numpy array"
         if tuple(given.shape) != x.shape:  # before memory is taken for what may be huge
             return None, f"shape {list(given.shape)}: expected {list(x.shape)}"
         array = given if isinstance(given, np.ndarray) else ops.convert_to_numpy(given)
         if isinstance(array, np.ma.MaskedArray) and array.dtype.kind == "f":
             array = array.filled(np.nan)  # what is masked has no value
+        array = np.array(array)  # a subclass may answer otherwise each time it is asked
     except Exception as error:  # without data, deleted, ...
         reason = " ".join(told(error).split())[:200]
         return None, f"returned a tensor that cannot be read, {reason}: expected an ordinary one"
+    if array.shape != x.shape:
+        return None, f"shape {list(array.shape)}: expected {list(x.shape)}"
     if array.dtype.kind != "f":
         return None, f"dtype {array.dtype}: expected float32"
     with np.errstate(over="ignore"):
