@@ -17,16 +17,21 @@ import gzip
 import io
 import json
 import os
+import shutil
 import sys
+import tarfile
 import tempfile
 import time
 import traceback
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -34,18 +39,18 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import sparring
+from sparring import attacks
 from sparring import data as datasets
 from sparring.cli import app
-from sparring.conversion import torch_model
+from sparring.conversion import selfstudy, torch_model
 from sparring.conversion.convert import convert
-from sparring.data import Dataset
-from sparring.data.cifar10 import Cifar10
+from sparring.data import Dataset, cifar10
 from sparring.data.reading import read_idx
 from sparring.errors import SparringError
-from sparring.reports.gather import gather
-from sparring.runs.directory import Checkpoints, Run
+from sparring.runs.directory import Run
 from sparring.runs.files import read_tensors, write_tensors
 from sparring.threat import threat_model
+from sparring.training.callbacks import Silent
 
 SECONDS, MEMORY = 10, 2 << 30
 _Read = Callable[[Path], Any]
@@ -112,15 +117,15 @@ def changed(draw: st.DrawFn, value: Any) -> Any:
     for _ in range(draw(st.integers(1, 3))):
         places = list(_places(value))
         if not places:
-            return draw(st.sampled_from(VALUES))
+            return copy.deepcopy(draw(st.sampled_from(VALUES)))
         container, key = draw(st.sampled_from(places))
         kind = draw(st.sampled_from(["replace", "replace", "replace", "drop", "add"]))
         if kind == "drop":
             del container[key]
         elif kind == "add" and isinstance(container, dict):
-            container[draw(st.sampled_from(TEXTS))] = draw(st.sampled_from(VALUES))
+            container[draw(st.sampled_from(TEXTS))] = copy.deepcopy(draw(st.sampled_from(VALUES)))
         else:
-            container[key] = draw(st.sampled_from(VALUES))
+            container[key] = copy.deepcopy(draw(st.sampled_from(VALUES)))
     return value
 
 
@@ -176,6 +181,33 @@ def changed_tensors(draw: st.DrawFn, data: bytes, folder: Path) -> bytes:
 
 
 @st.composite
+def changed_network(draw: st.DrawFn, data: bytes) -> bytes:
+    """Draw a converted network with another header and no hash or the right one."""
+    if draw(st.integers(0, 3)) == 0:
+        return draw(damaged(data))
+    size = int.from_bytes(data[:8], "little")
+    header, numbers = json.loads(data[8 : 8 + size]), data[8 + size :]
+    options = json.loads(header.pop("__metadata__")["network"])
+    del options["sha256"]
+    both = draw(changed({"options": options, "header": header}))
+    options, header = both.get("options"), both.get("header")
+    if isinstance(options, dict) and draw(st.booleans()):
+        options["sha256"] = torch_model.fingerprint(options, header, numbers)
+    if isinstance(header, dict):
+        header["__metadata__"] = {"network": json.dumps(options)}
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + numbers
+
+
+@st.composite
+def changed_gzip(draw: st.DrawFn, data: bytes) -> bytes:
+    """Draw a gzip file whose bytes, or those that it holds, are changed."""
+    if draw(st.booleans()):
+        return draw(damaged(data))
+    return gzip.compress(draw(damaged(gzip.decompress(data))), 1)
+
+
+@st.composite
 def odd_array(draw: st.DrawFn) -> np.ndarray:
     """Draw a small array of an odd shape, type and content."""
     shape = draw(st.sampled_from([(), (0,), (1,), (3,), (4, 0), (2, 3), (2, 8, 8, 1), (1,) * 9]))
@@ -187,6 +219,17 @@ def odd_array(draw: st.DrawFn) -> np.ndarray:
 
 
 @st.composite
+def changed_npy(draw: st.DrawFn, data: bytes) -> bytes:
+    """Draw a .npy file of an odd array, with an odd header or damaged bytes."""
+    kind = draw(st.sampled_from(["array", "header", "bytes"]))
+    if kind == "array":
+        buffer = io.BytesIO()
+        np.save(buffer, draw(odd_array()))
+        return buffer.getvalue()
+    return draw(odd_header() if kind == "header" else damaged(data))
+
+
+@st.composite
 def changed_npz(draw: st.DrawFn, data: bytes) -> bytes:
     """Draw a .npz file with odd arrays, damaged members or damaged bytes."""
     if draw(st.booleans()):
@@ -195,15 +238,9 @@ def changed_npz(draw: st.DrawFn, data: bytes) -> bytes:
         members = {name: archive.read(name) for name in archive.namelist()}
     for _ in range(draw(st.integers(1, 2))):
         name = draw(st.sampled_from(sorted(members)))
-        kind = draw(st.sampled_from(["array", "bytes", "header", "drop", "other"]))
+        kind = draw(st.sampled_from(["array", "array", "array", "drop", "other"]))
         if kind == "array":
-            buffer = io.BytesIO()
-            np.save(buffer, draw(odd_array()))
-            members[name] = buffer.getvalue()
-        elif kind == "bytes":
-            members[name] = draw(damaged(members[name]))
-        elif kind == "header":
-            members[name] = draw(odd_header())
+            members[name] = draw(changed_npy(members[name]))
         elif kind == "drop":
             members.pop(name)
         else:
@@ -234,10 +271,18 @@ def odd_header(draw: st.DrawFn) -> bytes:
 
 # The readers
 
+WITH_TENSORFLOW = ("a course's index", "a course's weights", "a course's .npy")
+"""Readers that need TensorFlow."""
+
 NAMES = (
-    *("run.json", "run.json, reported", "weights.safetensors", "state", "metrics.jsonl"),
-    *("diverged.json", "verdict.json", "verdict, resumed", "data.npz", "IDX", "CIFAR-10"),
-    *("config.yaml", "a setting", "an attack's option", "eps", "seeds", "a converted network"),
+    *("run.json", "run.json, reported", "weights.safetensors", "a run of one hand"),
+    *("state", "metrics.jsonl", "metrics.jsonl, reported", "diverged.json"),
+    *("state, resumed", "metrics.jsonl, resumed", "run.json, resumed", "diverged.json, resumed"),
+    *("finished.safetensors", "verdict.json", "verdict, resumed", "adversarial.safetensors"),
+    *("data.npz", "IDX", "IDX in gzip", "CIFAR-10", "CIFAR-10 archive", "an attack's file"),
+    *("config.yaml", "a setting", "an attack's option", "eps", "seeds", "images"),
+    *("a converted network", "a converted program"),
+    *(WITH_TENSORFLOW if find_spec("tensorflow") else ()),
 )
 
 
@@ -339,93 +384,225 @@ def readers(folder: Path) -> dict[str, Reader]:
     y = np.arange(24, dtype=np.int32) % 4
     tiny = Dataset("tiny", x, y, x[:12], y[:12], tuple("abcd"), mirror=False)
     np.savez(folder / "tiny.npz", x_train=x, y_train=y, x_test=x[:12], y_test=y[:12])
-    out = folder / "runs"
-    small: dict[str, Any] = {
-        "epochs": 2,
-        "filters": 2,
-        "batch_size": 16,
-        "preset": "course",
-        "out": out,
+    own = {
+        **_of_a_run(folder, tiny),
+        **_of_a_training(folder, tiny),
+        **_of_data(folder, x),
+        **_of_words(folder),
     }
-    jump = sparring.train("jump", tiny, **small)
+    return own | (_of_a_course(folder) if find_spec("tensorflow") else {})
+
+
+SMALL: dict[str, Any] = {"epochs": 2, "filters": 2, "batch_size": 16, "preset": "course"}
+
+
+def _of_a_run(folder: Path, tiny: Dataset) -> dict[str, Reader]:
+    """Readers of a finished run, of a verdict on it and of what it was converted to."""
+    out = folder / "runs"
+    jump = sparring.train("jump", tiny, out=out, **SMALL)
     run = out / "tiny" / "jump"
-    sparring.evaluate(
-        jump, "noise", sparring.Linf(0.1), dataset=tiny, n=12, out=run / "attacks" / "one"
-    )
+    attack: dict[str, Any] = {"dataset": tiny, "n": 12}
+    noise = ("noise", sparring.Linf(0.1))
+    sparring.evaluate(jump, *noise, **attack, out=run / "attacks" / "one")
     convert(run, "torch", folder / "converted")
-    begun = Checkpoints(folder / "begun")
-    begun.path.mkdir()
-    saved = {"weight": np.zeros((2, 3), np.float32), "losses": np.ones(3, np.float32)}
-    begun.save(1, saved, {"defense": "jump"})
-    for line in Run(run).metrics():
-        begun.append_metrics(line)
-    begun.diverged_file.write_text(json.dumps([{"seed": 1, "network": 0, "epoch": 2, "step": 3}]))
-    (folder / "config.yaml").write_text(
-        "epochs: 3\nseed: 1\nsettings: {momentum: 0.8}\nquiet: no\n"
-    )
-    texts = {"setting": "momentum=0.8", "option": "steps=20", "eps": "8/255", "seeds": "0-3,7"}
-    for name, text in texts.items():
-        (folder / name).write_text(text)
-    (folder / "images.gz").write_bytes(gzip.compress(idx(x[..., 0])))
-    bins = folder / "cifar"
-    bins.mkdir()
-    for name in (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"):
-        (bins / name).write_bytes(random.integers(0, 256, 3073, dtype=np.uint8).tobytes())
-    verdict = next((run / "attacks" / "one").glob("*.json"))
-    own = answers_as(jump, x)
+    verdict = run / "attacks" / "one" / "verdict.json"
+    own, report = answers_as(jump, tiny.x_train), command("report", str(out))
 
     def tensors(data: bytes) -> st.SearchStrategy[bytes]:
         return changed_tensors(data, folder)
 
-    train = ("train", "jump", "--explain", "--out", str(folder / "none"))
-    attack = ("attack", "jump", "noise", "--runs", str(out), "--data", str(folder / "tiny.npz"))
+    def of_one_hand(file: Path) -> None:
+        """Load a run whose run.json was changed so that it says what the weights say."""
+        before = (run / "run.json").read_bytes()
+        try:
+            _, about, sha256 = read_tensors(file)
+            record = json.loads(before) | about | {"weights_sha256": sha256}
+            (run / "run.json").write_text(json.dumps(record))
+            sparring.load(run).classify(tiny.x_test)
+        finally:
+            (run / "run.json").write_bytes(before)
+
+    def resumed(_: Path) -> None:
+        sparring.evaluate(jump, *noise, **attack, out=verdict.parent)
+
+    def unfinished(file: Path) -> None:
+        """Go on with an evaluation of which these images are there."""
+        before = verdict.read_bytes()
+        values = json.loads(before) | {"finished": False, "checked": False}
+        try:
+            verdict.write_text(json.dumps(values))
+            resumed(file)
+        finally:
+            verdict.write_bytes(before)
+
+    weights, converted = folder / "converted" / "network-0.safetensors", (ValueError, RuntimeError)
+
+    def loaded(_: Path) -> None:
+        torch_model.load(weights)
+
+    [program] = sorted(weights.parent.glob("network-0.*.pt2"))
     return {
         "run.json": Reader(run / "run.json", changed_json, own),
+        "run.json, reported": Reader(run / "run.json", changed_json, report),
         "weights.safetensors": Reader(run / "weights.safetensors", tensors, own),
-        "state": Reader(
-            begun.path / "epoch-000001.safetensors",
-            tensors,
-            lambda _: begun.load({"defense": "jump"}),
+        "a run of one hand": Reader(run / "weights.safetensors", tensors, of_one_hand),
+        "metrics.jsonl, reported": Reader(run / "metrics.jsonl", changed_lines, report),
+        "verdict.json": Reader(verdict, changed_json, report),
+        "verdict, resumed": Reader(verdict, changed_json, resumed),
+        "adversarial.safetensors": Reader(
+            verdict.with_name("adversarial.safetensors"), tensors, unfinished
         ),
+        "a converted network": Reader(weights, changed_network, loaded, converted),
+        "a converted program": Reader(program, damaged, loaded, converted),
+    }
+
+
+def _of_a_training(folder: Path, tiny: Dataset) -> dict[str, Reader]:
+    """Readers of what an unfinished training leaves, alone and when it goes on."""
+
+    class Stopped(Exception):
+        """The training is to end here."""
+
+    class Stop(Silent):
+        def epoch(self, *_: Any) -> None:
+            raise Stopped
+
+    options = {**SMALL, "out": folder / "begun"}
+    with suppress(Stopped):
+        sparring.train("baseline", tiny, progress=Stop(), **options)
+    sparring.train_network("knn", 0, tiny, **options)
+    run = Run(folder / "begun" / "tiny" / "baseline")
+    state = run.checkpoints(0)
+    state.diverged_file.write_text("[]")
+    finished = Run(run.path.with_name("knn")).checkpoints(0).finished_file
+
+    def tensors(data: bytes) -> st.SearchStrategy[bytes]:
+        return changed_tensors(data, folder)
+
+    def attempts(data: bytes) -> st.SearchStrategy[bytes]:
+        one = [{"seed": 1, "network": 0, "epoch": 2, "step": 3}]
+        return changed_json(json.dumps(one).encode())
+
+    def resumed(file: Path) -> None:
+        name = file.relative_to(options["out"] / "tiny").parts[0]
+        with tempfile.TemporaryDirectory() as scratch:
+            shutil.copytree(options["out"] / "tiny" / name, Path(scratch) / "tiny" / name)
+            sparring.train(name, tiny, **{**options, "out": scratch})
+
+    first = state.path / "epoch-000001.safetensors"
+    return {
+        "state": Reader(first, tensors, lambda _: state.load()),
         "metrics.jsonl": Reader(
-            begun.metrics_file, changed_lines, lambda _: (begun.metrics(), begun.trim_metrics(1))
+            state.metrics_file, changed_lines, lambda _: (state.metrics(), state.trim_metrics(1))
         ),
-        "diverged.json": Reader(begun.diverged_file, changed_json, lambda _: begun.diverged()),
-        "verdict.json": Reader(verdict, changed_json, lambda _: gather(out)),
-        "verdict, resumed": Reader(
-            verdict,
-            changed_json,
-            lambda file: sparring.evaluate(
-                jump, "noise", sparring.Linf(0.1), dataset=tiny, n=12, out=file.parent
-            ),
-        ),
-        "run.json, reported": Reader(run / "run.json", changed_json, lambda _: gather(out)),
+        "diverged.json": Reader(state.diverged_file, attempts, lambda _: state.diverged()),
+        "state, resumed": Reader(first, tensors, resumed),
+        "metrics.jsonl, resumed": Reader(state.metrics_file, changed_lines, resumed, errors=()),
+        "run.json, resumed": Reader(run.json_file, changed_json, resumed),
+        "diverged.json, resumed": Reader(state.diverged_file, attempts, resumed),
+        "finished.safetensors": Reader(finished, tensors, resumed),
+    }
+
+
+def _of_data(folder: Path, x: np.ndarray) -> dict[str, Reader]:
+    """Readers of data sets; x is images [24, 8, 8, 1]."""
+    (folder / "images").write_bytes(idx(x[..., 0]))
+    (folder / "images.gz").write_bytes(gzip.compress(idx(x[..., 0])))
+    bins = folder / "cifar"
+    bins.mkdir()
+    random = np.random.default_rng(0)
+    for name in (*cifar10.TRAIN, cifar10.TEST):
+        (bins / name).write_bytes(random.integers(0, 256, 3073, dtype=np.uint8).tobytes())
+    archive = folder / cifar10.ARCHIVE
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(bins, "cifar-10-batches-bin")
+
+    def images(file: Path) -> None:
+        read_idx(file, (24, 8, 8))
+
+    def members(file: Path) -> None:
+        """Read an archive as if its hash were the right one."""
+        with mock.patch.object(cifar10, "_expect_known"):
+            list(cifar10._members(file))
+
+    return {
         "data.npz": Reader(folder / "tiny.npz", changed_npz, lambda file: datasets.load(str(file))),
-        "IDX": Reader(folder / "images.gz", damaged, lambda file: read_idx(file, (24, 8, 8))),
-        "CIFAR-10": Reader(bins / "data_batch_1.bin", damaged, lambda _: Cifar10().load(bins)),
-        "config.yaml": Reader(folder / "config.yaml", damaged, command(*train, "--config", "FILE")),
-        "a setting": Reader(folder / "setting", damaged, option_values(*train, "-s", "TEXT")),
+        "IDX": Reader(folder / "images", damaged, images),
+        "IDX in gzip": Reader(folder / "images.gz", damaged, images),
+        "CIFAR-10": Reader(
+            bins / "data_batch_1.bin", damaged, lambda _: cifar10.Cifar10().load(bins)
+        ),
+        "CIFAR-10 archive": Reader(archive, changed_gzip, members),
+    }
+
+
+def _of_words(folder: Path) -> dict[str, Reader]:
+    """Readers of what users write: options, a config file, the file of an attack."""
+    texts = {
+        "config.yaml": "epochs: 3\nseed: 1\nsettings: {momentum: 0.8}\nquiet: no\n",
+        "attack.py": "def attack(defense, x, y, threat, steps=3):\n    return x\n",
+        **{"setting": "momentum=0.8", "option": "steps=20", "eps": "8/255", "seeds": "0-3,7"},
+        "images": "0,3,7",
+    }
+    words = folder / "words"
+    words.mkdir()
+    for name, text in texts.items():
+        (words / name).write_text(text)
+    train = ("train", "jump", "--explain", "--out", str(folder / "none"))
+    places = ("--runs", str(folder / "runs"), "--data", str(folder / "tiny.npz"))
+    attack = ("attack", "jump", "noise", *places)
+    return {
+        "config.yaml": Reader(words / "config.yaml", damaged, command(*train, "--config", "FILE")),
+        "a setting": Reader(words / "setting", damaged, option_values(*train, "-s", "TEXT")),
         "an attack's option": Reader(
-            folder / "option", damaged, option_values(*attack, "--eps", "0.1", "-o", "TEXT")
+            words / "option", damaged, option_values(*attack, "--eps", "0.1", "-o", "TEXT")
+        ),
+        "an attack's file": Reader(
+            words / "attack.py", damaged, lambda file: attacks.get(str(file), {"steps": 2})
         ),
         "eps": Reader(
-            folder / "eps",
+            words / "eps",
             damaged,
             lambda file: threat_model("Linf", file.read_text(errors="replace")),
         ),
-        "seeds": Reader(
-            folder / "seeds",
-            damaged,
-            option_values(
-                "train", "jump", "--out", str(out / "none"), "--explain", "--seeds", "TEXT"
-            ),
+        "seeds": Reader(words / "seeds", damaged, option_values(*train, "--seeds", "TEXT")),
+        "images": Reader(
+            words / "images", damaged, option_values(*attack, "--eps", "0.1", "--images", "TEXT")
         ),
-        "a converted network": Reader(
-            folder / "converted" / "network-0.safetensors",
-            damaged,
-            torch_model.load,
-            (ValueError, RuntimeError),
+    }
+
+
+def _of_a_course(folder: Path) -> dict[str, Reader]:
+    """Readers of a checkpoint of the course and of the arrays beside it."""
+    import tensorflow as tf
+
+    course = folder / "course" / "contrastive"
+    random = np.random.default_rng(0)
+    widths = [3, 2, 4, 4, 8]
+    sizes: list[Any] = [*pairwise(widths), (8, 128)]
+    model = tf.Module()
+    model.layers = []
+    for size in (*sizes[:2], None, *sizes[2:4], None, sizes[4]):
+        layer = tf.Module()
+        if size:
+            layer.kernel = tf.Variable(random.random((3, 3, *size), np.float32))
+            layer.bias = tf.Variable(random.random(size[1], np.float32))
+        model.layers.append(layer)
+    tf.train.Checkpoint(model=model).write(str(course / selfstudy.FINAL))
+    np.save(course / "feat.npy", random.random((6, 128), np.float32))
+    np.save(course / "labs.npy", np.arange(6)[:, None])
+
+    def read(_: Path) -> None:
+        with tempfile.TemporaryDirectory() as scratch:
+            selfstudy.convert(course.parent, scratch)
+
+    index = course / f"{selfstudy.FINAL}.index"
+    return {
+        "a course's index": Reader(index, damaged, read),
+        "a course's weights": Reader(
+            index.with_name(f"{selfstudy.FINAL}.data-00000-of-00001"), damaged, read
         ),
+        "a course's .npy": Reader(course / "labs.npy", changed_npy, read),
     }
 
 
@@ -443,6 +620,7 @@ def fuzz(reader: Reader, examples: int, number: int = 0) -> None:
         max_examples=examples,
         deadline=None,
         database=None,
+        report_multiple_bugs=False,
         phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
     )

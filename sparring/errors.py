@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+_LONGEST = 10_000  # letters of a message that is not ours
+
 
 class SparringError(Exception):
     """Base of every error whose message tells the user what was expected and what came."""
@@ -97,13 +99,20 @@ def describe_invalid(error: Any) -> str:
     return "; ".join(sentences)
 
 
+def kind_of(value: object) -> str:
+    """Give the name of a value's type, whatever a metaclass says."""
+    name: str = vars(type)["__name__"].__get__(type(value))
+    return name
+
+
 def told(error: BaseException) -> str:
     """Give an error's type and message, as "TypeError: message", whatever its own code does."""
     try:
         message = str(error)
     except Exception:
         message = "its message cannot be shown"
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+    message = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}..."
+    return f"{kind_of(error)}: {message}" if message else kind_of(error)
 
 
 def printable(text: str) -> str:
@@ -121,7 +130,7 @@ def shown(value: object, limit: int = 80) -> str:
     try:
         text = printable(re.sub(r"\s*\n\s*", " ", repr(value)))
     except Exception:
-        text = f"<{type(value).__name__}>"
+        text = f"<{kind_of(value)}>"
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 

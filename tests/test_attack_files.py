@@ -44,6 +44,11 @@ def written(folder: Path, text: str) -> Path:
         ("a = '\0'", ": (SyntaxError|ValueError): "),
         ("import sys\nsys.exit(3)", r": SystemExit: 3 \(.*mine\.py, line 2\)$"),
         ("exit()", r": SystemExit"),
+        ("raise BaseException('mine')", r": BaseException: mine \(.*mine\.py, line 1\)$"),
+        (
+            "class Attack:\n    def __init__(self):\n        raise GeneratorExit",
+            r": Attack: GeneratorExit \(.*mine\.py, line 3\)$",
+        ),
         ("raise SystemExit", r": SystemExit \(.*mine\.py, line 1\)$"),
         ("attack = 3", ": expected a function attack"),
         ("attack = dict", r": attack: expected a function attack.*, got \{\}$"),
@@ -120,6 +125,33 @@ def test_what_is_no_python_file_is_refused(tmp_path: Path) -> None:
 def test_ctrl_c_in_a_file_passes(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         attacks.get(written(tmp_path, "raise KeyboardInterrupt"))
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        ("BaseException('mine')", "BaseException: mine (mine.py, line 3)"),
+        ("asyncio.CancelledError", "CancelledError (mine.py, line 3)"),
+        ("ValueError('x' * 10**6)", f"ValueError: {'x' * 10_000}... (mine.py, line 3)"),
+    ],
+)
+def test_whatever_an_attack_raises_is_told(
+    linear: Linear, grays: Dataset, tmp_path: Path, raised: str, told: str
+) -> None:
+    text = f"import asyncio\ndef attack(defense, x, y, threat):\n    raise {raised}\n"
+    attack = attacks.get(written(tmp_path, text))
+    with pytest.raises(AttackError) as caught:
+        sparring.evaluate(linear, attack, Linf(0.1), grays, 2)
+    message = str(caught.value).replace(f"{tmp_path}/", "")
+    assert message == f"the attack attack raised {told}"
+
+
+def test_an_attack_whose_class_does_not_tell_its_name(tmp_path: Path) -> None:
+    text = (
+        "class Kind(type):\n    @property\n    def __name__(self):\n        1 / 0\n"
+        "class Attack(metaclass=Kind):\n    def __call__(self, d, x, y, t):\n        return x"
+    )
+    assert describe(attacks.get(written(tmp_path, text))) == "Attack"
 
 
 def test_a_class_takes_what_it_needs_as_options(tmp_path: Path) -> None:

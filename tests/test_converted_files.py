@@ -168,6 +168,39 @@ def test_entries_that_lie_are_refused(blur: Path, tmp_path: Path) -> None:
 
 
 @on_torch
+def test_tensors_cannot_share_numbers(blur: Path, tmp_path: Path) -> None:
+    from sparring.conversion.torch_model import load
+
+    file = tmp_path / FILES[0]
+    whole = (blur / FILES[0]).read_bytes()
+    size = int.from_bytes(whole[:8], "little")
+    half = (len(whole) - 8 - size) // 8 * 4
+    lies = {f"lie {number}": entry(offsets=(0, half), shape=(half // 4,)) for number in range(400)}
+    there = len(json.loads(whole[8 : 8 + size])) - 1
+    fitting = (there + len(lies) - 2) / 4
+    for scales, message in ((1000, "tensors for 1000 scales"), (fitting, "share their numbers")):
+        file.write_bytes(rewritten(whole, {"hooks": {}, "scales": scales}, lies))
+        with pytest.raises(ValueError, match=message):
+            load(file)
+
+
+@on_torch
+@pytest.mark.parametrize("damage", [b"", b"PK", b"x" * 100])
+def test_a_damaged_program_of_a_file_without_hashes(
+    blur: Path, tmp_path: Path, damage: bytes
+) -> None:
+    from sparring.conversion.torch_model import load
+
+    shutil.copytree(blur, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / FILES[0]
+    file.write_bytes(rewritten(file.read_bytes(), {"hooks": ["transform"]}, {}))
+    load(file)
+    file.with_suffix(".transform.pt2").write_bytes(damage)
+    with pytest.raises(ValueError, match=r"transform\.pt2: not written by sparring convert"):
+        load(file)
+
+
+@on_torch
 def test_a_network_with_programs_is_copied_and_pickled(blur: Path) -> None:
     import copy
     import pickle

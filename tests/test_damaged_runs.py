@@ -7,9 +7,11 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from typer.testing import CliRunner
 
 import sparring
@@ -26,7 +29,7 @@ from sparring.defenses import NAMES
 from sparring.errors import RunError, SettingsError, SparringError
 from sparring.experiments import machine, schedule
 from sparring.experiments.request import PlanRequest, TrainingRequest
-from sparring.runs.directory import Run
+from sparring.runs.directory import Checkpoints, Run
 from sparring.runs.files import read_json, read_tensors, write_tensors
 from sparring.runs.records import EpochMetrics
 from sparring.training.callbacks import Silent
@@ -150,6 +153,22 @@ def test_the_weights_of_a_run_from_before_still_load(run: Path) -> None:
         sparring.load(run)
 
 
+@pytest.mark.parametrize("about", ['{"a": "\ud800"}', "3", '{"a"', '{"seed": ' + "9" * 5000 + "}"])
+def test_what_the_weights_say_cannot_be_read(run: Path, about: str) -> None:
+    file = run / "weights.safetensors"
+    arrays, _, _ = read_tensors(file)
+    metadata = {"sparring": json.dumps({"about": about, "sha256": "0"})}
+    file.write_bytes(safetensors.numpy.save(arrays, metadata=metadata))
+    with pytest.raises(RunError, match=r"not written by Sparring, or damaged"):
+        sparring.load(run)
+
+
+def test_a_run_on_a_file_cannot_say_that_it_is_of_a_built_in_data_set(run: Path) -> None:
+    edit(run, lambda values: values["dataset"].update(key="digits"))
+    with pytest.raises(RunError, match=r"dataset\.key is None there, 'digits' here"):
+        sparring.load(run)
+
+
 ODD: list[Any] = [
     *(None, True, False, 0, -1, 1, 7, 2**31, 2**63, -(2**63), 10**12, 10**400, 0.5, -0.5, 1e308),
     *(math.nan, math.inf, -math.inf, "", "x", "..", "../../x", "a/b", "\0", "\ud800", "x" * 10**5),
@@ -246,7 +265,7 @@ def test_a_file_too_large_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     with path.open("wb") as file:
         file.truncate(10**12)  # of which nothing is on the disk
-    with pytest.raises(RunError, match=r"expected 67,108,864 bytes at most, found 1,0"):
+    with pytest.raises(RunError, match=r"expected 33,554,432 bytes at most, found 1,0"):
         read_json(path)
 
 
@@ -326,6 +345,7 @@ def test_damaged_notes_of_divergence_are_refused(out: Path, text: str) -> None:
 LINES: list[str] = [
     "{", "", "3", "[]", "null", "[" * 100_000, '{"network": 0}', '{"epoch": 1, "network": "x"}',
     '{"network": 0, "epoch": -1}', '{"a": {}}', "\x00", '"epoch"', "9" * 5000,
+    '{"network": 0, "epoch": 0}', "x" * (33 << 20),
 ]  # fmt: skip
 
 
@@ -342,7 +362,7 @@ def test_a_damaged_line_of_metrics_loses_itself_alone(out: Path, line: str) -> N
 @pytest.mark.parametrize(
     "name", ["loss", "accuracy", "test_accuracy", "learning_rate", "images_per_second", "seconds"]
 )
-@pytest.mark.parametrize("value", [None, "x", math.nan, 10**400, [1]])
+@pytest.mark.parametrize("value", [None, "x", math.nan, 10**400, [1], -1e90])
 def test_an_odd_figure_never_fails_a_training(
     out: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: Any
 ) -> None:
@@ -353,6 +373,26 @@ def test_an_odd_figure_never_fails_a_training(
     path, _ = resumed(out)
     assert Run(path).read().finished
     assert [metrics.epoch for metrics in Run(path).metrics()] == [1, 2, 3]
+
+
+def test_lines_out_of_order_are_put_in_order_and_negative_times_left_out(out: Path) -> None:
+    file = out / "patterns/baseline/state/network-000/metrics.jsonl"
+    first, second = (json.loads(line) for line in file.read_text().splitlines())
+    file.write_text("".join(json.dumps(line) + "\n" for line in (second, first | {"seconds": -9})))
+    path, _ = resumed(out)
+    assert [metrics.epoch for metrics in Run(path).metrics()] == [1, 2, 3]
+    results = Run(path).read().results
+    assert results is not None
+    assert results.seconds is None
+
+
+def test_many_lines_of_nothing_are_read_in_seconds(out: Path) -> None:
+    file = out / "patterns/baseline/state/network-000/metrics.jsonl"
+    good = file.read_text()
+    file.write_text(good + "\n" * 4_000_000)
+    begun = time.monotonic()
+    assert [metrics.epoch for metrics in Checkpoints(file.parent).metrics()] == [1, 2]
+    assert time.monotonic() - begun < 10
 
 
 def test_a_flipped_bit_in_the_first_line_of_metrics(out: Path) -> None:
@@ -370,7 +410,7 @@ def test_a_flipped_bit_in_the_first_line_of_metrics(out: Path) -> None:
         assert told or len(epochs) == 2 or b'"epoch": 1,' not in damaged
 
 
-def test_a_finished_network_without_its_arrays_is_refused(
+def test_a_finished_network_without_its_arrays_or_with_others_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
@@ -379,10 +419,21 @@ def test_a_finished_network_without_its_arrays_is_refused(
             sparring.train("knn", tiny(), out=tmp_path, **SMALL)
     file = Run(tmp_path / "patterns/knn").checkpoints(0).finished_file
     arrays, about, _ = read_tensors(file)
-    del arrays["0/embeddings"]
-    write_tensors(file, arrays, about)
-    with pytest.raises(RunError, match="expected an array '0/embeddings', found none"):
-        sparring.train("knn", tiny(), out=tmp_path, **SMALL)
+    shape = list(arrays["0/embeddings"].shape)
+    for name, wrong, told in (
+        ("0/embeddings", None, "expected an array '0/embeddings', found none"),
+        ("0/embeddings", np.float32(1), f"expected float32 {[0, shape[1]]}, found float32 []"),
+        ("0/embeddings", np.zeros((0, shape[1]), np.float32), "found float32 "),
+        ("0/embeddings", np.zeros(shape), f"expected float32 {shape}, found float64 {shape}"),
+        ("0/labels", np.zeros(3, np.int32), f"expected int32 {shape[:1]}, found int32 [3]"),
+        ("0/labels", np.full(shape[0], 4, np.int32), "expected labels from 0 to 3, found 4 to 4"),
+    ):
+        others = {key: array for key, array in arrays.items() if key != name}
+        if wrong is not None:
+            others[name] = np.asarray(wrong)
+        write_tensors(file, others, about)
+        with pytest.raises(RunError, match=re.escape(told)):
+            sparring.train("knn", tiny(), out=tmp_path, **SMALL)
 
 
 def _stop(*_: Any) -> None:

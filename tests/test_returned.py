@@ -42,6 +42,14 @@ class Hostile(np.ndarray):
         raise MemoryError("no shape today")
 
 
+class Nobody:
+    """A thing that does not say what it is."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        raise ValueError("no class today")
+
+
 class Quiet(np.ndarray):
     """An array of a class of its own, otherwise like any other."""
 
@@ -76,6 +84,11 @@ def _objects(x: np.ndarray) -> np.ndarray:
             "shape [1000000, 8, 8, 1]: expected",
         ),
         (lambda x, _: np.zeros((0, 8, 8, 1)), "shape [0, 8, 8, 1]: expected"),
+        (lambda x, _: Nobody(), "returned a tensor that cannot be read, ValueError: no class"),
+        (
+            lambda x, _: np.broadcast_to(np.float32(0), (10**6, 10**6, 10**3)),
+            "shape [1000000, 1000000, 1000]: expected",
+        ),
         (lambda x, _: np.full_like(x, np.nan), "not finite: NaN or infinite values"),
         (lambda x, _: np.full(x.shape, 1e300), "not finite: NaN or infinite values"),
         (lambda x, _: np.ma.masked_array(x, mask=True), "not finite: NaN or infinite values"),

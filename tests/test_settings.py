@@ -52,6 +52,10 @@ from sparring.training.settings import Settings, Table, check_table, resolve
         ({"initializer": "zeros"}, "unknown initializer 'zeros'. Valid: glorot, he"),
         ({"precision": "float16"}, "Valid: float32, bfloat16"),
         ({"flip": "yes"}, "flip: expected true or false, got 'yes'"),
+        ({"head_size": 2**70}, "head_size: expected 1 or 3, got 1180591620717411303424"),
+        ({"precision": "\ud800"}, "unknown precision '\\ud800'. Valid: float32, bfloat16"),
+        ({"filters": None, "\ud800": 1}, "unknown setting '\\ud800'. Valid: filters"),
+        ({"epochs": "9" * 10**6}, f"epochs: expected an integer, at least 1, got '{'9' * 76}..."),
         ({"lerning_rate": 1}, "unknown setting 'lerning_rate'. Did you mean 'learning_rate'?"),
     ],
 )

@@ -293,6 +293,27 @@ def test_a_forged_success_is_not_believed(linear: Linear, grays: Dataset, unfini
     assert verdict.reasons[1] == "label unchanged"
 
 
+def test_a_text_of_a_file_is_shown_in_one_short_line(
+    linear: Linear, grays: Dataset, unfinished: Path
+) -> None:
+    file = unfinished / "verdict.json"
+    written = json.loads(file.read_text())
+    written["images"][1]["reason"] = "\x1b[31m\n" + "x" * 10**5
+    file.write_text(json.dumps(written))
+    assert go_on(linear, grays, unfinished).reasons[1] == "\\x1b[31m\\n" + "x" * 994
+
+
+def test_other_images_than_a_finished_verdict_s_are_told(
+    linear: Linear, grays: Dataset, tmp_path: Path
+) -> None:
+    judged(linear, grays, "noise", out=tmp_path / "v")
+    file = tmp_path / "v" / "adversarial.safetensors"
+    arrays, about, _ = read_tensors(file)
+    write_tensors(file, arrays | {"adversarial": 1 - arrays["adversarial"]}, about)
+    with pytest.raises(RunError, match=r"expected the images of the verdict beside it.*--force"):
+        judged(linear, grays, "noise", out=tmp_path / "v")
+
+
 def test_images_of_another_shape_are_told(linear: Linear, grays: Dataset, unfinished: Path) -> None:
     file = unfinished / "adversarial.safetensors"
     arrays, about, _ = read_tensors(file)

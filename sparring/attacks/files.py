@@ -16,7 +16,15 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from sparring.errors import AttackError, SettingsError, SparringError, shown, told, unknown_name
+from sparring.errors import (
+    AttackError,
+    SettingsError,
+    SparringError,
+    kind_of,
+    shown,
+    told,
+    unknown_name,
+)
 
 Attack = Callable[[Any, Any, Any, Any], Any]
 """attack(defense, x, y, threat) gives adversarial images [B, H, W, C], tensor or numpy array."""
@@ -51,9 +59,9 @@ def from_file(path: Path, options: Mapping[str, Any]) -> Attack:
         if callable(attack := vars(module).get(name)):
             try:
                 return checked(with_options(attack, options), f"{path}: {name}: ")
-            except SparringError:
+            except (SparringError, KeyboardInterrupt):
                 raise
-            except (Exception, SystemExit) as error:
+            except BaseException as error:  # its own, SystemExit, ...
                 raise AttackError(f"{path}: {name}: {told(error)}{where(error, False)}") from error
     raise AttackError(
         f"{path}: expected a function attack(defense, x, y, threat) or a class Attack in it"
@@ -69,7 +77,9 @@ def _run(path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # its own, SystemExit, ...
         sys.modules.pop(name, None)
         raise AttackError(f"{path}: {told(error)}{where(error, False)}") from error
     return module
@@ -143,7 +153,7 @@ def checked(attack: Any, whose: str = "attack: ") -> Attack:
     try:
         signature.bind("defense", "x", "y", "threat")
     except TypeError as error:
-        name = getattr(attack, "__name__", type(attack).__name__)
+        name = getattr(attack, "__name__", kind_of(attack))
         raise SettingsError(f"{expected}, got {name}{signature}: {error}") from None
     return attack
 

@@ -405,18 +405,14 @@ def _beside(
     files: CourseFiles, folder: Path, info: DatasetInfo, features: int
 ) -> dict[str, np.ndarray]:
     """Read the arrays that the course kept beside the networks, checked against their shapes."""
-    sizes: dict[Any, int] = {"classes": info.classes, "features": features}
+    sizes: dict[str, int] = {"classes": info.classes, "features": features}
     sizes |= zip(("height", "width", "channels"), info.shape, strict=True)
     arrays = {}
     for kept in files.arrays:
         path = folder / kept.file
         array = _mapped(path)
         array = array.reshape(-1) if kept.column and array.shape[1:] in ((), (1,)) else array
-        if array.ndim == len(kept.shape):
-            for size, length in zip(kept.shape, array.shape, strict=True):
-                if isinstance(size, str):
-                    sizes.setdefault(size, length)
-        shape = tuple(sizes.get(size, size) for size in kept.shape)
+        shape = kept.shape_for(array.shape, sizes)
         labels = np.dtype(kept.dtype).kind == "i"
         expected = f"labels from 0 to {info.classes - 1}" if labels else "finite numbers"
         found = f"{array.dtype} {list(array.shape)}"

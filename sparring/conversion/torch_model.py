@@ -133,7 +133,10 @@ def load(path: str | Path) -> Network:
         data = file.read_bytes()
         if sha256 and hashlib.sha256(data).hexdigest() != sha256:
             raise ValueError(f"{file}: damaged: expected SHA-256 {sha256}")
-        setattr(network, hook, Program(data))
+        try:
+            setattr(network, hook, Program(data))
+        except Exception as e:  # damaged programs without a hash make PyTorch raise anything
+            raise ValueError(f"{file}: not written by sparring convert, or damaged: {e}") from e
     return network.eval()
 
 
@@ -144,6 +147,12 @@ def _parse(data: bytes) -> tuple[Network, dict[str, str]]:
     header: dict[str, Any] = json.loads(data[8 : 8 + size])
     options = json.loads(header.pop("__metadata__")["network"])
     numbers = data[8 + size :]
+    # Before memory is taken: each scale has two convolutions, with a weight and a bias each.
+    if len(header) != 4 * options["scales"] + 2:
+        raise ValueError(f"{len(header)} tensors for {options['scales']} scales")
+    places = [entry["data_offsets"] for entry in header.values()]
+    if sum(end - start for start, end in places) > len(numbers):
+        raise ValueError("tensors share their numbers")
     state = {}
     for name, entry in header.items():
         start, end = entry["data_offsets"]
@@ -158,9 +167,6 @@ def _parse(data: bytes) -> tuple[Network, dict[str, str]]:
     hooks = options.pop("hooks", {})
     if not set(hooks) <= {"transform", "activation", "head_activation", "output"}:
         raise ValueError(f"unknown hooks {hooks}")
-    # Before a network is made: each scale has two convolutions, with a weight and a bias each.
-    if len(state) != 4 * options["scales"] + 2:
-        raise ValueError(f"{len(state)} tensors for {options['scales']} scales")
     with torch.device("meta"):  # which takes no memory, whatever the options say
         network = Network(**options)
     network.load_state_dict(state, assign=True)

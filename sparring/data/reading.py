@@ -38,7 +38,7 @@ def to_path(text: str | Path) -> Path:
         path = Path(text).expanduser()
         path.exists()  # raises for names that are too long, say
     except (OSError, RuntimeError, ValueError) as error:
-        raise DataError(f"{str(text)[:200]!r}: expected a path: {error}") from error
+        raise DataError(f"{str(text)[:200]!r}: expected a path: {error!s:.200}") from error
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -39,6 +40,19 @@ class CourseArray:
     """Whether the course kept [N] as [N, 1]."""
     unit: bool = False
     """Whether its rows are scaled to length 1 when read."""
+
+    def shape_for(self, found: Sequence[int], sizes: dict[str, int]) -> tuple[int, ...]:
+        """Give the shape that it has to have.
+
+        Args:
+            found: the shape that it has.
+            sizes: those that are known, by name; one that is not is found's, and noted here.
+        """
+        lengths = found if len(found) == len(self.shape) else [0] * len(self.shape)
+        return tuple(
+            sizes.setdefault(size, length) if isinstance(size, str) else size
+            for size, length in zip(self.shape, lengths, strict=True)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

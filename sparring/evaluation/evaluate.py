@@ -32,6 +32,7 @@ from sparring.errors import (
     RunError,
     SettingsError,
     SparringError,
+    kind_of,
     printable,
     shown,
     told,
@@ -375,9 +376,9 @@ def _attack(
     try:
         with _limited(time_limit):
             given = parts.attack(parts.attacked, images, labels, copy.copy(parts.threat))
-    except AttackError:
+    except (AttackError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # an attack's own, SystemExit, ...
         raise AttackError(
             f"the attack {describe(parts.attack)} raised {told(error)}{attacks.where(error)}"
         ) from error
@@ -459,7 +460,7 @@ def describe(attack: Attack) -> str:
     elif inspect.isfunction(attack):
         words = attack.__name__
     else:
-        words = shown(attack, 10_000) if is_dataclass(attack) else type(attack).__name__
+        words = shown(attack, 10_000) if is_dataclass(attack) else kind_of(attack)
     return printable(words)
 
 

@@ -155,11 +155,12 @@ class Judge:
 
 def _as_images(given: Any, x: np.ndarray) -> tuple[np.ndarray | None, str]:
     """What an attack returned as float32 images of the shape of x, or None and what is wrong."""
-    dense = ops.is_tensor(given) and hasattr(given, "__array__")  # sparse and ragged ones have none
-    if not (dense or isinstance(given, np.ndarray)):
-        kind = f"{type(given).__module__}.{type(given).__qualname__}".removeprefix("builtins.")
-        return None, f"returned {kind}: expected a tensor of {backend.name} or a numpy array"
     try:
+        # Sparse and ragged tensors have no __array__.
+        dense = ops.is_tensor(given) and hasattr(given, "__array__")
+        if not (dense or isinstance(given, np.ndarray)):
+            kind = f"{type(given).__module__}.{type(given).__qualname__}".removeprefix("builtins.")
+            return None, f"returned {kind}: expected a tensor of {backend.name} or a numpy array"
         if isinstance(given, np.ma.MaskedArray) and given.dtype.kind == "f":
             given = np.ma.MaskedArray.filled(given, np.nan)  # what is masked has no value
         if isinstance(given, np.ndarray):
@@ -171,6 +172,8 @@ def _as_images(given: Any, x: np.ndarray) -> tuple[np.ndarray | None, str]:
     except Exception as error:  # without data, deleted, ...
         reason = " ".join(told(error).split())[:200]
         return None, f"returned a tensor that cannot be read, {reason}: expected an ordinary one"
+    if array.shape != x.shape:
+        return None, f"shape {list(array.shape)}: expected {list(x.shape)}"
     if array.dtype.kind != "f":
         return None, f"dtype {array.dtype}: expected float32"
     with np.errstate(over="ignore"):

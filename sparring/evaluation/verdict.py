@@ -11,7 +11,7 @@ import numpy as np
 
 from sparring import plots
 from sparring.data import Dataset
-from sparring.errors import RunError
+from sparring.errors import RunError, printable
 from sparring.evaluation.rates import Rate
 from sparring.runs.files import read_tensors, write_atomically, write_tensors
 from sparring.runs.records import (
@@ -34,6 +34,7 @@ ROW = np.dtype([(name, _KINDS[of.annotation]) for name, of in ImageRecord.model_
 """One image of a verdict; see `Verdict.rows`."""
 
 _IMAGES = "adversarial.safetensors"
+_LONGEST_REASON = 1000
 
 
 class _Column:
@@ -231,9 +232,12 @@ class Verdict:
         file = self.folder / _IMAGES
         way_out = "Remove the folder, or evaluate anew with --force"
         try:
-            arrays, _, _ = read_tensors(file)
+            arrays, _, sha256 = read_tensors(file)
         except RunError as error:
             raise RunError(f"{error}. {way_out}.") from error
+        # Those of an unfinished one may be newer than its verdict, after a kill.
+        if before.finished and before.adversarial_sha256 not in (None, sha256):
+            raise RunError(f"{file}: expected the images of the verdict beside it. {way_out}.")
         images = arrays.get("adversarial", np.empty(0))
         shape, dtype = self.adversarial.shape, self.adversarial.dtype
         if (images.shape, images.dtype) != (shape, dtype):
@@ -249,7 +253,9 @@ class Verdict:
             for warning in before.warnings
             if before.finished or warning.name in WITHOUT_CHECKS
         ]
-        return np.array([tuple(dict(image).values()) for image in before.images], ROW)
+        rows = np.array([tuple(dict(image).values()) for image in before.images], ROW)
+        rows["reason"] = [printable(text[:_LONGEST_REASON]) for text in rows["reason"]]
+        return rows
 
     def write_picture(self, dataset: Dataset) -> None:
         """Write examples.svg into the verdict's folder, if it has one and anything was attacked."""

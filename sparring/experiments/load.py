@@ -11,8 +11,9 @@ import numpy as np
 from sparring import backend, defenses
 from sparring.data import DatasetInfo
 from sparring.defenses.defense import Defense
+from sparring.defenses.facts import CourseFiles
 from sparring.errors import RunError, SettingsError
-from sparring.networks.allconv import number_of_scales
+from sparring.networks.allconv import AllConv, number_of_scales
 from sparring.runs.directory import Run
 from sparring.runs.files import not_finite, read_tensors
 from sparring.training.loop import assign
@@ -112,10 +113,34 @@ def assemble(
         recipe.on_progress(net, 1.0)
         nets.append(net)
     rest = {name: array for name, array in arrays.items() if name not in used}
+    if defense.course_files is not None:
+        _expect_arrays(defense.course_files, rest, info, nets[0])
     try:
         return defense(info, settings, nets, rest)
     except KeyError as error:
         raise RunError(f"expected an array {error}, found none") from error
+
+
+def _expect_arrays(
+    files: CourseFiles, arrays: Mapping[str, np.ndarray], info: DatasetInfo, net: AllConv
+) -> None:
+    """Refuse what goes with the weights when it is of another shape or type, or no labels."""
+    sizes: dict[str, int] = {"classes": info.classes, "features": net.head[0].shape[2]}
+    sizes |= zip(("height", "width", "channels"), info.shape, strict=True)
+    for kept in files.arrays:
+        if (array := arrays.get(kept.name)) is None:
+            continue
+        shape = kept.shape_for(array.shape, sizes)
+        if array.shape != shape or array.dtype != kept.dtype or not array.size:
+            raise RunError(
+                f"array {kept.name}: expected {kept.dtype} {list(shape)}, "
+                f"found {array.dtype} {list(array.shape)}"
+            )
+        if array.dtype.kind == "i" and not 0 <= array.min() <= array.max() < info.classes:
+            raise RunError(
+                f"array {kept.name}: expected labels from 0 to {info.classes - 1}, found "
+                f"{array.min()} to {array.max()}"
+            )
 
 
 def _expect_size(recipe: Recipe, arrays: Mapping[str, np.ndarray]) -> None:

@@ -119,7 +119,7 @@ class Checkpoints(_Folder):
         """
         lines, damaged = _read_metrics(self.metrics_file)
         kept = {line.epoch: line.as_json() for line in lines if line.epoch <= epoch}
-        write_json_lines(self.metrics_file, kept.values())
+        write_json_lines(self.metrics_file, [kept[epoch] for epoch in sorted(kept)])
         return f"{self.metrics_file}: {damaged} without the figures of an epoch" if damaged else ""
 
     # Epochs

@@ -22,7 +22,8 @@ import safetensors.numpy
 from sparring.errors import RunError
 
 _METADATA = "sparring"
-_LARGEST_JSON = 64 << 20  # bytes; a verdict on 60,000 images has a fifth of it
+_LARGEST_JSON = 32 << 20  # bytes; a verdict on 60,000 images has less than half of it
+_LONGEST_LINE, _MOST_LINES = 100_000, 1_000_000  # ours have 300 bytes, and one an epoch
 _DEEPEST_JSON = 50  # lists and objects within one another; ours have six
 
 
@@ -112,12 +113,11 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], str
     try:
         written = json.loads(metadata[_METADATA])
         header, expected = written["about"], str(written["sha256"])
-        about = dict(json.loads(header))
+        about, sha256 = dict(json.loads(header)), _digest(arrays, header)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise RunError(
             f"{path}: not written by Sparring, or damaged: its metadata has no {_METADATA!r}"
         ) from error
-    sha256 = _digest(arrays, header)
     if sha256 != expected:
         raise RunError(f"{path}: damaged: expected SHA-256 {expected:.80}, found {sha256}")
     return arrays, about, sha256
@@ -181,15 +181,19 @@ def read_json_lines(path: Path) -> list[Any]:
     """
     if not path.is_file():
         return []
+    values: list[Any] = []
     with path.open("rb") as file:
-        lines = file.read(_LARGEST_JSON).split(b"\n")
-    values = []
-    for line in lines:
-        try:
-            values.append(json.loads(line))
-        except (ValueError, RecursionError):
-            values.append(None)
-    return values if values[-1] is not None else values[:-1]
+        while len(values) < _MOST_LINES and (line := file.readline(_LONGEST_LINE)):
+            end = line
+            while not end.endswith(b"\n") and (end := file.readline(_LONGEST_LINE)):
+                line = b""  # too long to be one of ours
+            try:
+                values.append(json.loads(line))
+            except (ValueError, RecursionError):
+                if not end:
+                    break
+                values.append(None)
+    return values
 
 
 def write_json_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:

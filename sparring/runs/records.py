@@ -555,6 +555,8 @@ class RunRecord(_Open, _File):
                 here, there = {"": here}, {"": there}
             elif name == "settings":
                 here, there = {**course, **here}, {**course, **there}
+            elif name == "dataset" and "key" in here:  # it is left out where the name tells it
+                there = {"key": None, **there}
             differences += [
                 f"{name}.{part}".rstrip(".")
                 + f" is {value!r:.80} there, {here.get(part)!r:.80} here"
@@ -643,12 +645,13 @@ class EpochMetrics:
             raise ValueError(f"expected an object, got {values!r:.40}")
         place = {name: values.get(name) for name in ("network", "epoch")}
         for name, value in place.items():
-            if type(value) is not int or not 0 <= value <= _LARGEST_COUNT:
+            least = 1 if name == "epoch" else 0
+            if type(value) is not int or not least <= value <= _LARGEST_COUNT:
                 raise ValueError(f"{name}: expected a number, got {value!r:.40}")
-        figures: dict[str, Any] = {
-            name: math.nan if (value := figure(values.get(name))) is None else value
-            for name in cls.__dataclass_fields__
-        }
+        figures: dict[str, Any] = {}
+        for name in cls.__dataclass_fields__:
+            value = figure(values.get(name))
+            figures[name] = value if value is not None and value >= 0 else math.nan
         threads = values.get("threads")
         unknown = {
             "test_accuracy": figure(values.get("test_accuracy")),

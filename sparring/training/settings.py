@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from sparring.errors import SettingsError, unknown_name
+from sparring.errors import SettingsError, shown, unknown_name
 
 PRESETS = ("course", "fast")
 """Ways to train: as the course did, or the same networks and losses in a fraction of the time."""
@@ -81,6 +81,8 @@ class Settings(BaseModel):
 
     def __init__(self, **values: Any) -> None:
         """Check and keep the values."""
+        if unknown := [name for name in values if name not in self.names()]:
+            raise SettingsError(unknown_name("setting", unknown[0], self.names()))
         # numpy's numbers are taken as Python's.
         plain = {
             name: value.item() if isinstance(value, np.generic) else value
@@ -100,10 +102,8 @@ class Settings(BaseModel):
         """Say what is wrong with the first wrong value."""
         first = error.errors(include_url=False)[0]
         name, value = str(first["loc"][0]), first["input"]
-        if first["type"] == "extra_forbidden":
-            return unknown_name("setting", name, cls.names())
         field = cls.model_fields[name]
-        choices = get_args(field.annotation) if first["type"] == "literal_error" else ()
+        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
         if choices and isinstance(choices[0], str):
             return unknown_name(name, str(value), choices)
         if choices:
@@ -114,7 +114,7 @@ class Settings(BaseModel):
         else:
             expected = _range(field) or first["msg"].removeprefix("Input should be ")
             value = float(value) if field.annotation is float else value
-        return f"{name}: expected {expected}, got {value!r}"
+        return f"{name}: expected {expected}, got {shown(value)}"
 
     @classmethod
     def names(cls) -> list[str]:
