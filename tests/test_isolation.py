@@ -261,6 +261,21 @@ def test_no_setting_of_the_process_changes_a_bit(
         assert fingerprint(small, tmp_path) == alone
 
 
+def test_numpy_s_rules_of_tensorflow_reach_no_optimizer(small: Dataset, tmp_path: Path) -> None:
+    if backend.name != "tensorflow":
+        pytest.skip("the framework is another")
+
+    def weights(name: str) -> str | None:
+        settings = {"epochs": 1, "filters": 2, "batch_size": 20, "optimizer": "muon"}
+        out = tmp_path / name
+        trained = sparring.train("trades", small, settings=settings, out=out, eval_every=0)
+        return trained.weights_sha256
+
+    expected = weights("alone")
+    with AMBIENT["numpy's rules"]():
+        assert weights("ambient") == expected
+
+
 def test_a_network_made_and_differentiated_by_hand_in_inference_mode_has_its_gradient() -> None:
     if backend.name != "torch":
         pytest.skip("only PyTorch has an inference mode")
