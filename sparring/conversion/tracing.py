@@ -8,6 +8,7 @@ a program that needs PyTorch alone; where another backend runs, a process of its
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -125,7 +126,9 @@ def save_program(program: Any, file: Path) -> None:
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
             node.meta = {name: node.meta[name] for name in _NEEDED if name in node.meta}
-    torch.export.save(program, file)
+    buffer = io.BytesIO()  # since torch's own writer takes no name that is not UTF-8
+    torch.export.save(program, buffer)
+    file.write_bytes(buffer.getvalue())
 
 
 def main() -> None:

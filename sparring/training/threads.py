@@ -24,7 +24,7 @@ _SLOW = 1.5  # steps that take so many times as long as at first are looked into
 _MOST = 4096
 _RECENT = 5  # steps whose median tells whether they have become slow
 _REST_WHEN_SLOW, _REST = 20, 100  # times the duration of choosing to wait before choosing anew
-_SMALL = 200_000  # below this size of a step a second thread gains nothing (docs/benchmarks.md)
+_SMALL = 20_000  # below this size of a step a second thread gains next to nothing
 
 
 def candidates(size: int, threads: int | None = None) -> list[int]:
