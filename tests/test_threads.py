@@ -258,3 +258,13 @@ def test_an_evaluation_records_its_threads_and_goes_on_with_them(
     monkeypatch.setattr(Threads, "_seconds", lambda self, step, count: 1.0 * count)
     again = sparring.evaluate(trained, "noise", sparring.Linf(0.1), dataset, n=8, out=out)
     assert again.threads == 2  # as the verdict that was gone on with
+
+
+def test_an_accelerator_leaves_the_threads_alone(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_loop, "candidates", lambda size, threads: [1, 2])
+    monkeypatch.setattr(backend, "on_cpu", lambda tensor: False)
+    loop = a_loop("baseline", dataset)
+    monkeypatch.setattr(loop._threads, "choose", lambda step: pytest.fail("steps were timed"))
+    run(loop)

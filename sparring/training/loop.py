@@ -271,13 +271,15 @@ class TrainLoop:
         order, size = self._order(), self.settings.batch_size
         # An accelerator would wait for the host at each step and each look at a loss. On a CPU
         # neither costs anything, and XLA's convolutions inside a loop cost dozens of times more.
-        if not backend.on_cpu(images):
+        on_cpu = backend.on_cpu(images)
+        if not on_cpu:
             whole = len(order) // size
             batches, order = order[: whole * size].reshape(whole, size), order[whole * size :]
             for start in range(0, whole, _STEPS_AT_ONCE):
                 yield self._many_steps(images, labels, batches[start : start + _STEPS_AT_ONCE])
         for indices in backend.index_batches(order, size):
-            if self._threads.undecided and len(indices) == min(size, len(order)):
+            whole_batch = len(indices) == min(size, len(order))
+            if on_cpu and whole_batch and self._threads.undecided:
                 self._choose_threads(images, labels, indices, callback)
             with self._threads.timed():
                 result = self._step(images, labels, indices)
