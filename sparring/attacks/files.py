@@ -56,7 +56,8 @@ def from_file(path: Path, options: Mapping[str, Any]) -> Attack:
         raise AttackError(f"{path}: {found}; expected a Python file that defines attack")
     module = _run(path)
     for name in ("Attack", "attack"):
-        if callable(attack := vars(module).get(name)):
+        attack = vars(module).get(name)
+        if callable(attack) and attack is not Attack:  # which a file may import as a type
             try:
                 return checked(with_options(attack, options), f"{path}: {name}: ")
             except (SparringError, KeyboardInterrupt):
@@ -109,8 +110,9 @@ def with_options(attack: Callable[..., Any], options: Mapping[str, Any]) -> Atta
     if not is_class:
         return partial(attack, **options) if options else attack
     if missing := [name for name in needed if name not in options]:
+        name = getattr(attack, "func", attack).__name__
         raise SettingsError(
-            f"{attack.__name__}: expected a value for {', '.join(missing)}, got none; give an "
+            f"{name}: expected a value for {', '.join(missing)}, got none; give an "
             f"option (-o {missing[0]}=...), or a default in the class"
         )
     return attack(**options)
@@ -119,9 +121,10 @@ def with_options(attack: Callable[..., Any], options: Mapping[str, Any]) -> Atta
 def _parameters(attack: Callable[..., Any]) -> list[inspect.Parameter]:
     """The parameters that have a name; none of what is written in C and does not tell."""
     try:
-        parameters = inspect.signature(attack).parameters.values()
+        signature = inspect.signature(attack, follow_wrapped=False)
     except (TypeError, ValueError):
         return []
+    parameters = signature.parameters.values()
     return [part for part in parameters if part.kind not in (part.VAR_POSITIONAL, part.VAR_KEYWORD)]
 
 
@@ -147,7 +150,7 @@ def checked(attack: Any, whose: str = "attack: ") -> Attack:
             f"{expected}, a name such as 'pgd' or a file ending in .py, got {shown(attack)}"
         )
     try:
-        signature = inspect.signature(attack)
+        signature = inspect.signature(attack, follow_wrapped=False)
     except Exception:  # what is written in C may have none
         return attack
     try:

@@ -116,6 +116,8 @@ class PGD(Options):
                 return ops.sum(losses), ops.cast(looks_broken, "float32")
 
             gradient, looks_broken = backend.input_gradient_and(total, x_adv)  # [B, H, W, C], [B]
+            # Without this, NaN would spread to the points, which no defense takes.
+            gradient = ops.where(ops.isfinite(gradient), gradient, 0.0)
             if self.momentum:
                 sizes = ops.mean(ops.abs(gradient), axis=(1, 2, 3), keepdims=True)  # [B, 1, 1, 1]
                 velocity = self.momentum * velocity + gradient / ops.maximum(sizes, 1e-30)

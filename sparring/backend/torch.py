@@ -61,9 +61,7 @@ _CPU = torch.device("cpu")
 isolated = Isolation(
     [
         Setting(torch.get_default_dtype, torch.set_default_dtype, torch.float32),
-        Setting(
-            torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, False
-        ),
+        Setting(torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode, 0),
         _property(torch.backends.mkldnn, "enabled", True),
         # On a GPU some convolutions add up in the order their threads finish; a resumed run has to
         # repeat every bit.

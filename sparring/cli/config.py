@@ -170,12 +170,14 @@ def _value(node: Any) -> Any:
 
 def _number(text: str) -> int | float:
     """Read a number as Python does; ValueError for a text that is none."""
+    if "_" in text:  # Python's numbers have them, YAML's have not
+        raise ValueError(text)
     number: int | float
     try:
         number = int(text, 0)
     except ValueError:
         number = float(text)
-    if re.match(r"[-+]?0[0-9_]", text):
+    if re.match(r"[-+]?0[0-9]", text):
         raise SettingsError(f"expected a number without 0 before it, or {text!r} in quotes")
     overflown = abs(number) == math.inf and text[-1].isdigit()  # 1e400, not inf
     if overflown or (isinstance(number, int) and abs(number) > _LARGEST):

@@ -348,6 +348,7 @@ def _prepare(
         train_images=50_000 if cifar else 0,
         test_images=10_000 if cifar else 0,
         sha256="",
+        key="cifar10" if cifar else None,
     )
     settings = defense.course_settings.replace(head_size=kernels[-1].shape[0], flip=True)
     # What an ensemble makes of `filters`, undone.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from typing import Any
 from sparring import backend
 from sparring.defenses.defense import Defense
 from sparring.errors import ConversionError, SparringError
+from sparring.experiments import machine
 from sparring.experiments.load import load
 from sparring.networks.allconv import HOOKS, AllConv
 
@@ -58,13 +58,11 @@ def write_hooks(defense: Defense, folder: Path) -> None:
         return
     assert defense.path is not None
     assert defense.weights_sha256 is not None
-    command = [sys.executable, "-P", "-m", __name__]  # -P: nothing from the current folder
-    answer = subprocess.run(
-        [*command, str(defense.path.absolute()), str(folder.absolute()), defense.weights_sha256],
-        env={**os.environ, "KERAS_BACKEND": "torch"},
-        capture_output=True,
-        text=True,
+    places = [str(place.absolute()) for place in (defense.path, folder)]
+    process = machine.python(
+        ["-m", __name__, *places, defense.weights_sha256], {"KERAS_BACKEND": "torch"}
     )
+    answer = subprocess.run(**process, capture_output=True, text=True)
     if answer.returncode:
         try:
             reason = json.loads(answer.stdout)["error"]

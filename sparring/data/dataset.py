@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,9 @@ SMALLEST, LARGEST = 8, 4096
 _LONGEST_NAME = 200
 """Bytes that a name may have: file systems take 255, and a few are added."""
 
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Control characters, line breaks and halves of characters; letters of every script are fine."""
+
 _NAMES_BEFORE_KEYS = ("digits", "fashion-mnist", "cifar10")
 """The built-in data sets of runs that were written before there was a `key`."""
 
@@ -25,7 +29,7 @@ def check_name(name: Any) -> str:
     """Give a data set's name, which is that of a folder too; DataError when it cannot be."""
     if (
         isinstance(name, str)
-        and _readable(name).isprintable()
+        and not _UNPRINTABLE.search(_readable(name))
         and 0 < len(name.encode("utf-8", "surrogateescape")) <= _LONGEST_NAME
         and name[0] not in ". "
         and not set("/\\") & set(name)
@@ -118,7 +122,7 @@ class DatasetInfo:
         """
         height, width, channels = values["shape"]
         given = {
-            "key": _key_of_name(check_name(values["name"])),
+            "key": _key_of_name(values["name"]),
             **values,
             "shape": (height, width, channels),
             "class_names": _checked_names(values["class_names"]),
@@ -314,7 +318,7 @@ def _checked_names(names: Any) -> tuple[str, ...]:
     if not isinstance(names, tuple | list):
         raise DataError(f"class_names: expected a tuple of texts, got {type(names).__name__}")
     for name in names:
-        if not isinstance(name, str) or not name.isprintable() or len(name) > _LONGEST_NAME:
+        if not isinstance(name, str) or _UNPRINTABLE.search(name) or len(name) > _LONGEST_NAME:
             raise DataError(
                 f"class_names: expected texts of at most {_LONGEST_NAME} printable characters, "
                 f"got {type(name).__name__} {name!r:.60}"

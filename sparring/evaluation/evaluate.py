@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,8 @@ def evaluate(
         AttackError: the attack raised or ran past the limit; what was judged is in `out`. Or it
             changed the defense, which was put back as it was; there is no verdict.
     """
+    if "data" in options:
+        raise SettingsError("data: give it as dataset")
     if not isinstance(defense, EvaluationRequest):
         for name, given in (("save", "out"), ("transfer", "transfer_from")):
             options = {name: options.get(given) is not None, **options}
@@ -238,11 +240,13 @@ class _Parts:
         if isinstance(attacked, str):
             attacked = load(_run_directory(request))
         defense, wrappers = attacks.unwrapped(attacked)  # the judge asks the defense itself
+        plain = not isinstance(attacked, Wrapped) or _identified(attacked, defense)
         if request.check and defense.stochastic:
             attacked = checks.observed(attacked)
         if isinstance(attack, str):
             attack = attacks.get(attack, request.options, defense=defense.name)
-        attack = attacks.checked(attack)
+        else:
+            attack = attacks.checked(attack)
         dataset = of_run(
             defense.info, request.data, request.data_dir, who=defense.name, other=request.other_data
         )
@@ -254,7 +258,7 @@ class _Parts:
         by_name = isinstance(request.attack, str)
         word = Path(request.attack).stem if by_name else short_name(describe(attack))
         label = " ".join([word, *request.unusual(), *([f"on {wrappers}"] if wrappers else [])])
-        repeatable = by_name or is_dataclass(attack)
+        repeatable = plain and (by_name or _identified(attack))
         return cls(
             *(defense, attacked, wrappers, attack, threat, dataset, source),
             *(word, label, repeatable),
@@ -334,7 +338,7 @@ def _folder(
     threat = parts.threat
     name = verdict_folder(parts.word, threat.norm, threat.eps, request.unusual())
     usual = (parts.defense.path / "attacks" / name).absolute()
-    return folder.own_folder(usual, about, index)
+    return folder.own_folder(usual, about, index, request.force)
 
 
 def _index(request: EvaluationRequest, available: int) -> np.ndarray:
@@ -414,7 +418,8 @@ def _guarded(guard: Guard, attack: Attack) -> Iterator[None]:
             raise _Cheated(
                 f"the attack {describe(attack)} changed the defense that judges it: "
                 f"{', '.join(changed[:8])}. The defense was put back as it was, and there is no "
-                "verdict; expected an attack that leaves it alone and works on copies"
+                "verdict; expected an attack that leaves it alone and changes one that it loads "
+                "itself, and a defense that does not change while it answers"
             )
 
 
@@ -434,12 +439,13 @@ def _limited(seconds: float | None) -> Iterator[None]:
     def stop(*_: object) -> None:
         raise AttackError(f"the attack ran past its limit of {seconds:g} s for a batch")
 
-    begun = time.monotonic()
+    begun, left, every = time.monotonic(), 0.0, 0.0
     before = signal.signal(signal.SIGALRM, stop)
-    left, every = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
+        left, every = signal.setitimer(signal.ITIMER_REAL, seconds)
         yield
     finally:
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)  # it may ring even now
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         if left:  # somebody else's alarm, which may be due by now
@@ -464,7 +470,20 @@ def describe(attack: Attack) -> str:
     return printable(words)
 
 
-def _source_hash(attack: Attack) -> str | None:
+def _identified(value: Any, known: Any = None) -> bool:
+    """Whether the words for an attack or a wrapper, and its file's hash, tell it from any other."""
+    if value is known or value is None or isinstance(value, bool | int | float | str):
+        return True
+    if isinstance(value, tuple | list):
+        return all(_identified(part, known) for part in value)
+    if not is_dataclass(value) or isinstance(value, type) or _source_hash(value) is None:
+        return False
+    return all(
+        part.repr and _identified(getattr(value, part.name), known) for part in fields(value)
+    )
+
+
+def _source_hash(attack: Any) -> str | None:
     """SHA-256 of the file an attack is defined in: another text is another attack."""
     if isinstance(attack, partial):
         return _source_hash(attack.func)

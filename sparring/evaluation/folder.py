@@ -18,20 +18,26 @@ _WAY_OUT = "Choose another folder with --out (out=)"
 _LOCK = ".lock"
 
 
-def own_folder(usual: Path, about: Evaluated, index: np.ndarray) -> Path:
+def own_folder(usual: Path, about: Evaluated, index: np.ndarray, force: bool = False) -> Path:
     """Find the folder in a run for a verdict, so that no other's is replaced.
 
     Args:
         usual: the folder that the evaluation's options give.
         about: what is about to be evaluated.
         index: on which test images, int [N].
+        force: whether a damaged verdict may be replaced.
 
     Returns:
         The usual one; or, if it holds the verdict of another evaluation, as of other weights or of
         an attack's file with other contents, one that has a hash in its name.
     """
     file = VerdictRecord.find(usual)
-    if file is None or _read(file).same(about, index.tolist()):
+    try:
+        if file is None or _read(file).same(about, index.tolist()):
+            return usual
+    except RunError:
+        if not force:
+            raise
         return usual
     values = about.model_dump(mode="json", exclude={"run"})
     said = json.dumps([values, index.tolist()], sort_keys=True)
@@ -96,7 +102,9 @@ def earlier(
     if force:
         return None
     before = _read(file)
-    if before.same(about, index.tolist()) and (repeatable or not before.finished):
+    if before.same(about, index.tolist()) and (
+        repeatable or not (before.finished or about.attack_sha256 is None)
+    ):
         return before
     if before.finished:
         raise RunError(

@@ -15,7 +15,7 @@ import numpy as np
 from typing_extensions import override
 
 from sparring import data as datasets
-from sparring.errors import SettingsError, unknown_name
+from sparring.errors import SettingsError, shown, unknown_name
 from sparring.experiments.request import Request, option
 
 _RANGES = {
@@ -88,7 +88,7 @@ class EvaluationRequest(Request):
         """Check numbers, and take texts for paths."""
         for name, (least, most) in _RANGES.items():
             object.__setattr__(self, name, _integer(name, getattr(self, name), least, most))
-        for name in ("check", "transfer", "save", "force"):
+        for name in ("check", "transfer", "save", "force", "other_data"):
             if not isinstance(value := getattr(self, name), bool | np.bool_):
                 raise SettingsError(f"{name}: expected true or false, got {value!r:.80}")
             object.__setattr__(self, name, bool(value))
@@ -116,7 +116,7 @@ class EvaluationRequest(Request):
     def unusual(self) -> list[str]:
         """List what is asked for otherwise than by default, as steps=10 or n=20."""
         options = self.options or _own_options(self.attack)
-        said = [f"{name}={options[name]}" for name in sorted(options)]
+        said = [f"{name}={_word(options[name])}" for name in sorted(options)]
         if self.images is None:
             said += self._not_as_by_default("n")
         elif any(isinstance(image, bool) for image in self.images):
@@ -163,6 +163,11 @@ def _integer(name: str, value: Any, least: int, most: int | None) -> int:
     return int(value)
 
 
+def _word(value: Any) -> str:
+    """A value as it stands in a name: texts without quotes."""
+    return value if isinstance(value, str) else shown(value)
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
@@ -190,4 +195,9 @@ def _own_options(attack: Any) -> Mapping[str, Any]:
     if not is_dataclass(attack) or isinstance(attack, type):
         return {}
     values = {part.name: (getattr(attack, part.name), part) for part in fields(attack) if part.init}
-    return {name: value for name, (value, part) in values.items() if value != part.default}
+    return {
+        name: value
+        for name, (value, part) in values.items()
+        if shown(value)
+        != shown(part.default if part.default_factory is MISSING else part.default_factory())
+    }

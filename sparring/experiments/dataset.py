@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,8 @@ def at_hand(info: DatasetInfo, data_dir: str | Path | None = None) -> Dataset | 
         SettingsError, DataError: what is in `data_dir`, or the folder itself, is not it.
     """
     try:
-        if info.key in datasets.SOURCES and data_dir is None and info.path is None:
+        remembered = info.path is not None and _seen(info.path, Path.is_dir)
+        if info.key in datasets.SOURCES and data_dir is None and not remembered:
             datasets.files(info.key)  # raises where a download would be needed
         return of_run(info, None, data_dir)
     except (SettingsError, DataError):
@@ -73,7 +75,7 @@ def of_run(
             f"{was} {info.name}, images {list(info.shape)} of {info.classes} classes; "
             f"{dataset.name} has {list(dataset.shape)} of {dataset.classes}"
         )
-    if not other and dataset.has_test_images_of(info) is False:
+    if given is not None and not other and dataset.has_test_images_of(info) is False:
         raise SettingsError(f"{was} {info}; {dataset.info} has other test images. {_WAYS}")
     return dataset
 
@@ -95,12 +97,19 @@ def _may_be(info: DatasetInfo, name: str, data_dir: str | Path | None) -> bool:
     return True
 
 
+def _seen(text: str, kind: Callable[[Path], bool]) -> bool:
+    """Whether a path that a run remembers, maybe of another machine, is one of a kind here."""
+    try:
+        return kind(datasets.to_path(text))
+    except (DataError, OSError):
+        return False
+
+
 def _remembered(info: DatasetInfo, data_dir: str | Path | None, was: str) -> Dataset:
     """Load the data set of a run from where it was."""
     if info.key is None and info.path is not None:
-        paths = map(datasets.to_path, (info.path, info.given or info.path))
-        places = dict.fromkeys(path.absolute() for path in paths)
-        there = [place for place in places if place.is_file()]
+        places = dict.fromkeys((info.path, info.given or info.path))
+        there = [Path(place).absolute() for place in places if _seen(place, Path.is_file)]
         for place in there:
             if (dataset := datasets.load(place, data_dir)).has_test_images_of(info) is not False:
                 return replace(dataset, given=info.given)
@@ -115,7 +124,7 @@ def _remembered(info: DatasetInfo, data_dir: str | Path | None, was: str) -> Dat
             f"{was} a data set of your own called {info.name}{like}: expected its file as data "
             "(--data FILE.npz)"
         )
-    if data_dir is None and info.path and datasets.to_path(info.path).is_dir():
+    if data_dir is None and info.path and _seen(info.path, Path.is_dir):
         data_dir = info.path
     dataset = datasets.load(info.key or info.name, data_dir)
     if dataset.has_test_images_of(info) is False:

@@ -107,8 +107,7 @@ def _read(path: Path, where: str, damaged: list[tuple[str, str]]) -> TrainedRun:
         notes.append("imported, not trained here")
     elif status == "finished" and results.test_accuracy is None:
         notes.append("run.json has no test accuracy")
-    warnings = getattr(results, "warnings", None)
-    notes += filter(None, map(str, warnings if isinstance(warnings, list) else []))
+    notes += results.warnings or []
     if not record.finished and Run(run.previous_folder).exists():
         notes.append("the finished run before it is in previous/")
     trained = TrainedRun(where, record, results, status, seed, curves, [], notes)
@@ -191,7 +190,7 @@ def _verdicts(path: Path, run: TrainedRun, damaged: list[tuple[str, str]]) -> It
 
 def _attack_name(folder: str, record: VerdictRecord, dataset: str) -> str:
     """A short name for an attack: what the verdict or its folder says, with what is unusual."""
-    name = str(getattr(record, "label", "")) or _name_by_folder(folder, record)
+    name = record.label or _name_by_folder(folder, record)
     chosen = any(image.index != row for row, image in enumerate(record.images))
     if chosen and "images=" not in name:
         name += ", chosen images"

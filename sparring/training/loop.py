@@ -224,30 +224,30 @@ class TrainLoop:
         labels = ops.convert_to_tensor(data.y_train)  # int32 [N]
         callback.begin(self._network, networks, self.epoch, settings.epochs, self.steps_per_epoch)
         begun, done = time.monotonic(), self.epoch
-        while self.epoch < settings.epochs:
-            with self._threads.in_use():
+        with self._threads.in_use():
+            while self.epoch < settings.epochs:
                 loss, hits, seconds = self._run_epoch(images, labels, callback)
-            self.epoch += 1
-            last = self.epoch == settings.epochs
-            tested = last or (eval_every > 0 and self.epoch % eval_every == 0)
-            if tested:
-                self.recipe.on_progress(self.ema, self.epoch / settings.epochs)
-            metrics = EpochMetrics(
-                network=self._network,
-                epoch=self.epoch,
-                loss=loss,
-                accuracy=hits / len(data.x_train),
-                test_accuracy=self.recipe.evaluate(self.ema, data) if tested else None,
-                learning_rate=self._learning_rate(self.epoch * self.steps_per_epoch - 1),
-                images_per_second=len(data.x_train) / seconds,
-                seconds=seconds,
-                threads=self._threads.count,
-            )
-            save(metrics)
-            pace = (time.monotonic() - begun) / (self.epoch - done)
-            callback.epoch(metrics, pace * (settings.epochs - self.epoch))
-            if last and (text := guessing(self.recipe, self.net, metrics)):
-                callback.message(text)
+                self.epoch += 1
+                last = self.epoch == settings.epochs
+                tested = last or (eval_every > 0 and self.epoch % eval_every == 0)
+                if tested:
+                    self.recipe.on_progress(self.ema, self.epoch / settings.epochs)
+                metrics = EpochMetrics(
+                    network=self._network,
+                    epoch=self.epoch,
+                    loss=loss,
+                    accuracy=hits / len(data.x_train),
+                    test_accuracy=self.recipe.evaluate(self.ema, data) if tested else None,
+                    learning_rate=self._learning_rate(self.epoch * self.steps_per_epoch - 1),
+                    images_per_second=len(data.x_train) / seconds,
+                    seconds=seconds,
+                    threads=self._threads.count,
+                )
+                save(metrics)
+                pace = (time.monotonic() - begun) / (self.epoch - done)
+                callback.epoch(metrics, pace * (settings.epochs - self.epoch))
+                if last and (text := guessing(self.recipe, self.net, metrics)):
+                    callback.message(text)
 
     def _run_epoch(
         self, images: Any, labels: Any, callback: Callback
