@@ -1,4 +1,4 @@
-"""What a second look found: attacks that are not the one before, and honest ones that were refused."""
+"""Attacks that are not the one before, and honest attacks and files that have to be taken."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from keras import ops
 
-import sparring
 from sparring.attacks.files import checked, from_file
 from sparring.data import Dataset, DatasetInfo
 from sparring.data.reading import read_idx
@@ -73,9 +72,10 @@ def test_honest_attacks_are_taken(tmp_path: Path, linear: Linear, grays: Dataset
     assert checked(attack) is attack
     file = tmp_path / "mine.py"
     file.write_text(
-        "from sparring.attacks import Attack\n\n\ndef attack(defense, x, y, threat):\n    return x\n"
+        "from sparring.attacks import Attack\n\n\n"
+        "def attack(defense, x, y, threat):\n    return x\n"
     )
-    assert from_file(file, {}).__name__ == "attack"  # type: ignore[attr-defined]
+    assert from_file(file, {}).__name__ == "attack"
     verdict = evaluate(linear, Towards(), Linf(0.1), grays, 6, check=False)
     assert verdict.success_rate.value == 1
 

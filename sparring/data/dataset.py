@@ -122,7 +122,7 @@ class DatasetInfo:
         """
         height, width, channels = values["shape"]
         given = {
-            "key": _key_of_name(values["name"]),
+            "key": _key_of_name(check_name(values["name"])),
             **values,
             "shape": (height, width, channels),
             "class_names": _checked_names(values["class_names"]),
