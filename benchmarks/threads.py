@@ -50,9 +50,11 @@ def main() -> None:
         parser.error("unset OMP_NUM_THREADS and MKL_NUM_THREADS: they leave nothing to choose")
     memory.keep_freed()
     every = backend.threads() or 1
-    titles = ["busy processes", "images, filters", "1 thread", f"{every} threads"]
-    titles += ["Sparring", "with choosing", "chosen", "Sparring by the best"]
-    print(f"| {' | '.join(titles)} |\n{'| --- ' * len(titles)}|")
+    print(
+        "| busy processes | images, filters | 1 thread | all threads | as chosen | with choosing "
+        "| chosen | by the best |"
+    )
+    print("| --- " * 8 + "|")
     for load in arguments.load:
         with busy(load):
             for case in arguments.case:

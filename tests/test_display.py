@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ def test_bar_epoch_and_time_left_are_always_seen(width: int) -> None:
         assert last_line(live, console).startswith("epoch   1/100  ───")
         assert "-:-- left" in last_line(live, console)
         live.step(5, 0.75)
-        assert "0:00 left" in last_line(live, console)
+        assert re.search(r"\d:\d\d left", last_line(live, console))
         live.epoch(EpochMetrics(9, 50, 0.25, 0.5, 0.875, 0.03, 1234.5, 1.0), 3725)
         line = last_line(live, console)
         assert len(line) <= width
