@@ -13,7 +13,7 @@ import sparring
 from sparring.data import Dataset, DatasetInfo
 from sparring.defenses import get
 from sparring.defenses.defense import Defense
-from sparring.training.callbacks import Silent
+from sparring.training.callbacks import EpochMetrics, Silent
 from sparring.training.settings import Settings
 
 KNOWN = (
@@ -76,6 +76,25 @@ def linear() -> Linear:
     """64 pixels in alternating directions; of one gray, an image has logit 4 for class b."""
     signs = np.where(np.indices((8, 8, 1)).sum(axis=0) % 2, 1.0, -1.0)
     return Linear(signs, -4.0)
+
+
+class Stop(BaseException):
+    """What a test interrupts a training with."""
+
+
+class Recorder(Silent):
+    """Remembers messages; interrupts after an epoch when told to."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.messages: list[str] = []
+        self.stop_after = stop_after
+
+    def epoch(self, metrics: EpochMetrics, seconds_left: float) -> None:
+        if metrics.epoch == self.stop_after:
+            raise Stop
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
 
 
 class Unwarned(Silent):

@@ -36,28 +36,9 @@ from sparring.training.callbacks import Silent
 from sparring.training.loop import guessing
 from sparring.training.recipe import Recipe
 from sparring.training.settings import Settings
-from tests.conftest import patterns
+from tests.conftest import Recorder, Stop, patterns
 
 SMALL: dict[str, Any] = {"filters": 4, "epochs": 3, "batch_size": 16}
-
-
-class Stop(BaseException):
-    """What a test interrupts a training with."""
-
-
-class Recorder(Silent):
-    """Remembers messages; interrupts after an epoch when told to."""
-
-    def __init__(self, stop_after: int | None = None) -> None:
-        self.messages: list[str] = []
-        self.stop_after = stop_after
-
-    def epoch(self, metrics: EpochMetrics, seconds_left: float) -> None:
-        if metrics.epoch == self.stop_after:
-            raise Stop
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
 
 
 def tiny() -> Dataset:

@@ -29,8 +29,8 @@ from sparring.evaluation.evaluate import evaluate as judge
 from sparring.runs.directory import Checkpoints, Run
 from sparring.runs.files import read_tensors, write_tensors
 from sparring.runs.records import Attempt
-from sparring.training.callbacks import EpochMetrics, Silent
 from sparring.training.recipe import Recipe
+from tests.conftest import Recorder, Stop
 
 posix = pytest.mark.skipif(os.name != "posix", reason="forks, signals and limits of POSIX")
 
@@ -38,25 +38,6 @@ ROOT = Path(__file__).parent.parent
 SMALL: dict[str, Any] = {"filters": 4, "epochs": 3, "batch_size": 16}
 DIGITS = ["--filters", "4", "--epochs", "3", "--limit-train", "64"]
 GOES_ON = "The same command goes on from the last completed epoch."
-
-
-class Stop(BaseException):
-    """What a test interrupts a training with."""
-
-
-class Recorder(Silent):
-    """Remembers messages; interrupts after an epoch when told to."""
-
-    def __init__(self, stop_after: int | None = None) -> None:
-        self.messages: list[str] = []
-        self.stop_after = stop_after
-
-    def epoch(self, metrics: EpochMetrics, seconds_left: float) -> None:
-        if metrics.epoch == self.stop_after:
-            raise Stop
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
 
 
 def weights(run: Path | None) -> bytes:

@@ -25,7 +25,7 @@ from sparring.training.settings import Resolved, Settings, Table, check_table, r
 _Answer = TypeVar("_Answer", bound=Callable[..., Any])
 
 
-def _door(answer: _Answer) -> _Answer:
+def _with_images_checked(answer: _Answer) -> _Answer:
     """Let `logits` and its kind check images as `classify` does, whichever class defines them."""
 
     @wraps(answer)
@@ -101,7 +101,7 @@ class Defense:
         check_table(cls.settings_class, cls.settings_table)
         for name in ("logits", "probabilities", "scores"):
             if name in vars(cls):
-                setattr(cls, name, _door(vars(cls)[name]))
+                setattr(cls, name, _with_images_checked(vars(cls)[name]))
         cls.course_settings = resolve(cls.settings_class, {"": cls.settings_table}).settings
 
     def __init__(
@@ -177,7 +177,7 @@ class Defense:
 
     # Answering, on tensors
 
-    @_door
+    @_with_images_checked
     def logits(self, x: Images, chance: Chance | None = None) -> Logits:
         """Compute logits of a batch, differentiable by the images where the defense is.
 
@@ -196,12 +196,12 @@ class Defense:
         """
         return self.nets[0](x)
 
-    @_door
+    @_with_images_checked
     def probabilities(self, x: Images, chance: Chance | None = None) -> Any:
         """Compute the probabilities float32 [B, K] of a batch; arguments are those of `logits`."""
         return ops.softmax(self.logits(x, chance), axis=-1)
 
-    @_door
+    @_with_images_checked
     def scores(self, x: Images, chance: Chance | None = None) -> Scores:
         """Compute the detection scores [B] of a batch; arguments are those of `logits`."""
         return ops.zeros((x.shape[0],))
