@@ -16,6 +16,7 @@ from sparring import attacks, backend
 from sparring.attacks import BPDA, EOT, FGSM, PGD, InTurn, Noise, Square, cross_entropies, margins
 from sparring.attacks.gradients import straight_through, unwrapped
 from sparring.attacks.pgd import _filled
+from sparring.attacks.search import best_of
 from sparring.attacks.simple import uniforms
 from sparring.data import DatasetInfo
 from sparring.defenses.defense import Defense
@@ -231,9 +232,9 @@ def test_all_images_broken_end_the_steps() -> None:
     # At each step those that had not been seen broken before; all six at the first.
     seen = [6, *(6 - broken[:10].sum(axis=1))]
     assert asked == [count for count in seen if count]
-    # Judged are those that look broken for the first time, and all at the restart's end.
+    # Judged are those that look broken for the first time; the only restart's end is not.
     new = [broken[0], *(broken[step] & ~broken[step - 1] for step in range(1, 10))]
-    assert judged == [*(LABELS[each].tolist() for each in new if each.any()), LABELS.tolist()]
+    assert judged == [LABELS[each].tolist() for each in new if each.any()]
 
 
 def test_images_answered_wrongly_from_the_start_stay_as_they_are() -> None:
@@ -262,8 +263,8 @@ def test_detecting_defenses_are_asked_every_ten_steps() -> None:
     found = PGD(steps=25, step_size=0.1)(defense, IMAGES, LABELS, threat)
     for image, step in enumerate(expected):
         np.testing.assert_allclose(found[image], points[step][image], atol=CLOSE)
-    # Two look broken at the start, all that are left at the steps 10 and 20; and at the end all.
-    assert asked == [2, 5, 3, 6]
+    # Two look broken at the start, all that are left at the steps 10 and 20.
+    assert asked == [2, 5, 3]
 
 
 @pytest.mark.parametrize(
@@ -445,6 +446,12 @@ def check_kept(found: np.ndarray) -> None:
     assert found.shape == (5, 1, 2, 1)
     assert found[:, 0, 0, 0] == pytest.approx([share for share, _ in KEPT])
     assert found[:, 0, 1, 0] == pytest.approx([MARKS[attack] for _, attack in KEPT])
+
+
+def test_the_only_attempt_is_given_back_and_the_defense_is_not_asked() -> None:
+    x, y = numbered()
+    found = best_of([lambda images, labels: scripted(labels, 2)], object(), x, y)
+    np.testing.assert_array_equal(found, scripted(y, 2))
 
 
 @dataclass
