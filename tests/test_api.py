@@ -358,6 +358,9 @@ def test_a_network_that_is_none_is_refused(dataset: Dataset, tmp_path: Path) -> 
         sparring.train_network("randomneuron", 0, dataset, out=tmp_path)
     with pytest.raises(RunError, match="epochs is 3 there, 4 here"):
         sparring.train_network("baseline", 0, dataset, out=tmp_path, **{**SMALL, "epochs": 4})
+    with pytest.raises(SettingsError, match="force: trains all networks of a run anew; for net"):
+        sparring.train_network("baseline", 0, dataset, out=tmp_path, force=True, **SMALL)
+    assert Run(tmp_path / "patterns/baseline").status() == "finished"
 
 
 def test_only_the_network_that_diverged_begins_anew(

@@ -133,7 +133,11 @@ def test_progress_in_plain_lines(call: Callable[..., Result]) -> None:
         (["train", "baseline", "--device", "gpu:7"], 1, "unknown device of torch 'gpu:7'"),
         (["train", "baseline", "--epochs", "0"], 1, "epochs: expected at least 1, got 0"),
         (["train", "baseline", "--epochs", "many"], 2, "'--epochs': Input should be a valid int"),
-        (["train", "baseline", "--backend", "mxnet"], 2, "'torch', 'tensorflow', 'jax'"),
+        (
+            ["train", "baseline", "--backend", "jaxx"],
+            2,
+            "'--backend': expected torch, tensorflow or jax, got 'jaxx'",
+        ),
         (["train", "baseline", "--backend", "jax"], 1, "runs keras on torch already"),
         (["train"], 2, "Missing argument"),
         (["trian"], 2, "No such command 'trian'"),
@@ -175,6 +179,44 @@ def test_config_file_takes_the_settings_of_the_defense(
     answer = call("train", "baseline", "--config", "c.yaml")
     assert answer.exit_code == 1
     assert "c.yaml, line 1: unknown option 'base'. Valid: data, " in answer.output
+
+
+def test_the_command_line_comes_before_the_config_file(
+    call: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "c.yaml").write_text("out: 1e3\nepochs: 5\nseeds: 0-1\nfilters: 4\n")
+    options = ("--limit-train", "64", "--seed", "3", "--set", "epochs=1")
+    answer = call("train", "baseline", "--config", "c.yaml", *options)
+    assert answer.exit_code == 0, answer.output
+    run = Run("1e3/digits/baseline").read()  # the text as written
+    assert (run.seed, run.settings["epochs"], run.settings["filters"]) == (3, 1, 4)
+    answer = call("train", "baseline", "--config", "c.yaml", *options, "--epochs", "2")
+    assert "--epochs and --set epochs=... are one: give one" in answer.output
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "code", "message"),
+    [
+        ("jobs: 2", ["--explain"], 0, "momentum"),
+        ("cluster: local", ["--explain"], 0, "momentum"),
+        ("cluster: local", ["--jobs", "x"], 1, "jobs: expected a number from 1, or auto"),
+        ("jobs: 2", ["--cluster", "local", "--explain"], 2, "--explain goes with a single"),
+        ("jobs: 2\ncluster: local", ["--network", "9"], 1, "there is no network 9"),
+        ("jobs: 2", ["--cluster", "local", "--jobs", "2"], 2, "give one"),
+    ],
+)
+def test_options_that_exclude_those_of_the_config_file(
+    call: Callable[..., Result],
+    tmp_path: Path,
+    text: str,
+    options: list[str],
+    code: int,
+    message: str,
+) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    answer = call("train", "baseline", "--config", "c.yaml", *options)
+    assert answer.exit_code == code, answer.output
+    assert message in answer.output
 
 
 @pytest.mark.parametrize(

@@ -128,8 +128,8 @@ def test_files_that_say_nothing_or_begin_with_a_byte_order_mark(tmp_path: Path) 
         assert read_file(path) == []
     path.write_text("limit-train: 1\nsettings: {b-c: x}\n", encoding="utf-8-sig")
     assert read_file(path) == [
-        ("limit_train", 1, f"{path}, line 1"),
-        ("settings.b_c", "x", f"{path}, line 2"),
+        ("limit_train", 1, f"{path}, line 1", ["1"]),
+        ("settings.b_c", "x", f"{path}, line 2", ["x"]),
     ]
 
 
@@ -152,7 +152,7 @@ def explained(tmp_path: Path, text: str) -> Result:
         ("data: []", "line 1: data: expected a number or text, got []"),
         ("data: {a: 1}", "line 1: data: expected a number or text"),
         ("force: yes", "line 1: force: expected true or false, got 'yes'"),
-        ("backend: mxnet", "line 1: '--backend': "),
+        ("backend: jaxx", "line 1: '--backend': expected torch, tensorflow or jax, got 'jaxx'"),
         ("seed: 2026-99-99", "line 1: '--seed': Input should be a valid integer"),
         ("epochs: 3\nsettings:\n  epochs: 4", "line 3: epochs is given twice"),
         ("momentum: yes", "line 1: momentum: expected"),

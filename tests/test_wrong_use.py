@@ -47,7 +47,7 @@ train baseline --data text.npz | expected an .npz file
 train baseline --data cifar10 --data-dir file | '--data-dir'
 train baseline --device gpu:99 | unknown device of torch 'gpu:99'
 train baseline --preset fats | Did you mean 'fast'?
-train baseline --backend jxa | 'torch', 'tensorflow', 'jax'
+train baseline --backend jxa | expected torch, tensorflow or jax, got 'jxa'
 train baseline --backend jax | so backend 'jax' cannot be used
 train baseline --config . | expected a file, found a folder
 train baseline -s =1 | --set: expected NAME=VALUE, got '=1'

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +39,8 @@ class Entry(NamedTuple):
     """A number, text, true, false, None, list or dictionary of such."""
     place: str
     """The file and the line, for messages."""
+    texts: Sequence[str]
+    """The value, or those of a list, as written: 1e3, which as a value is 1000.0."""
 
 
 def read_value(text: str) -> Any:
@@ -100,7 +102,9 @@ def _entries(node: yaml.Node, path: Path, prefix: str = "") -> Iterator[Entry]:
             if not (isinstance(value, yaml.ScalarNode) and _value(value) is None):
                 yield from _entries(value, path, "settings.")
         else:
-            yield Entry(prefix + name.replace("-", "_"), _value(value), place)
+            parts = value.value if isinstance(value, yaml.SequenceNode) else [value]
+            texts = [part.value for part in parts if isinstance(part, yaml.ScalarNode)]
+            yield Entry(prefix + name.replace("-", "_"), _value(value), place, texts)
 
 
 class _Composer(yaml.BaseLoader):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import functools
 import inspect
 from collections.abc import Callable, Sequence
@@ -12,25 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type
 
 import typer
 
+from sparring.backend import choice as backend_choice
 from sparring.errors import SettingsError
 
 if TYPE_CHECKING:  # it needs YAML's parser
     from sparring.cli.config import Entry
 
-
-class Backend(enum.StrEnum):
-    """What --backend takes."""
-
-    torch = "torch"
-    tensorflow = "tensorflow"
-    jax = "jax"
-
-
-BackendOption = Annotated[
-    Backend | None,
-    typer.Option(help="Default: KERAS_BACKEND, else the first of these that is installed."),
-]
-"""The type of a parameter `backend`."""
 
 
 def from_fields(verb: Callable[..., None]) -> Callable[..., None]:
@@ -110,6 +96,26 @@ def completed(*words: str) -> Callable[[str], list[str]]:
     return lambda incomplete: [word for word in words if word.startswith(incomplete)]
 
 
+def _known_backend(name: str | None) -> str | None:
+    """Refuse a name of --backend that is none."""
+    if name not in (None, *backend_choice.NAMES):
+        *others, last = backend_choice.NAMES
+        raise typer.BadParameter(f"expected {', '.join(others)} or {last}, got {name!r:.80}")
+    return name
+
+
+BackendOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="|".join(backend_choice.NAMES),
+        help="Default: KERAS_BACKEND, else the first of these that is installed.",
+        autocompletion=completed(*backend_choice.NAMES),
+        callback=_known_backend,
+    ),
+]
+"""The type of a parameter `backend`."""
+
+
 def _typer_option(
     part: Field[Any], made_by: Callable[..., Any] = typer.Option, words: Sequence[str] = ()
 ) -> Any:
@@ -156,12 +162,16 @@ def taken(entry: Entry, option: Any, context: typer.Context) -> Any:
         raise typer.BadParameter(
             f"{entry.place}: {option.name}: expected {expected}, got {value!r:.80}"
         )
-    texts = [str(item) for item in values]
-    try:
-        option.process_value(context, texts if option.multiple else texts[0])
-    except typer.BadParameter as error:
-        raise typer.BadParameter(f"{entry.place}: {option.opts[0]!r}: {error.message}") from error
-    return texts if option.multiple else texts[0]
+    # As they were written, for a folder called 1e3; as Python has them, for an integer of 1e3.
+    for texts in (entry.texts, [str(item) for item in values]):
+        given = texts if option.multiple else texts[0]
+        try:
+            option.process_value(context, given)
+        except typer.BadParameter as error:
+            wrong = error.message
+        else:
+            return given
+    raise typer.BadParameter(f"{entry.place}: {option.opts[0]!r}: {wrong}")
 
 
 def assignments(texts: Sequence[str], option: str) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +27,20 @@ if TYPE_CHECKING:  # a framework, and YAML's parser
 _SETTINGS = "sparring.settings"
 _MOST_SEEDS = 1000
 _NOT_IN_CONFIG = ("config", "defense", "set_", "explain")
+_EXCLUDED = {
+    "seed": ("seeds",),
+    "jobs": ("cluster",),
+    "cluster": ("jobs",),
+    "network": ("jobs", "cluster"),
+    "explain": ("jobs", "cluster"),
+}
+"""Which options of a config file an option on the command line is given in place of."""
+
+
+def _typed(context: typer.Context, name: str) -> bool:
+    """Whether an option was given on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _read_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -76,14 +91,15 @@ class SettingOptions:
         "-s",
     )
 
-    def given(self) -> dict[str, Any]:
-        """List the settings that were given, by name."""
+    def given(self, context: typer.Context) -> dict[str, Any]:
+        """List the settings that were given, by name; the command line's before a config file's."""
         named = {name: value for name, value in asdict(self).items() if name != "set_"}
         given = {name: value for name, value in named.items() if value is not None}
         others = assignments(self.set_ or [], "--set")
-        if twice := sorted(given.keys() & others.keys()):
-            option = twice[0].replace("_", "-")
-            raise typer.BadParameter(f"--{option} and --set {twice[0]}=... are one: give one")
+        twice = (name for name in sorted(given.keys() & others.keys()) if _typed(context, name))
+        if name := next(twice, ""):
+            option = name.replace("_", "-")
+            raise typer.BadParameter(f"--{option} and --set {name}=... are one: give one")
         return {**given, **others}
 
 
@@ -109,6 +125,12 @@ class HowOptions:
     network: int | None = option(None, "Train one network of an ensemble, counted from 1.", "N")
     explain: bool = option(False, "Print each setting and where it comes from; train nothing.")
     quiet: bool = option(False, "Print nothing but the final summary.", "", "--quiet", "-q")
+
+    def overruled(self, context: typer.Context) -> HowOptions:
+        """Leave out what a config file says besides what the command line says instead."""
+        instead = (_EXCLUDED[name] for name in _EXCLUDED if _typed(context, name))
+        out = [name for name in chain.from_iterable(instead) if not _typed(context, name)]
+        return replace(self, **dict.fromkeys(out))
 
 
 @app.command(
@@ -150,6 +172,7 @@ def train(
     initializer, and the defense's own, as eps of pgdtrain).
     """
     without = "" if not request.keywords["force"] else " without --force"
+    how = how.overruled(context)
     with handled(f"The same command{without} goes on from the last completed epoch."):
         backend = backend_choice.choose(how.backend)
         in_config: dict[str, Entry] = context.meta.get(_SETTINGS, {})
@@ -157,13 +180,12 @@ def train(
             defense=defense[0],
             data=data[0],
             network=None if how.network is None else how.network - 1,
-            settings={name: entry.value for name, entry in in_config.items()} | settings.given(),
+            settings={name: entry.value for name, entry in in_config.items()} | settings.given(context),
         )
         wanted.check_names(defense, data)
         own_process = any(value is not None for value in (how.seeds, how.jobs, how.cluster))
         if own_process or defense == ["all"] or len(defense) > 1 or len(data) > 1:
-            given_seed = context.get_parameter_source("seed")
-            if how.seeds and given_seed is not None and given_seed.name == "COMMANDLINE":
+            if how.seeds and _typed(context, "seed"):
                 raise typer.BadParameter("--seeds says all seeds: give it without --seed")
             if how.network is not None:
                 raise typer.BadParameter("--network goes with a single defense, data set and seed")

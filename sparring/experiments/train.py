@@ -128,12 +128,18 @@ def train_network(
         **options: as in `train`.
 
     Raises:
-        SettingsError: also for a network that is none; all other errors are those of `train`.
+        SettingsError: also for a network that is none, and for force, which would remove what other
+            processes train; all other errors are those of `train`.
     """
     request = TrainingRequest.of(name, data, settings, options)
     if isinstance(name, str):
         request = replace(request, network=network)
     _expect_callback(progress)
+    if request.force:
+        raise SettingsError(
+            f"force: trains all networks of a run anew; for network {(request.network or 0) + 1} "
+            f"of {request.defense} alone, train without --network, or give another --out"
+        )
     training = Training(request)
     number = request.network or 0
     if training.borrowed is not None:
