@@ -37,8 +37,16 @@ from sparring.evaluation.rates import Mean, Rate, duration
 from sparring.evaluation.verdict import ROW, Verdict
 from sparring.randomness import Chance, Stream, spread
 from sparring.runs import records
-from sparring.runs.files import read_tensors
-from sparring.runs.records import Evaluated, EvaluationWarning, ThreatRecord
+from sparring.runs.files import LARGEST_JSON, read_tensors
+from sparring.runs.records import (
+    LONGEST_REASON,
+    MOST_IMAGES,
+    Evaluated,
+    EvaluationWarning,
+    ImageRecord,
+    ThreatRecord,
+    VerdictRecord,
+)
 from sparring.threat import L2, Linf
 from sparring.training.settings import Settings
 from tests.conftest import Linear
@@ -287,6 +295,31 @@ def test_what_is_written(linear: Linear, grays: Dataset, tmp_path: Path) -> None
     np.testing.assert_array_equal(images["adversarial"], verdict.adversarial)
 
 
+def test_what_is_written_is_never_too_large_to_be_read(
+    linear: Linear, grays: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = (1,) * 64  # in words longer than may be told of an image
+    verdict = judged(linear, grays, lambda *_: np.zeros(shape, np.bool_), out=tmp_path / "v")
+    longest = {
+        **{"index": 10**9, "label": 10**9, "answer": 10**9},
+        **dict.fromkeys(("clean", "rejected", "success"), 0.1 + 0.2),
+        **{"attacked": False, "distance": 1.2345678901234567e-300, "reason": "x" * LONGEST_REASON},
+    }
+    assert max(map(len, verdict.reasons)) == LONGEST_REASON
+    record = VerdictRecord.read(tmp_path / "v" / "verdict.json")
+    images = [ImageRecord.model_validate(longest)] * 1000
+    (tmp_path / "longest").mkdir()
+    record.model_copy(update={"images": images}).write(tmp_path / "longest")
+    size = (tmp_path / "longest" / "verdict.json").stat().st_size
+    assert size * MOST_IMAGES / 1000 < LARGEST_JSON
+    monkeypatch.setattr(driver, "MOST_IMAGES", 9)
+    for words in ({"n": 10}, {"images": range(10)}):
+        with pytest.raises(SettingsError, match="expected at most 9 in a verdict that is written"):
+            judged(linear, grays, "noise", out=tmp_path / "more", **words)
+    assert not (tmp_path / "more").exists()
+    assert len(judged(linear, grays, "noise").rows) == 10  # which nobody has to read
+
+
 class Fragile:
     """An attack that works for two batches."""
 
@@ -343,9 +376,11 @@ def test_another_evaluation_does_not_go_on(linear: Linear, grays: Dataset, tmp_p
     judged(linear, grays, attack, batch_size=2, out=out, threat=Linf(0.2))
     assert attack.calls == 4
     (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "mine.txt").write_text("dear to me")
+    for name in ("mine.txt", ".mine.tmp"):
+        (tmp_path / "notes" / name).write_text("dear to me")
     with pytest.raises(RunError, match="expected an empty folder or one with"):
         judged(linear, grays, attack, out=tmp_path / "notes")
+    assert {file.name for file in (tmp_path / "notes").iterdir()} == {"mine.txt", ".mine.tmp"}
 
 
 def test_an_evaluation_of_other_weights_does_not_go_on(
@@ -864,7 +899,7 @@ def test_a_first_batch_that_fails_leaves_nothing(
         judged(
             *(linear, grays, lambda d, x, y, t: _raise(ValueError("oops"))()), out=tmp_path / "v"
         )
-    assert not (tmp_path / "v").exists()
+    assert [file.name for file in (tmp_path / "v").iterdir()] == [".lock"]
 
 
 def outcomes(linear: Linear, index: int, image: np.ndarray) -> np.ndarray:
@@ -980,7 +1015,7 @@ def test_a_damaged_verdict_is_not_gone_on_with(
     (tmp_path / "verdict.json").write_text(text)
     with pytest.raises(RunError, match=r"verdict\.json: damaged: "):
         judged(linear, grays, lambda d, x, y, t: x, out=tmp_path)
-    assert [file.name for file in tmp_path.iterdir()] == ["verdict.json"]
+    assert {file.name for file in tmp_path.iterdir()} == {".lock", "verdict.json"}
 
 
 @pytest.mark.parametrize(
@@ -1018,7 +1053,7 @@ def test_an_unfinished_verdict_of_format_1_is_gone_on_with(
     judged(linear, grays, attack, batch_size=2, out=tmp_path)
     assert attack.calls == 5  # two of the four batches were done
     assert {file.name for file in tmp_path.iterdir()} == {
-        *("adversarial.safetensors", "examples.svg", "verdict.json")
+        *(".lock", "adversarial.safetensors", "examples.svg", "verdict.json")
     }
 
 
@@ -1061,7 +1096,7 @@ def test_an_empty_folder_is_taken(linear: Linear, grays: Dataset, tmp_path: Path
     judged(linear, grays, lambda d, x, y, t: x, **options)
     assert told == ["attacking", "success 0.0 %"]
     assert {file.name for file in tmp_path.iterdir()} == {
-        *("adversarial.safetensors", "examples.svg", "verdict.json")
+        *(".lock", "adversarial.safetensors", "examples.svg", "verdict.json")
     }
 
 
@@ -1165,7 +1200,7 @@ def test_eight_examples_at_most_and_none_of_nothing(
     assert (tmp_path / "v" / "examples.svg").read_text().count("<image") == 3 * 8
     evaluate(linear, by_hand, THREAT, grays, images=[3, 7], check=False, out=tmp_path / "none")
     assert {file.name for file in (tmp_path / "none").iterdir()} == {
-        *("adversarial.safetensors", "verdict.json")
+        *(".lock", "adversarial.safetensors", "verdict.json")
     }
 
 

@@ -312,7 +312,7 @@ def test_files_that_are_too_large_are_not_read(tmp_path: Path) -> None:
     os.truncate(verdict(run(tmp_path / "c", seed=1)) / "verdict.json", 40_000_000)
     os.truncate(run(tmp_path / "d", seed=2) / "metrics.jsonl", 40_000_000)
     found = gather(tmp_path)
-    problem = "expected at most 32,000,000 bytes, found 40,000,000"
+    problem = "expected 33,554,432 bytes at most, found 40,000,000"
     assert sorted(found.damaged) == [("b", problem), ("c/attacks/pgd-Linf-0.15", problem)]
     assert [trained.where for trained in only(found).runs] == ["a", "c", "d"]
     assert "d: metrics.jsonl: too large" in only(found).notes

@@ -18,7 +18,6 @@ if TYPE_CHECKING:  # it needs YAML's parser
     from sparring.cli.config import Entry
 
 
-
 def from_fields(verb: Callable[..., None]) -> Callable[..., None]:
     """Give typer an option for each field of a verb's parameters that are dataclasses.
 

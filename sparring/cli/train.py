@@ -180,7 +180,8 @@ def train(
             defense=defense[0],
             data=data[0],
             network=None if how.network is None else how.network - 1,
-            settings={name: entry.value for name, entry in in_config.items()} | settings.given(context),
+            settings={name: entry.value for name, entry in in_config.items()}
+            | settings.given(context),
         )
         wanted.check_names(defense, data)
         own_process = any(value is not None for value in (how.seeds, how.jobs, how.cluster))

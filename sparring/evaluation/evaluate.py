@@ -46,6 +46,7 @@ from sparring.experiments.dataset import of_run
 from sparring.experiments.load import load
 from sparring.runs.directory import Run
 from sparring.runs.records import (
+    MOST_IMAGES,
     Evaluated,
     EvaluationWarning,
     ThreatRecord,
@@ -331,6 +332,11 @@ def _folder(
     """Where the verdict is written, if anywhere, whatever folder the attack changes to."""
     if not request.save:
         return None
+    if len(index) > MOST_IMAGES:
+        raise SettingsError(
+            f"{'n' if request.images is None else 'images'}: expected at most {MOST_IMAGES:,} in a "
+            f"verdict that is written, got {len(index):,}; evaluate some at a time, by images"
+        )
     if request.out is not None:
         return request.out.absolute()
     if parts.defense.path is None:

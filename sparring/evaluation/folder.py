@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import filelock
 import numpy as np
 
 from sparring.errors import RunError
+from sparring.runs.directory import Folder
 from sparring.runs.records import Evaluated, VerdictRecord
 
 _WAY_OUT = "Choose another folder with --out (out=)"
-_LOCK = ".lock"
 
 
 def own_folder(usual: Path, about: Evaluated, index: np.ndarray, force: bool = False) -> Path:
@@ -44,12 +43,17 @@ def own_folder(usual: Path, about: Evaluated, index: np.ndarray, force: bool = F
     return usual.with_name(f"{usual.name}-{hashlib.sha256(said.encode()).hexdigest()[:8]}")
 
 
+class _Held(Folder):
+    _busy = "another process is writing a verdict here"
+
+
 @contextmanager
 def held(folder: Path | None) -> Iterator[None]:
-    """Hold a verdict's folder, which is made, against other processes; an empty one goes again.
+    """Hold a verdict's folder, which is made, against other processes.
 
     Raises:
-        RunError: it is a symbolic link, cannot be written, or another process holds it.
+        RunError: it is a symbolic link or somebody else's, cannot be written, or another process
+            holds it.
     """
     if folder is None:
         yield
@@ -57,22 +61,15 @@ def held(folder: Path | None) -> Iterator[None]:
     try:
         if folder.is_symlink():
             raise RunError(f"{folder}: expected a folder, found a symbolic link. {_WAY_OUT}.")
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / _LOCK)
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise RunError(
-            f"{folder}: another process is writing a verdict here. Wait for it. {_WAY_OUT}."
-        ) from None
+        files = folder.iterdir() if folder.is_dir() and VerdictRecord.find(folder) is None else ()
+        if any(not path.name.startswith(".") for path in files):
+            raise RunError(f"{folder}: expected an empty folder or one with a verdict. {_WAY_OUT}.")
+        lock = ExitStack()
+        lock.enter_context(_Held(folder).locked())
     except OSError as error:
         raise RunError(f"{folder}: cannot be written: {error.strerror}. {_WAY_OUT}.") from error
-    try:
+    with lock:
         yield
-    finally:
-        (folder / _LOCK).unlink(missing_ok=True)
-        lock.release()
-        with suppress(OSError):  # which it is where anything is in it
-            folder.rmdir()
 
 
 def earlier(
@@ -91,15 +88,9 @@ def earlier(
         The record, or None where the evaluation begins anew.
 
     Raises:
-        RunError: the folder holds something else that is not to be replaced, or is damaged.
+        RunError: the folder holds another verdict that is not to be replaced, or is damaged.
     """
-    if folder is None:
-        return None
-    if (file := VerdictRecord.find(folder)) is None:
-        if any(not path.name.startswith(".") for path in folder.iterdir()):
-            raise RunError(f"{folder}: expected an empty folder or one with a verdict. {_WAY_OUT}.")
-        return None
-    if force:
+    if folder is None or force or (file := VerdictRecord.find(folder)) is None:
         return None
     before = _read(file)
     if before.same(about, index.tolist()) and (

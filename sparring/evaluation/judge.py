@@ -19,6 +19,7 @@ from sparring.defenses.defense import Defense
 from sparring.errors import told
 from sparring.evaluation.verdict import BROKEN, ROW
 from sparring.randomness import Stream, spread
+from sparring.runs.records import LONGEST_REASON
 from sparring.threat import ThreatModel
 
 NO_ANSWER = -1
@@ -99,7 +100,7 @@ class Judge:
         rows = rows.copy()
         images, wrong = _as_images(given, x)
         if images is None:
-            rows["reason"] = wrong
+            rows["reason"] = wrong[:LONGEST_REASON]
             return rows, x.copy()
         images, valid, rows["distance"], rows["reason"] = self.threat.check(images, x)
         if valid.any():

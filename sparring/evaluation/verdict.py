@@ -15,6 +15,7 @@ from sparring.errors import RunError, printable
 from sparring.evaluation.rates import Rate
 from sparring.runs.files import read_tensors, write_atomically, write_tensors
 from sparring.runs.records import (
+    LONGEST_REASON,
     Evaluated,
     EvaluationWarning,
     ImageRecord,
@@ -34,7 +35,6 @@ ROW = np.dtype([(name, _KINDS[of.annotation]) for name, of in ImageRecord.model_
 """One image of a verdict; see `Verdict.rows`."""
 
 _IMAGES = "adversarial.safetensors"
-_LONGEST_REASON = 1000
 
 
 class _Column:
@@ -254,7 +254,7 @@ class Verdict:
             if before.finished or warning.name in WITHOUT_CHECKS
         ]
         rows = np.array([tuple(dict(image).values()) for image in before.images], ROW)
-        rows["reason"] = [printable(text[:_LONGEST_REASON]) for text in rows["reason"]]
+        rows["reason"] = [printable(text[:LONGEST_REASON]) for text in rows["reason"]]
         return rows
 
     def write_picture(self, dataset: Dataset) -> None:

@@ -30,11 +30,11 @@ from sparring.reports.groups import (
     TrainedRun,
 )
 from sparring.runs.directory import Run
+from sparring.runs.files import expect_readable
 from sparring.runs.records import Results, VerdictRecord, figure, short_name, verdict_folder
 
 _OWN_FOLDERS = {"attacks", "logs", "previous", "state"}
 _LARGEST = 1e100
-_LARGEST_FILE = 32_000_000  # a verdict on 100,000 images has less
 _LONGEST_NAME = 80
 
 
@@ -89,7 +89,6 @@ def _find(folder: Path, unreadable: Callable[[OSError], None]) -> Iterator[Path]
 def _read(path: Path, where: str, damaged: list[tuple[str, str]]) -> TrainedRun:
     """A run directory; RunError or OSError when it is no good. Bad verdicts go to damaged."""
     run = Run(path)
-    _expect_readable(run.json_file)
     record = run.read(_printable)
     notes: list[str] = []
     curves = _curves(run, record.finished, notes)
@@ -118,12 +117,6 @@ def _read(path: Path, where: str, damaged: list[tuple[str, str]]) -> TrainedRun:
     return trained
 
 
-def _expect_readable(file: Path) -> None:
-    """Refuse what cannot be read in seconds; one that is no file is told by its reader."""
-    if file.exists() and (size := file.stat().st_size) > _LARGEST_FILE:
-        raise RunError(f"{file}: expected at most {_LARGEST_FILE:,} bytes, found {size:,}")
-
-
 def _progress(status: str, curves: Sequence[Curve]) -> str:
     """How far an unfinished run came, in words."""
     known = "unfinished" if status == "training" else status
@@ -140,7 +133,8 @@ def _curves(run: Run, finished: bool, notes: list[str]) -> list[Curve]:
     written = 0
     try:
         for file in (run.metrics_file, *(network.metrics_file for network in run.networks())):
-            _expect_readable(file)
+            if file.exists():
+                expect_readable(file)
         lines = run.metrics()
         if run.metrics_file.is_file():
             written = len(run.metrics_file.read_bytes().splitlines())
@@ -165,7 +159,6 @@ def _verdicts(path: Path, run: TrainedRun, damaged: list[tuple[str, str]]) -> It
         try:
             if (file := VerdictRecord.find(folder)) is None:
                 continue
-            _expect_readable(file)
             record = VerdictRecord.read(file, _printable)
             changed = file.stat().st_mtime
         except (RunError, OSError) as error:

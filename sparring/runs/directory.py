@@ -49,12 +49,13 @@ _KEPT_EPOCHS = 2
 _ATTEMPTS = TypeAdapter(list[Attempt])
 
 
-class _Folder:
+class Folder:
     """A folder that one process at a time may write to; nothing is read or made yet."""
 
     _busy: ClassVar[str]
 
     def __init__(self, path: str | Path) -> None:
+        """Name the files."""
         # Absolute, for whoever changes the current folder in between.
         self.path = Path(path).absolute()
         self.metrics_file = self.path / "metrics.jsonl"
@@ -82,11 +83,12 @@ class _Folder:
                 yield
         except filelock.Timeout:
             raise RunError(
-                f"{self.path}: {self._busy}. Wait for it, or choose another folder with --out."
+                f"{self.path}: {self._busy}. Wait for it, or choose another folder with --out "
+                "(out=)."
             ) from None
 
 
-class Checkpoints(_Folder):
+class Checkpoints(Folder):
     """Epoch states of one network, kept until the whole run is finished.
 
     `identity` in its methods names the training they belong to; a file with another identity is
@@ -238,7 +240,7 @@ def _read_of(path: Path, identity: Identity | None) -> tuple[dict[str, np.ndarra
     return arrays, about
 
 
-class Run(_Folder):
+class Run(Folder):
     """One run directory, whose files are above. It need not exist; `locked` creates it."""
 
     _busy = "another process is training here"

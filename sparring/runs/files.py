@@ -22,7 +22,8 @@ import safetensors.numpy
 from sparring.errors import RunError
 
 _METADATA = "sparring"
-_LARGEST_JSON = 32 << 20  # bytes; a verdict on 60,000 images has less than half of it
+LARGEST_JSON = 32 << 20
+"""Bytes that a JSON file may have; of ours, verdicts are by far the largest."""
 _LONGEST_LINE, _MOST_LINES = 100_000, 1_000_000  # ours have 300 bytes, and one an epoch
 _DEEPEST_JSON = 50  # lists and objects within one another; ours have six
 
@@ -138,8 +139,7 @@ def read_json(path: Path) -> Any:
     Raises:
         RunError: when it is none, names a value twice, or is larger or deeper than ours ever are.
     """
-    if (size := path.stat().st_size) > _LARGEST_JSON:
-        raise RunError(f"{path}: expected {_LARGEST_JSON:,} bytes at most, found {size:,}")
+    expect_readable(path)
     try:
         value = json.loads(path.read_bytes(), object_pairs_hook=_named_once)
     except (ValueError, RecursionError) as error:
@@ -155,6 +155,12 @@ def read_json(path: Path) -> Any:
     if level:
         raise RunError(f"{path}: damaged: expected at most {_DEEPEST_JSON} levels of nesting")
     return value
+
+
+def expect_readable(path: Path) -> None:
+    """Raise RunError for a file that is larger than ours ever are, and would take long to read."""
+    if (size := path.stat().st_size) > LARGEST_JSON:
+        raise RunError(f"{path}: expected {LARGEST_JSON:,} bytes at most, found {size:,}")
 
 
 def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -184,6 +184,11 @@ class EvaluationWarning(Record):
         return f"{self.text} [docs/warnings.md#{self.name}]"
 
 
+MOST_IMAGES, LONGEST_REASON = 60_000, 200
+"""Images that a verdict on disk may have, and letters of what is said of each: so that the file is
+never larger than what is read."""
+
+
 class ImageRecord(Record):
     """What came of one image; the fields are those of `sparring.Verdict.rows`."""
 
