@@ -425,6 +425,15 @@ def test_other_attacks_are_not_mixed(tmp_path: Path) -> None:
     texts(found)
 
 
+def test_radii_that_are_nearly_the_same_are_told_apart(tmp_path: Path) -> None:
+    path, names = run(tmp_path / "a"), []
+    for eps in (0.1, 1 / 30, 0.1000001):
+        verdict(path, f"pgd-{eps}", threat={"norm": "Linf", "eps": eps})
+        names.append([name for name, _ in tables.attack_tables(gather(tmp_path).sections[0])])
+    assert names[1] == ["Linf(0.0333333)", "Linf(0.1)"]
+    assert names[2] == ["Linf(0.03333333)", "Linf(0.1)", "Linf(0.1000001)"]
+
+
 def test_verdicts_of_earlier_weights(tmp_path: Path) -> None:
     old = verdict(run(tmp_path / "a")) / "verdict.json"
     verdict(run(tmp_path / "b", None, seed=1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -36,8 +35,6 @@ def doctor(
 
         with display.told() as tell:
             findings = doctoring.examine(data_dir, out, probe=probe, tell=tell)
-        text = json.dumps(findings.as_json(), indent=2) if as_json else str(findings)
-        encoding = sys.stdout.encoding or "utf-8"
-        print(text.encode(encoding, "backslashreplace").decode(encoding))
+        print(json.dumps(findings.as_json(), indent=2) if as_json else findings)
         if not findings.usable:
             raise typer.Exit(EXIT_FAILED)

@@ -21,6 +21,7 @@ from typing import Any
 from sparring.defenses import BASELINE
 from sparring.errors import RunError
 from sparring.reports.groups import (
+    FEWEST_DIGITS,
     AttackResult,
     Curve,
     Gathered,
@@ -266,7 +267,17 @@ def _groups(runs: Sequence[TrainedRun]) -> list[Group]:
 
 
 def _tell_apart(groups: Sequence[Group]) -> None:
-    """Where a defense was tried by several attacks of a name, the name says what differs."""
+    """Where a defense was tried by several attacks of a name, the name says what differs.
+
+    Radii are shown with as many digits as tell them apart.
+    """
+    verdicts = [verdict for group in groups for run in group.runs for verdict in run.verdicts]
+    radii = {verdict.record.threat.eps for verdict in verdicts}
+    digits = FEWEST_DIGITS
+    while len({f"{eps:.{digits}g}" for eps in radii}) < len(radii):
+        digits += 1
+    for verdict in verdicts:
+        verdict.digits = digits
     alike: dict[object, list[list[AttackResult]]] = defaultdict(list)
     for group in groups:
         for name, results in groupby(group.attacks, key=lambda attacked: attacked.first.order):

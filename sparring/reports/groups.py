@@ -20,6 +20,9 @@ from sparring.version import __version__
 FORMAT = 1
 """Version of what `Gathered.as_json` gives."""
 
+FEWEST_DIGITS = 6
+"""Of a threat model's radius, where no two have the same."""
+
 _FIGURES = ("test_accuracy", "rejected", "seconds")  # of Results, those that have a mean
 
 
@@ -42,6 +45,8 @@ class RunVerdict:
     stale: bool
     """Whether it is of other weights than the run's."""
     warnings: Sequence[str]
+    digits: int = FEWEST_DIGITS
+    """Of the radius, where it is shown."""
 
     @property
     def within(self) -> tuple[str, float]:
@@ -52,7 +57,7 @@ class RunVerdict:
     def threat(self) -> str:
         """The threat model, as Linf(0.05)."""
         norm, eps = self.within
-        return f"{norm}({eps:.6g})"
+        return f"{norm}({eps:.{self.digits}g})"
 
     @property
     def identity(self) -> str:
