@@ -420,6 +420,11 @@ def test_arrays_are_taken(dataset: Dataset) -> None:
         accepted(((dataset.x_train, dataset.y_train + 10**9), test))
     with pytest.raises(DataError, match=r"x_train: expected uint8.*found float64"):
         accepted(((dataset.x_train / 255, dataset.y_train), test))
+    for part in range(2):
+        masked: list[Any] = [dataset.x_train, dataset.y_train]
+        masked[part] = np.ma.masked_array(masked[part], masked[part] > 2)
+        with pytest.raises(DataError, match="_train: expected a plain numpy array, got MaskedArra"):
+            accepted((masked, test))
     needs_gradient = torch.zeros(4, 8, 8, 1, requires_grad=True)
     with pytest.raises(DataError, match="no numpy array can be made"):
         accepted(((needs_gradient, dataset.y_train), test))

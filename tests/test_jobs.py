@@ -130,7 +130,7 @@ def test_what_fails_takes_with_it_what_needs_it_and_nothing_else(tmp_path: Path)
     bad, good = make("bad", out=tmp_path), make("good")
     after = make("after", bad)
     last = make("last", after)
-    diverged = Answer(message="bad diverged: the loss became nan", kind="Diverged", code=3)
+    diverged = Answer(message="bad diverged: the loss became nan", code=3)
     workers = FakeWorkers(1, {"bad": [diverged]})
     jobs.run([bad, after, last, good], workers, Told(workers))
     assert [job.state for job in (bad, after, last, good)] == ["failed", "failed", "failed", "done"]

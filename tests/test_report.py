@@ -27,6 +27,7 @@ from sparring.evaluation.rates import Mean
 from sparring.reports import page, tables
 from sparring.reports.gather import gather
 from sparring.reports.groups import Gathered, Group
+from sparring.runs import records
 from tests.test_plots import drawn
 
 ROOT = Path(__file__).parent.parent
@@ -423,6 +424,11 @@ def test_other_attacks_are_not_mixed(tmp_path: Path) -> None:
     assert headers[1:] == [name for name, _ in names[1:]]
     assert [cell.text for cell in by_threat["Linf(0.15)"].cells()[0][-2:]] == ["100.0 %", "50.0 %"]
     texts(found)
+
+
+def test_every_key_of_a_run_is_in_the_docs() -> None:
+    text = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    assert [key for key in records._CIRCUMSTANCES if f"`{key}`" not in text] == []
 
 
 def test_radii_that_are_nearly_the_same_are_told_apart(tmp_path: Path) -> None:

@@ -188,8 +188,8 @@ def test_metrics_that_make_no_sense_are_unknown() -> None:
 def test_an_answer_is_one_line_of_json() -> None:
     answer = Answer({"a": 1})
     assert Answer.from_line(answer.as_line(), 0) == answer
-    failed = Answer(message="no\nroom", kind="RunError")
-    assert json.loads(failed.as_line()) == {"error": {"type": "RunError", "message": "no\nroom"}}
+    failed = Answer(message="no\nroom")
+    assert json.loads(failed.as_line()) == {"error": "no\nroom"}
     assert Answer.from_line(failed.as_line(), 1) == replace(failed, code=1)
     for torn in ("", "{", "[]", '{"error": 3}'):
         assert Answer.from_line(torn, -9) == Answer(message="exit code -9", code=-9)

@@ -24,7 +24,7 @@ def work(request: Annotated[str, typer.Argument(help="What to do, in JSON.")]) -
     """Work on one request of a schedule and answer with one line of JSON.
 
     The request is {"plan": ...} or {"train": ...}; the answer is {"result": ...} or {"error":
-    {"type": ..., "message": ...}}. Whatever else is printed goes to standard error.
+    MESSAGE}. Whatever else is printed goes to standard error.
     """
     answering = os.dup(1)
     os.dup2(2, 1)  # what a framework prints must not get between
@@ -33,10 +33,10 @@ def work(request: Annotated[str, typer.Argument(help="What to do, in JSON.")]) -
         with handled("The scheduler starts it again."):
             answer = Answer(_done(json.loads(request)))
     except Failed as failed:
-        answer = Answer(message=failed.message, kind=failed.kind)
+        answer = Answer(message=failed.message)
         raise
     except Exception as error:
-        answer = Answer(message=f"{type(error).__name__}: {error}", kind=type(error).__name__)
+        answer = Answer(message=f"{type(error).__name__}: {error}")
         raise
     finally:
         # Nobody may be left to hear it.

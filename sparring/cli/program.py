@@ -47,10 +47,10 @@ class Terminated(KeyboardInterrupt):
 class Failed(typer.Exit):
     """The program ends with a message, which was printed."""
 
-    def __init__(self, message: str, code: int, kind: str = "") -> None:
-        """Keep what was printed, the exit code and the name of the error's class."""
+    def __init__(self, message: str, code: int) -> None:
+        """Keep what was printed, and the exit code."""
         super().__init__(code)
-        self.message, self.kind = message, kind
+        self.message = message
 
 
 def main() -> None:
@@ -97,26 +97,26 @@ def handled(going_on: str = "") -> Iterator[None]:
     try:
         yield
         sys.stdout.flush()
-    except Terminated as error:
+    except Terminated:
         _ignore_signals()
-        fail(f"Terminated. {going_on}".rstrip(), EXIT_TERMINATED, error)
-    except KeyboardInterrupt as error:
+        fail(f"Terminated. {going_on}".rstrip(), EXIT_TERMINATED)
+    except KeyboardInterrupt:
         _ignore_signals()
-        fail(f"Interrupted. {going_on}".rstrip(), EXIT_INTERRUPTED, error)
+        fail(f"Interrupted. {going_on}".rstrip(), EXIT_INTERRUPTED)
     except Diverged as error:
-        fail(str(error), EXIT_DIVERGED, error)
-    except BrokenPipeError as error:
+        fail(str(error), EXIT_DIVERGED)
+    except BrokenPipeError:
         _drop_unwritten(sys.stdout)
         # As other programs, silent where nothing was lost.
-        fail(f"Standard output was closed. {going_on}" * bool(going_on), EXIT_CLOSED, error)
+        fail(f"Standard output was closed. {going_on}" * bool(going_on), EXIT_CLOSED)
     except OSError as error:
         _drop_unwritten(sys.stdout)
         full = error.errno in _DISK_FULL
         hint = f". What was saved before is whole. Make room. {going_on}".rstrip() if full else ""
         where = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        fail(f"{where}{hint}", EXIT_DISK if full else EXIT_FAILED, error)
+        fail(f"{where}{hint}", EXIT_DISK if full else EXIT_FAILED)
     except SparringError as error:
-        fail(str(error), EXIT_FAILED, error)
+        fail(str(error), EXIT_FAILED)
 
 
 def _ignore_signals() -> None:
@@ -135,13 +135,12 @@ def _drop_unwritten(stream: TextIO) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def fail(message: str, code: int = EXIT_FAILED, error: BaseException | None = None) -> NoReturn:
+def fail(message: str, code: int = EXIT_FAILED) -> NoReturn:
     """Print a message on standard error and end the program.
 
     Args:
         message: for people; nothing is printed of an empty one.
         code: the exit code.
-        error: what happened, whose class a scheduler is told.
 
     Raises:
         Failed: always.
@@ -150,7 +149,7 @@ def fail(message: str, code: int = EXIT_FAILED, error: BaseException | None = No
         with suppress(OSError):  # nobody reads it
             print(f"sparring: {message}", file=sys.stderr)
         _drop_unwritten(sys.stderr)
-    raise Failed(message, code, type(error).__name__ if error else "")
+    raise Failed(message, code)
 
 
 def command_line(*words: object) -> str:

@@ -74,7 +74,7 @@ def accepted(data: Any) -> str | Dataset:
     arrays = [array for part in parts for array in part]
     if arrays and all(hasattr(array, "__array__") for array in arrays):
         try:
-            arrays = [np.asarray(array) for array in arrays]
+            arrays = [np.asanyarray(array) for array in arrays]  # masks are refused, not lost
         except Exception as error:  # whatever another library's array raises
             raise DataError(f"data: no numpy array can be made of it: {error}") from error
         return npz.of_arrays("arrays", dict(zip(npz.NEEDED, arrays, strict=True)))

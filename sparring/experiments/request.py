@@ -301,22 +301,20 @@ class Answer:
     """What was asked for, where it is more than to do something."""
     message: str = ""
     """What the error said that ended it; empty where none did."""
-    kind: str = ""
-    """The error's class."""
     code: int = 0
     """The exit code, negative where a signal ended the process."""
 
     def as_line(self) -> str:
-        """Give what the process prints: {"result": ...} or {"error": {"type", "message"}}."""
-        error = {"error": {"type": self.kind, "message": self.message}}
-        return json.dumps(error if self.kind or self.message else {"result": self.result})
+        """Give what the process prints: {"result": ...} or {"error": MESSAGE}."""
+        return json.dumps({"error": self.message} if self.message else {"result": self.result})
 
     @classmethod
     def from_line(cls, line: str, code: int) -> Self:
         """Read what a process printed; where it was killed, the code is all there is to say."""
         try:
             values = json.loads(line)
-            error = values.get("error") or {"message": "", "type": ""}
-            return cls(values.get("result"), error["message"], error["type"], code)
-        except (ValueError, TypeError, KeyError, AttributeError):
+            if not isinstance(message := values.get("error", ""), str):
+                raise ValueError(message)
+            return cls(values.get("result"), message, code)
+        except (ValueError, AttributeError):
             return cls(message=f"exit code {code}" if code else "", code=code)
