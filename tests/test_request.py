@@ -196,15 +196,15 @@ def test_an_answer_is_one_line_of_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "kind", "message"),
+    ("request_", "message"),
     [
-        ({"train": {"defense": "basline"}}, "SettingsError", "unknown defense 'basline'"),
-        ({"train": {"defense": "blur", "data": "x.npz"}}, "DataError", "x.npz: no such file"),
-        ({"nothing": 1}, "KeyError", "KeyError: 'train'"),
+        ({"train": {"defense": "basline"}}, "unknown defense 'basline'"),
+        ({"train": {"defense": "blur", "data": "x.npz"}}, "x.npz: no such file"),
+        ({"nothing": 1}, "KeyError: 'train'"),
     ],
 )
 def test_a_job_answers_errors_in_json(
-    tmp_path: Path, request_: dict[str, Any], kind: str, message: str
+    tmp_path: Path, request_: dict[str, Any], message: str
 ) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "sparring", "job", json.dumps(request_)],
@@ -218,7 +218,6 @@ def test_a_job_answers_errors_in_json(
         process.wait()  # while its standard input is open: it ends with that
     assert process.returncode == 1
     answer = Answer.from_line(output, process.returncode)
-    assert answer.kind == kind
     assert message in answer.message
 
 
