@@ -141,7 +141,7 @@ WRONG_ARRAYS: list[tuple[str, Callable[[np.ndarray], np.ndarray], str]] = [
     ("x_train", _float, r"expected uint8.*found float64 \[40, 8, 8, 1\] in \[0, 0.9"),
     ("x_train", _nan, r"with 1 NaN or infinite values"),
     ("x_test", lambda a: a.astype(np.int64), r"x_test: expected uint8.*found int64"),
-    ("x_train", lambda a: a[:, :7], r"sides of 8 and more.*found uint8 \[40, 7, 8, 1\]"),
+    ("x_train", lambda a: a[:, :7], r"two sides of 8 to 4096.*found uint8 \[40, 7, 8, 1\]"),
     ("x_train", lambda a: np.repeat(a, 2, axis=3), r"1 or 3 channels; found uint8 \[40, 8, 8, 2\]"),
     ("x_train", lambda a: a.reshape(40, 64), r"found uint8 \[40, 64\]"),
     ("x_train", lambda a: a[:0], r"at least one image.*found uint8 \[0, 8, 8, 1\]"),
@@ -151,7 +151,7 @@ WRONG_ARRAYS: list[tuple[str, Callable[[np.ndarray], np.ndarray], str]] = [
     ("y_train", lambda a: a - 1, r"expected labels 0 to 2.*found -1 to 2"),
     ("y_train", lambda a: a + 1, r"expected labels 0 to 4, each at least once; missing 0"),
     ("y_test", lambda a: a + 1, r"y_test: expected labels 0 to 3.*found 1 to 4"),
-    ("y_train", lambda a: a * 0, r"at least two classes, found 1"),
+    ("y_train", lambda a: a * 0, r"at least two classes, at most 30,000; found 1"),
     ("y_train", lambda a: a.astype(object), r"expected an .npz file of plain numeric arrays"),
 ]
 

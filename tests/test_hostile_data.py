@@ -453,7 +453,7 @@ def test_arrays_are_taken(dataset: Dataset) -> None:
 def test_names_that_name_no_folder(dataset: Dataset, name: Any) -> None:
     with pytest.raises(DataError, match="name of a data set: expected"):
         replace(dataset, name=name)
-    with pytest.raises((ValueError, TypeError)):
+    with pytest.raises(DataError, match="name of a data set: expected"):
         DatasetInfo.from_json({**dataset.info.as_json(), "name": name})
 
 
@@ -463,14 +463,16 @@ def test_what_a_data_set_is_made_of_is_checked(dataset: Dataset) -> None:
         ({"class_names": "abcd"}, "class_names: expected a tuple of texts, got str"),
         ({"class_names": (1, 2, 3, 4)}, "printable characters, got int 1"),
         ({"class_names": None}, "got NoneType"),
+        ({"class_names": ("a",)}, "at least two classes, at most 30,000; found 1"),
+        ({"class_names": ("a",) * 30_001}, "at least two classes, at most 30,000; found 30,001"),
         ({"mirror": 1}, "mirror: expected True or False"),
         ({"x_train": np.ma.masked_array(x, x > 3)}, "plain numpy array, got MaskedArray"),
         ({"x_train": x.tolist()}, "plain numpy array, got list"),
         ({"x_train": x.astype(object)}, "found object"),
         ({"y_train": dataset.y_train.tolist()}, "plain numpy array, got list"),
         ({"y_test": dataset.y_test == 3}, "found bool"),
-        ({"x_test": np.broadcast_to(np.uint8(0), (10**9, 7, 8, 1))}, "sides of 8"),
-        ({"x_test": np.broadcast_to(np.uint8(0), (1, 10**9, 8, 1))}, "at most 4096"),
+        ({"x_test": np.broadcast_to(np.uint8(0), (10**9, 7, 8, 1))}, "two sides of 8 to 4096"),
+        ({"x_test": np.broadcast_to(np.uint8(0), (1, 10**9, 8, 1))}, "two sides of 8 to 4096"),
     ):
         with pytest.raises(DataError, match=message):
             replace(dataset, **changes)
@@ -479,7 +481,7 @@ def test_what_a_data_set_is_made_of_is_checked(dataset: Dataset) -> None:
 
 WRONG_SHAPES: list[Any] = [
     *([], [8, 8], [8, 8, -1], [8, 8, "1"], [1e400, 8, 1]),
-    *([8.5, 8, 1], [10**9, 8, 1], [True, 8, 1], None, 3),
+    *([8.5, 8, 1], [4097, 8, 1], [8, 7, 1], [8, 8, 2], [8, 8, True], None, 3),
 ]
 WRONG_FLAGS: list[Any] = [[[]], 1, "x", None]
 WRONG_COUNTS: list[Any] = ["x", -1, 1.5, 10**30, None]
@@ -491,7 +493,7 @@ def test_information_is_checked_when_read(dataset: Dataset) -> None:
     assert DatasetInfo.from_json(json.loads(json.dumps(good))) == dataset.info
     cases: list[tuple[str, Any]] = [
         *(("shape", wrong) for wrong in WRONG_SHAPES),
-        *(("class_names", wrong) for wrong in (None, 3, [1, 2], [["a"]], "ab")),
+        *(("class_names", wrong) for wrong in (None, 3, [1, 2], [["a"]], "ab", ["a"])),
         *(("mirror", wrong) for wrong in WRONG_FLAGS),
         *(("test_images", wrong) for wrong in WRONG_COUNTS),
         *(("sha256", wrong) for wrong in WRONG_TEXTS),
@@ -499,8 +501,11 @@ def test_information_is_checked_when_read(dataset: Dataset) -> None:
         ("unknown", 1),
     ]
     for name, wrong in cases:
-        with pytest.raises((ValueError, TypeError)):
+        with pytest.raises(ValueError, match=f"{name}|field of a data set 'unknown'"):
             DatasetInfo.from_json({**good, name: wrong})
+    for name in ("name", "shape", "class_names", "mirror", "train_images", "sha256"):
+        with pytest.raises(ValueError, match=name):
+            DatasetInfo.from_json({key: value for key, value in good.items() if key != name})
 
 
 def test_limits_are_checked_before_anything_is_loaded() -> None:

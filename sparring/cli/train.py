@@ -130,7 +130,7 @@ class HowOptions:
         """Leave out what a config file says besides what the command line says instead."""
         instead = (_EXCLUDED[name] for name in _EXCLUDED if _typed(context, name))
         out = [name for name in chain.from_iterable(instead) if not _typed(context, name)]
-        return replace(self, **dict.fromkeys(out))
+        return replace(self, **dict.fromkeys(out))  # type: ignore[arg-type]
 
 
 @app.command(

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from sparring.errors import DataError, SettingsError
+from sparring.errors import DataError, SettingsError, unknown_name
 
 SMALLEST, LARGEST = 8, 4096
 """The shortest and the longest side an image may have, in pixels."""
+
+_SHAPE = f"two sides of {SMALLEST} to {LARGEST}, and 1 or 3 channels"
+_MOST_CLASSES = 30_000
 
 _LONGEST_NAME = 200
 """Bytes that a name may have: file systems take 255, and a few are added."""
@@ -117,29 +121,26 @@ class DatasetInfo:
             The information; without a `key` that of the built-in data set of the same name.
 
         Raises:
-            KeyError, TypeError, ValueError: when fields are missing, unknown, of other types or out
-                of range.
+            ValueError: when fields are missing, unknown, of other types, or out of the ranges that
+                a `Dataset` has.
         """
-        height, width, channels = values["shape"]
-        given = {
-            "key": _key_of_name(check_name(values["name"])),
-            **values,
-            "shape": (height, width, channels),
-            "class_names": _checked_names(values["class_names"]),
-        }
-        info = cls(**given)
-        for number, most in (
-            *((height, LARGEST), (width, LARGEST), (channels, 3)),
-            *((info.train_images, _MOST), (info.test_images, _MOST)),
-        ):
-            if type(number) is not int or not 0 <= number <= most:
-                raise ValueError(f"expected an integer from 0 to {most}, found {number!r:.40}")
-        for text in (info.sha256, info.test_sha256, info.key, info.path, info.given):
-            if type(text) is not str and text is not None:
-                raise ValueError(f"expected text, found {text!r:.40}")
-        if not all(info.shape) or type(info.mirror) is not bool or info.sha256 is None:
-            raise ValueError(f"expected sizes, a flag and a hash, found {values!r:.200}")
-        return info
+        valid = [part.name for part in fields(cls)]
+        if unknown := [name for name in values if name not in valid]:
+            raise ValueError(unknown_name("field of a data set", unknown[0], valid))
+        given = {"key": _key_of_name(check_name(values.get("name"))), **values}
+        shape, names = given.get("shape"), _checked_names(given.get("class_names"))
+        if not (isinstance(shape, list | tuple) and _is_shape(shape)):
+            raise ValueError(f"expected shape to be {_SHAPE}, found {shape!r:.40}")
+        for name in ("train_images", "test_images"):
+            if type(count := given.get(name)) is not int or not 0 <= count <= _MOST:
+                raise ValueError(f"expected {name} to be 0 to {_MOST}, found {count!r:.40}")
+        if type(mirror := given.get("mirror")) is not bool:
+            raise ValueError(f"expected mirror to be true or false, found {mirror!r:.40}")
+        for name in ("sha256", "key", *_SOURCE):
+            text = given.get(name)
+            if type(text) is not str and (text is not None or name == "sha256"):
+                raise ValueError(f"expected {name} to be text, found {text!r:.40}")
+        return cls(**{**given, "shape": tuple(shape), "class_names": names})
 
 
 _MOST = 10**9
@@ -313,10 +314,25 @@ def _sha256(*arrays: np.ndarray) -> str:
     return digest.hexdigest()
 
 
+def _is_shape(shape: Sequence[Any]) -> bool:
+    """Whether an image may have a shape, as in `_SHAPE`."""
+    return (
+        len(shape) == 3
+        and all(type(size) is int for size in shape)
+        and all(SMALLEST <= side <= LARGEST for side in shape[:2])
+        and shape[2] in (1, 3)
+    )
+
+
 def _checked_names(names: Any) -> tuple[str, ...]:
-    """Class names as a tuple; DataError unless they are short texts."""
+    """Class names as a tuple; DataError unless they are some short texts."""
     if not isinstance(names, tuple | list):
         raise DataError(f"class_names: expected a tuple of texts, got {type(names).__name__}")
+    if not 2 <= len(names) <= _MOST_CLASSES:
+        raise DataError(
+            f"class_names: expected at least two classes, at most {_MOST_CLASSES:,}; "
+            f"found {len(names):,}"
+        )
     for name in names:
         if not isinstance(name, str) or _UNPRINTABLE.search(name) or len(name) > _LONGEST_NAME:
             raise DataError(
@@ -343,8 +359,8 @@ def check_images(name: str, x: np.ndarray) -> None:
     """
     _check_array(name, x)
     expected = (
-        f"{name}: expected uint8 [N, height, width, channels], at least one image, sides of "
-        f"{SMALLEST} and more, at most {LARGEST}, 1 or 3 channels; found {x.dtype} {list(x.shape)}"
+        f"{name}: expected uint8 [N, height, width, channels], at least one image, {_SHAPE}; "
+        f"found {x.dtype} {list(x.shape)}"
     )
     if x.dtype != np.uint8:
         # Their range says what is to be done; a search through billions would take too long.
@@ -354,8 +370,7 @@ def check_images(name: str, x: np.ndarray) -> None:
             bad = x.size - finite.size
             expected += f" with {bad} NaN or infinite values" if bad else ""
         raise DataError(f"{expected}. Bring values to 0..255 and convert with astype.")
-    sides, good = x.shape[1:3], x.ndim == 4 and len(x) > 0 and x.shape[-1] in (1, 3)
-    if not good or min(sides) < SMALLEST or max(sides) > LARGEST:
+    if not (x.ndim and len(x) and _is_shape(x.shape[1:])):
         raise DataError(expected)
 
 
@@ -379,8 +394,6 @@ def check_labels(name: str, y: np.ndarray, images: int, classes: int | None = No
         )
     if classes is None:
         return
-    if classes < 2:
-        raise DataError(f"{name}: expected at least two classes, found {classes}")
     if y.min() < 0 or y.max() >= classes:
         raise DataError(
             f"{name}: expected labels 0 to {classes - 1}, one for each class, "

@@ -10,7 +10,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -25,15 +25,13 @@ from pydantic import (
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
-    field_validator,
     model_validator,
 )
 from pydantic_core import to_jsonable_python
 from typing_extensions import override
 
 from sparring.data import DatasetInfo
-from sparring.data.dataset import SMALLEST
-from sparring.errors import RunError, unknown_name
+from sparring.errors import RunError
 from sparring.runs.files import read_json, write_json
 
 FORMAT = 2
@@ -319,7 +317,6 @@ def short_name(attack: str) -> str:
 # A run
 
 _LARGEST = 1e100
-_LARGEST_SIDE = 10**4
 
 Word = Annotated[str, Field(max_length=200)]
 """A name."""
@@ -414,55 +411,6 @@ class WeightsFrom(_Open):
     """The hash of its weights."""
 
 
-def _text(value: Any) -> str:
-    if type(value) is not str or len(value) > 200:
-        raise ValueError(f"expected text of at most 200 letters, found {value!r:.40}")
-    return value
-
-
-# Not pydantic's, which refuses what a name in another encoding becomes.
-_Text = Annotated[str, PlainValidator(_text)]
-
-
-class _DatasetRecord(Record):
-    """The fields of `DatasetInfo`, within what any data set has."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_known_names(cls, values: Any) -> Any:
-        known = {field.name for field in fields(DatasetInfo)}
-        if unknown := [name for name in values if name not in known]:
-            raise ValueError(f"dataset: {unknown_name('field', unknown[0], sorted(known))}")
-        return values
-
-    name: _Text
-    shape: Annotated[list[int], Field(min_length=3, max_length=3)]
-    class_names: Annotated[list[_Text], Field(min_length=2, max_length=30_000)]
-    mirror: bool
-    train_images: Count
-    test_images: Count
-    sha256: Word
-    key: Word | None = None
-
-    @field_validator("shape")
-    @classmethod
-    def _of_images(cls, shape: list[int]) -> list[int]:
-        *sides, channels = shape
-        if not all(SMALLEST <= side <= _LARGEST_SIDE for side in sides) or channels not in (1, 3):
-            raise ValueError(
-                f"expected shape to be two sides of {SMALLEST} to {_LARGEST_SIDE} and 1 or 3 "
-                f"channels, found {shape!r:.40}"
-            )
-        return shape
-
-    @field_validator("name")
-    @classmethod
-    def _of_a_folder(cls, name: str) -> str:
-        if re.search(r"[\x00-\x1f\x7f/\\]", name) or name in ("", ".", ".."):
-            raise ValueError(f"expected the data set's name to be a folder's, found {name!r:.40}")
-        return name
-
-
 _IDENTITY = {"defense", "dataset", "preset", "weights_from", "settings", "seed", "backend"}
 _OF_SESSION = ("device", "machine", "versions", "command", "started")
 _CIRCUMSTANCES = {
@@ -530,11 +478,7 @@ class RunRecord(_Open, _File):
 
     @property
     def info(self) -> DatasetInfo:
-        """The data set as a network knows it. Raises KeyError, TypeError or ValueError."""
-        try:
-            _DatasetRecord.model_validate(self.dataset)
-        except ValidationError as error:
-            raise ValueError(problem(error)) from error
+        """The data set as a network knows it. Raises ValueError."""
         return DatasetInfo.from_json({**self.dataset, **(self.source or {})})
 
     def about(self) -> dict[str, Any]:
