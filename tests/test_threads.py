@@ -13,12 +13,14 @@ import torch
 import sparring
 from sparring import backend, defenses
 from sparring.data import Dataset
+from sparring.defenses.defense import Defense
 from sparring.errors import SettingsError
 from sparring.evaluation import evaluate as evaluating
 from sparring.experiments.request import TrainingRequest
 from sparring.training import loop as train_loop
 from sparring.training.callbacks import EpochMetrics, Silent
 from sparring.training.loop import TrainLoop
+from sparring.training.recipe import Recipe
 from sparring.training.threads import Threads, candidates
 
 
@@ -200,13 +202,26 @@ def test_a_resumed_training_takes_the_recorded_number(
     assert run(old)[0].threads == torch.get_num_threads()
 
 
-def test_a_run_records_its_threads(tmp_path: Path, dataset: Dataset) -> None:
+def test_a_run_records_its_threads(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def noting(method: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*arguments: Any) -> Any:
+            found.append(torch.get_num_threads())
+            return method(*arguments)
+
+        return noted
+
+    found: list[int] = []
+    monkeypatch.setattr(Recipe, "finish", noting(Recipe.finish))
+    monkeypatch.setattr(Defense, "test", noting(Defense.test))
     before = torch.get_num_threads()
     for count in (1, 2):
         defense = sparring.train(
             "baseline", dataset, epochs=1, filters=2, threads=count, out=tmp_path / str(count)
         )
         assert defense.results["threads"] == [count]
+    assert found == [1, 1, 2, 2]  # the whole run, to the test of the defense
     assert torch.get_num_threads() == before
 
 

@@ -42,6 +42,7 @@ from sparring.training.recipe import Recipe
 from sparring.training.settings import Settings
 from sparring.training.tensorboard import TensorBoard
 from sparring.training.tensorboard import library as tensorboard_library
+from sparring.training.threads import Threads
 from sparring.version import __version__
 
 _MOMENT = 10.0  # seconds that a process may hold a run to look at it
@@ -327,8 +328,8 @@ class Training:
             checkpoints.save(metrics.epoch, loop.state(), identity)
 
         loop.run(save, callback, self.networks, self.request.eval_every)
-        finished = recipe.finish(loop.ema, self.dataset)
-        return loop.weights() | {f"{recipe.network}/{name}": a for name, a in finished.items()}
+        finished = {f"{recipe.network}/{name}": a for name, a in loop.finish().items()}
+        return loop.weights() | finished
 
     def finish(
         self, record: RunRecord, arrays: Mapping[str, np.ndarray], callback: Callback
@@ -343,7 +344,11 @@ class Training:
             raise RunError(
                 f"{self.run.state_folder}: damaged: {error}. --force trains anew"
             ) from error
-        tested, lines = trained.test(self.dataset), self.run.metrics()
+        lines = self.run.metrics()
+        known = [line.threads for line in lines if line.threads is not None]
+        threads = [self.request.threads] if self.request.threads else known[-1:]
+        with Threads(threads).in_use():
+            tested = trained.test(self.dataset)
         last = {line.network: line for line in lines}
         warnings = [
             guessing(recipe, trained.nets[recipe.network], last[recipe.network])

@@ -140,6 +140,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 """A share, in [0, 1]."""
 
 
+MOST_THREADS = 4096
+"""Threads of a CPU that anything is computed with."""
+
+
 class ThreatRecord(Record):
     """A threat model: its norm, Linf or L2, and its radius."""
 
@@ -257,7 +261,7 @@ class VerdictRecord(Evaluated, _File):
     finished: bool
     checked: bool = False
     label: str = ""
-    threads: Annotated[int | None, Field(ge=1, le=4096)] = None
+    threads: Annotated[int | None, Field(ge=1, le=MOST_THREADS)] = None
     adversarial_sha256: str | None = None
 
     @property
@@ -604,6 +608,6 @@ class EpochMetrics:
         threads = values.get("threads")
         unknown = {
             "test_accuracy": figure(values.get("test_accuracy")),
-            "threads": threads if type(threads) is int else None,
+            "threads": threads if type(threads) is int and 1 <= threads <= MOST_THREADS else None,
         }
         return cls(**{**figures, **unknown, **place})

@@ -249,6 +249,11 @@ class TrainLoop:
                 if last and (text := guessing(self.recipe, self.net, metrics)):
                     callback.message(text)
 
+    def finish(self) -> dict[str, np.ndarray]:
+        """Compute what is saved with the trained weights, by `Recipe.finish`."""
+        with self._threads.in_use():
+            return self.recipe.finish(self.ema, self.dataset)
+
     def _run_epoch(
         self, images: Any, labels: Any, callback: Callback
     ) -> tuple[float, float, float]:

@@ -15,13 +15,13 @@ import numpy as np
 
 from sparring import backend
 from sparring.errors import RunError
+from sparring.runs.records import MOST_THREADS
 
 _ENVIRONMENT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _TIMED = 4  # steps of each candidate that count, after one that does not
 _HOPELESS = 4.0  # a candidate whose first step takes so many times the best one's is given up
 _WORTH = 0.85  # fewer threads have to take at most this share of the time of all
 _SLOW = 1.5  # steps that take so many times as long as at first are looked into
-_MOST = 4096
 _RECENT = 5  # steps whose median tells whether they have become slow
 _REST_WHEN_SLOW, _REST = 20, 100  # times the duration of choosing to wait before choosing anew
 _SMALL = 20_000  # below this size of a step a second thread gains next to nothing
@@ -155,9 +155,9 @@ class Threads:
         recorded = arrays.get("threads")
         if recorded is None:
             return
-        if recorded.dtype != np.int32 or recorded.shape or not 1 <= recorded <= _MOST:
+        if recorded.dtype != np.int32 or recorded.shape or not 1 <= recorded <= MOST_THREADS:
             raise RunError(
-                f"tensor threads: expected int32 from 1 to {_MOST}, "
+                f"tensor threads: expected int32 from 1 to {MOST_THREADS}, "
                 f"found {recorded.dtype} {recorded.tolist()!r:.40}"
             )
         self.go_on(int(recorded))
