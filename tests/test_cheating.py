@@ -93,11 +93,66 @@ def test_a_change_of_a_defense_is_found_and_put_back(
     linear: Linear, grays: Dataset, tmp_path: Path, change: Any, what: str
 ) -> None:
     assert what in changed_by(linear, grays, change, out=tmp_path / "v")
-    assert not (tmp_path / "v").exists()
+    assert [file.name for file in (tmp_path / "v").iterdir()] == [".lock"]
     moved = grays.x_test[:6].astype(np.float32) / 255 - np.float32(0.1) * linear.direction
     assert judged(linear, grays, lambda *_: moved[:4], n=4).success_rate.value == 1
     assert judged(linear, grays, lambda d, x, y, t: x).success_rate.value == 0
     assert (linear.name, linear.nets, linear.arrays) == ("linear", [], {})
+
+
+class Counting(Linear):
+    """Counts how often it is asked."""
+
+    ever = 0
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.asked, self.left, self.by = 0, 100, {"logits": 0}
+
+    def logits(self, x: Any, chance: Any = None) -> Any:
+        self.asked += 1
+        self.left -= 1
+        self.by["logits"] += 1
+        type(self).ever += 1
+        return super().logits(x, chance)
+
+
+def test_a_defense_may_count_its_queries(linear: Linear, grays: Dataset) -> None:
+    defense = Counting(linear.direction, linear.bias)
+
+    def attack(defense: Any, x: Any, y: Any, threat: Any) -> Any:
+        for _ in range(10):
+            defense.logits(x)
+        return x
+
+    judged(defense, grays, attack)
+    assert defense.asked >= 20  # of two batches
+    assert [defense.by["logits"], 100 - defense.left, Counting.ever] == [defense.asked] * 3
+    for change in (
+        lambda d: setattr(d, "asked", -1),
+        lambda d: setattr(d, "left", 1000),
+        lambda d: setattr(d, "asked", 1e9),
+        lambda d: d.by.update(logits=0.0),
+        lambda d: setattr(type(d), "ever", -1),
+    ):
+        assert "defense." in changed_by(defense, grays, change).replace("Counting.", "defense.")
+
+
+class Remembering(Counting):
+    """Keeps what it was asked."""
+
+    last: Any = None
+
+    def logits(self, x: Any, chance: Any = None) -> Any:
+        self.last = x
+        return super().logits(x, chance)
+
+
+def test_a_defense_that_remembers_what_it_was_asked_is_not_judged(
+    linear: Linear, grays: Dataset
+) -> None:
+    defense = Remembering(linear.direction, linear.bias)
+    assert "defense.last" in changed_by(defense, grays, lambda d: d.logits(np.zeros((1, 8, 8, 1))))
 
 
 def test_what_earlier_batches_came_to_is_not_written_either(
@@ -111,7 +166,7 @@ def test_what_earlier_batches_came_to_is_not_written_either(
             defense.bias = 4.0
 
     changed_by(linear, grays, change, out=tmp_path / "v")
-    assert not (tmp_path / "v").exists()
+    assert [file.name for file in (tmp_path / "v").iterdir()] == [".lock"]
 
 
 @pytest.fixture(scope="module")

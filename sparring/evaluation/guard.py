@@ -25,7 +25,8 @@ class Guard:
     """A defense as it was when the guard was made.
 
     Watched are the values of its variables and arrays, its attributes and those of its networks,
-    with the lists and dicts in them, and the attributes of the classes of all these.
+    with the lists and dicts in them, and the attributes of the classes of all these. An integer
+    that asking the defense moves, as a count of its queries, may be moved that way.
 
     Args:
         defense: the defense, once it has answered; what is compiled later may be added to it.
@@ -34,6 +35,7 @@ class Guard:
 
     def __init__(self, defense: Defense, threat: ThreatModel) -> None:
         """Note how everything is."""
+        self._defense = defense
         self._variables = [
             (f"{variable.name} of network {number}", variable, _values(variable))
             for number, net in enumerate(defense.nets, 1)
@@ -80,13 +82,32 @@ class Guard:
         Returns:
             What that is, in words.
         """
-        changed = []
+        changed, counts = self._put_back()
+        if counts:
+            x = ops.zeros((1, *self._defense.info.shape))
+            for ask in (self._defense.logits, self._defense.probabilities, self._defense.scores):
+                ask(x)
+            _, own = self._put_back()
+            for name, (part, key, moved) in counts.items():
+                if name in own and moved * own[name][2] > 0:
+                    part.before[key] += moved
+                    part.put(key, part.before[key])
+                    changed.remove(name)
+        return changed
+
+    def _put_back(self) -> tuple[list[str], dict[str, tuple[_Part, Any, int]]]:
+        """Put back what is not as it was; tell what that is, and by how much integers moved."""
+        changed: list[str] = []
+        counts = {}
         for name, owner, kind in self._kinds:
             if type(owner) is not kind:
                 owner.__class__ = kind
                 changed.append(f"{name}.__class__")
         for part in self._parts:
-            changed += [f"{part.name}.{key}" for key in part.restore()]
+            for key, moved in part.restore():
+                changed.append(f"{part.name}.{key}")
+                if moved:
+                    counts[changed[-1]] = part, key, moved
         for name, array, before in self._arrays:
             if array.tobytes() != before.tobytes():
                 array.setflags(write=True)
@@ -96,7 +117,7 @@ class Guard:
             if not np.array_equal(_values(variable), before, equal_nan=True):
                 _assign(variable, before)
                 changed.append(name)
-        return changed
+        return changed, counts
 
 
 @dataclass(frozen=True)
@@ -111,22 +132,28 @@ class _Part:
     before: dict[Any, Any]
     of_net: bool = False
 
-    def restore(self) -> Iterator[Any]:
-        """Put back what it held, and give the keys of what was changed."""
+    def restore(self) -> Iterator[tuple[Any, int]]:
+        """Put back what it held; give the keys of what was changed, and how far integers moved."""
         now = _content(self.of)
         for key in {**self.before, **now}:
             value = self.before.get(key, _ABSENT)
             if now.get(key, _ABSENT) is value or self._may_change(key, value):
                 continue
-            if isinstance(self.of, list):
-                self.of[:] = self.before.values()
-            elif isinstance(self.of, type):
-                delattr(self.of, key) if value is _ABSENT else setattr(self.of, key, value)
-            elif value is _ABSENT:
-                del self.of[key]
-            else:
-                self.of[key] = value
-            yield key
+            self.put(key, value)
+            left = now.get(key, _ABSENT)
+            count = isinstance(self.of, dict | type) and type(left) is type(value) is int
+            yield key, left - value if count else 0
+
+    def put(self, key: Any, value: Any) -> None:
+        """Let a key have a value again, or none; a list gets all of its own again."""
+        if isinstance(self.of, list):
+            self.of[:] = self.before.values()
+        elif isinstance(self.of, type):
+            delattr(self.of, key) if value is _ABSENT else setattr(self.of, key, value)
+        elif value is _ABSENT:
+            del self.of[key]
+        else:
+            self.of[key] = value
 
     def _may_change(self, key: Any, before: Any) -> bool:
         """Whether answers do not depend on this."""
