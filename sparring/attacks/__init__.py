@@ -95,6 +95,6 @@ def get(name: str | Path, options: Mapping[str, Any] | None = None, defense: str
     if name in adapters.LIBRARIES:
         return adapters.get(name, options)
     if name not in ATTACKS:
-        valid = [*ATTACKS, *adapters.LIBRARIES, "reference", "a file ending in .py"]
+        valid = [*ATTACKS, "reference", "a file ending in .py", *adapters.LIBRARIES]
         raise SettingsError(unknown_name("attack", name, valid))
     return with_options(ATTACKS[name], options)

@@ -371,9 +371,9 @@ class Torchattacks(_Library):
     module = package = "torchattacks"
     norms = {"Linf": "Linf", "L2": "L2"}
     attacks = {
-        "Linf": "APGD APGDT BIM DIFGSM EOTPGD FAB FFGSM FGSM Jitter MIFGSM NIFGSM PGD PGDRS PIFGSM "
+        "Linf": "APGD APGDT BIM DIFGSM EOTPGD FAB FFGSM FGSM Jitter MIFGSM NIFGSM PGD PIFGSM "
         "PIFGSMPP RFGSM SINIFGSM SPSA Square TIFGSM TPGD UPGD VMIFGSM VNIFGSM",
-        "L2": "APGD APGDT CW DeepFool FAB PGDL2 PGDRSL2 Square",
+        "L2": "APGD APGDT CW DeepFool FAB PGDL2 Square",
     }
 
     @override
@@ -394,10 +394,10 @@ class ART(_Library):
     norms = {"Linf": math.inf, "L2": 2}
     attacks = {
         "Linf": "AutoConjugateGradient AutoProjectedGradientDescent BasicIterativeMethod "
-        "CarliniLInfMethod FastGradientMethod GeoDA HopSkipJump MomentumIterativeMethod "
+        "CarliniLInfMethod FastGradientMethod HopSkipJump MomentumIterativeMethod "
         "ProjectedGradientDescent SquareAttack",
         "L2": "AutoConjugateGradient AutoProjectedGradientDescent BoundaryAttack CarliniL2Method "
-        "DeepFool FastGradientMethod GeoDA HopSkipJump MomentumIterativeMethod NewtonFool "
+        "DeepFool FastGradientMethod HopSkipJump MomentumIterativeMethod NewtonFool "
         "ProjectedGradientDescent SquareAttack ZooAttack",
     }
 
