@@ -19,7 +19,7 @@ from sparring.backend.choice import choose
 from sparring.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from sparring.attacks import BPDA, EOT, FGSM, PGD, Noise, Square, gradient
+    from sparring.attacks import BPDA, EOT, FGSM, PGD, Noise, Square, adapters, gradient
     from sparring.conversion.torch_module import as_torch_module
     from sparring.data import Dataset
     from sparring.data import load as load_data
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from sparring.threat import L2, Linf
 
 _HOMES = {
-    "attacks": ("BPDA", "EOT", "FGSM", "PGD", "Noise", "Square", "gradient"),
+    "attacks": ("BPDA", "EOT", "FGSM", "PGD", "Noise", "Square", "adapters", "gradient"),
     "conversion.torch_module": ("as_torch_module",),
     "data": ("Dataset", "load_data"),
     "defenses.defense": ("Defense",),
@@ -66,8 +66,8 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "BPDA", "EOT", "FGSM", "L2", "PGD", "AttackError", "DataError", "Dataset", "Defense",
     "Diverged", "EvaluationRequest", "Linf", "Noise", "RunError", "SettingsError",
-    "SparringError", "Square", "TrainingRequest", "Verdict", "as_torch_module", "evaluate",
-    "gradient", "load", "load_data", "train", "train_network",
+    "SparringError", "Square", "TrainingRequest", "Verdict", "adapters", "as_torch_module",
+    "evaluate", "gradient", "load", "load_data", "train", "train_network",
 ]  # fmt: skip
 
 

@@ -221,7 +221,7 @@ def test_wrong_use_is_refused(linear: Linear, seed: Any, monkeypatch: Any) -> No
         with pytest.raises(DataError, match=r"floats in \[0, 1\], found torch.uint8"):
             module(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
     else:
-        monkeypatch.delitem(sys.modules, "sparring.conversion.torch_defense", raising=False)
+        monkeypatch.delitem(sys.modules, "sparring.attacks.torch_defense", raising=False)
         monkeypatch.setitem(sys.modules, "torch", None)
         with pytest.raises(ConversionError, match="as_torch_module: needs PyTorch"):
             sparring.as_torch_module(defense)

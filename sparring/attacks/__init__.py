@@ -11,6 +11,8 @@ integers [B]; `threat` a ThreatModel. What comes back has the shape of x, as ten
     pgd.py        PGD and FGSM
     simple.py     noise, and several attacks in turn
     square.py     the Square attack
+    adapters.py   AutoAttack and other libraries' attacks
+    torch_defense.py  a defense as a module of PyTorch, which they attack
     reference/    one attack for each defense
     exercise.py   an attack to fill in
 """
@@ -21,6 +23,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sparring.attacks import adapters as adapters
 from sparring.attacks.files import Attack, checked, from_file, where, with_options
 from sparring.attacks.gradients import (
     BPDA,
@@ -71,9 +74,9 @@ def get(name: str | Path, options: Mapping[str, Any] | None = None, defense: str
     """Find an attack and set its options.
 
     Args:
-        name: one of ATTACKS; "reference" for the reference attack on a defense; or a Python file,
-            which is run and has to define a function `attack(defense, x, y, threat)` or a class
-            `Attack` whose instances are called so.
+        name: one of ATTACKS, or of `adapters.LIBRARIES`; "reference" for the reference attack on a
+            defense; or a Python file, which is run and has to define a function
+            `attack(defense, x, y, threat)` or a class `Attack` whose instances are called so.
         options: arguments of the class, or keyword arguments of the function, such as steps=100.
         defense: the name of the defense whose reference attack is meant.
 
@@ -89,7 +92,9 @@ def get(name: str | Path, options: Mapping[str, Any] | None = None, defense: str
         from sparring.attacks import reference
 
         return with_options(reference.get(defense), options)
+    if name in adapters.LIBRARIES:
+        return adapters.get(name, options)
     if name not in ATTACKS:
-        valid = [*ATTACKS, "reference", "a file ending in .py"]
+        valid = [*ATTACKS, "reference", "a file ending in .py", *adapters.LIBRARIES]
         raise SettingsError(unknown_name("attack", name, valid))
     return with_options(ATTACKS[name], options)

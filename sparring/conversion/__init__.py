@@ -8,6 +8,5 @@ Which question it answers: how does a model leave Sparring, or come in, unchange
     tracing.py       what a defense changed in its network, as programs of PyTorch
     torch_model.py   a network in plain PyTorch
     torch_module.py  a defense as a torch.nn.Module
-    torch_defense.py such a module, where it is more than one network
     selfstudy.py     the course's checkpoints, read and written
 """

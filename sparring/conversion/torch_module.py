@@ -63,7 +63,7 @@ def as_torch_module(defense: Defense | Wrapped, seed: int | None = None) -> Any:
     try:
         import torch
 
-        from sparring.conversion.torch_defense import TorchDefense, following
+        from sparring.attacks.torch_defense import TorchDefense, following
     except ImportError as error:
         raise ConversionError(f"as_torch_module: needs PyTorch: {error}") from error
     with torch.inference_mode(False):  # tensors made in it are never differentiated again

@@ -1,10 +1,10 @@
-"""A defense as a torch.nn.Module, where the backend is PyTorch."""
+"""A defense as a torch.nn.Module, where the backend is PyTorch: its logits, or its decisions."""
 
 from __future__ import annotations
 
 import copy
 from itertools import chain
-from typing import Any
+from typing import Any, final
 
 import torch
 from typing_extensions import override
@@ -14,6 +14,7 @@ from sparring.backend import keras
 from sparring.defenses.defense import Defense
 from sparring.errors import DataError, SettingsError
 from sparring.randomness import Chance
+from sparring.tensors import Images, Logits
 
 SEEDS = 2**31
 
@@ -73,8 +74,21 @@ class TorchDefense(torch.nn.Module):
         first = next(chain(self.parameters(), self.buffers()), images)
         with keras.device(str(first.device)), keras.StatelessScope(variables):
             x = images.permute(0, 2, 3, 1)
-            logits = asked.logits(x, self._chance(x) if inner.stochastic else None)
+            logits = self.answer(asked, x, self._chance(x) if inner.stochastic else None)
         return following(self, (images,), logits)
+
+    def answer(self, asked: Any, x: Images, chance: Chance | None) -> Logits:
+        """Compute what the module gives.
+
+        Args:
+            asked: the defense, in its wrappers, with the module's tensors.
+            x: images float32 [B, H, W, C].
+            chance: their random numbers, for a stochastic defense.
+
+        Returns:
+            float32 [B, K].
+        """
+        return asked.logits(x, chance)
 
     def _chance(self, x: torch.Tensor) -> Chance:
         if self.seed is not None:
@@ -91,6 +105,36 @@ class TorchDefense(torch.nn.Module):
             )
         super()._apply(fn, recurse)
         return self
+
+
+@final
+class Decisions(TorchDefense):
+    """The decisions of a defense on images of one label: what is rejected answers that label.
+
+    So libraries, which know of no rejection, take a rejected image for one that they failed on. Its
+    label's logit is raised to 1 above the others; the gradient stays that of the logits.
+
+    Args:
+        defense: a defense, or one in wrappers. It draws anew at every call, where it draws.
+        label: of all images that the module will be asked about, from 0 to K - 1.
+    """
+
+    def __init__(self, defense: Defense | Wrapped, label: int) -> None:
+        """Copy the weights."""
+        super().__init__(defense)
+        self.label = label
+
+    @override
+    def answer(self, asked: Any, x: Images, chance: Chance | None) -> Logits:
+        logits = asked.logits(x, chance)  # [B, K]
+        if not asked.detects:
+            return logits
+        with torch.no_grad():
+            passed = asked.scores(x, chance) <= asked.threshold  # [B]; NaN is rejected, as judged
+            passed |= logits.argmax(dim=1) == self.label
+            raised = torch.zeros_like(logits)
+            raised[:, self.label] = logits.amax(dim=1) + 1 - logits[:, self.label]
+        return torch.where(passed[:, None], logits, logits + raised)
 
 
 class _Asked:
