@@ -6,7 +6,8 @@ integers [B]; `threat` a ThreatModel. What comes back has the shape of x, as ten
 
     files.py      a user's own attacks, and their errors
     options.py    what an attack's options may be
-    gradients.py  losses, and wrappers such as EOT that give better gradients
+    losses.py     what gradient attacks follow
+    gradients.py  the gradient, and wrappers such as EOT that give a better one
     search.py     the loop that drops broken images
     pgd.py        PGD and FGSM
     simple.py     noise, and several attacks in turn
@@ -26,12 +27,11 @@ from sparring.attacks.gradients import (
     BPDA,
     EOT,
     Wrapped,
-    cross_entropies,
     drawn,
     gradient,
-    margins,
     unwrapped,
 )
+from sparring.attacks.losses import cross_entropies, margins
 from sparring.attacks.pgd import FGSM, PGD
 from sparring.attacks.simple import InTurn, Noise
 from sparring.attacks.square import Square

@@ -17,7 +17,7 @@ import numpy as np
 from typing_extensions import override
 
 from sparring import backend
-from sparring.attacks.gradients import cross_entropies, margins
+from sparring.attacks.losses import LOSSES
 from sparring.attacks.options import Options, choice, flag, integer, number
 from sparring.attacks.search import Search, best_of, run
 from sparring.attacks.simple import uniforms
@@ -25,9 +25,6 @@ from sparring.backend import ops
 from sparring.networks.allconv import padded_size
 from sparring.tensors import Images, Labels
 from sparring.threat import ThreatModel, checked_threat
-
-LOSSES: dict[str, Callable[[Any, Any], Any]] = {"ce": cross_entropies, "margin": margins}
-"""By name, losses [B] of labels int [B] and logits [B, K]."""
 
 
 @dataclass(frozen=True)
