@@ -53,7 +53,9 @@ class Matching(APGD):
         others = labels[:, None] != labels  # [B, B]
         if not others.any():
             raise SettingsError("matching: expected images of two classes or more in a batch")
-        if self.what == "features" and not all(isinstance(n, AllConv) for n in defense.nets):
+        if self.what == "features" and not (
+            defense.nets and all(isinstance(net, AllConv) for net in defense.nets)
+        ):
             raise SettingsError(f"what: the networks of {defense.name} have no features")
         seen = in_batches(
             defense.compiled(("seen", self.what), lambda x: self._seen(defense, x)), images
