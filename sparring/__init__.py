@@ -19,7 +19,20 @@ from sparring.backend.choice import choose
 from sparring.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from sparring.attacks import BPDA, EOT, FGSM, PGD, Noise, Square, adapters, gradient
+    from sparring.attacks import (
+        APGD,
+        BPDA,
+        EOT,
+        FGSM,
+        PGD,
+        Matching,
+        Noise,
+        Square,
+        Strong,
+        Transfer,
+        adapters,
+        gradient,
+    )
     from sparring.conversion.torch_module import as_torch_module
     from sparring.data import Dataset
     from sparring.data import load as load_data
@@ -41,7 +54,20 @@ if TYPE_CHECKING:
     from sparring.threat import L2, Linf
 
 _HOMES = {
-    "attacks": ("BPDA", "EOT", "FGSM", "PGD", "Noise", "Square", "adapters", "gradient"),
+    "attacks": (
+        "APGD",
+        "BPDA",
+        "EOT",
+        "FGSM",
+        "PGD",
+        "Matching",
+        "Noise",
+        "Square",
+        "Strong",
+        "Transfer",
+        "adapters",
+        "gradient",
+    ),
     "conversion.torch_module": ("as_torch_module",),
     "data": ("Dataset", "load_data"),
     "defenses.defense": ("Defense",),
@@ -64,10 +90,10 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "BPDA", "EOT", "FGSM", "L2", "PGD", "AttackError", "DataError", "Dataset", "Defense",
-    "Diverged", "EvaluationRequest", "Linf", "Noise", "RunError", "SettingsError",
-    "SparringError", "Square", "TrainingRequest", "Verdict", "adapters", "as_torch_module",
-    "evaluate", "gradient", "load", "load_data", "train", "train_network",
+    "APGD", "BPDA", "EOT", "FGSM", "L2", "PGD", "AttackError", "DataError", "Dataset", "Defense",
+    "Diverged", "EvaluationRequest", "Linf", "Matching", "Noise", "RunError", "SettingsError",
+    "SparringError", "Square", "Strong", "TrainingRequest", "Transfer", "Verdict", "adapters",
+    "as_torch_module", "evaluate", "gradient", "load", "load_data", "train", "train_network",
 ]  # fmt: skip
 
 

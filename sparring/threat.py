@@ -95,14 +95,14 @@ class ThreatModel(ABC):
         """Bound how far float32 rounding may carry an image with `size` values beyond eps."""
 
     @final
-    def moved(self, x_adv: Images, gradient: Any, x: Images, size: float) -> Images:
+    def moved(self, x_adv: Images, gradient: Any, x: Images, size: Any) -> Images:
         """Take one step along a gradient and back into the balls.
 
         Args:
             x_adv: points [B, H, W, C].
             gradient: [B, H, W, C].
             x: images [B, H, W, C], the middles of the balls.
-            size: of the step, in this norm.
+            size: of the step, in this norm; a number, or one for each image, [B, 1, 1, 1].
 
         Returns:
             The new points [B, H, W, C].

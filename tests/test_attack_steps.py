@@ -13,9 +13,20 @@ from keras import ops
 
 import sparring
 from sparring import attacks, backend
-from sparring.attacks import BPDA, EOT, FGSM, PGD, InTurn, Noise, Square, cross_entropies, margins
+from sparring.attacks import (
+    BPDA,
+    EOT,
+    FGSM,
+    PGD,
+    InTurn,
+    Noise,
+    Square,
+    ascent,
+    cross_entropies,
+    margins,
+)
+from sparring.attacks.ascent import filled
 from sparring.attacks.gradients import straight_through, unwrapped
-from sparring.attacks.pgd import _filled
 from sparring.attacks.search import best_of
 from sparring.attacks.simple import uniforms
 from sparring.data import DatasetInfo
@@ -188,7 +199,7 @@ def test_pgd_takes_the_path_of_its_definition(options: dict[str, Any], threat: T
 def test_pgd_unless_told_otherwise() -> None:
     usual = PGD(
         steps=40, step_size=None, restarts=1, momentum=0.0, loss="ce", random_start=True,
-        early_stopping=True, seed=0,
+        early_stopping=True, seed=0, targets=0, order="logits",
     )  # fmt: skip
     assert PGD() == usual
 
@@ -283,9 +294,10 @@ def test_pgd_goes_on_to_the_last_step(early_stopping: bool, kind: type[Curved]) 
 def test_gradients_are_summed_at_mean_absolute_value_1() -> None:
     threat = Linf(0.2)
     x, y = ops.convert_to_tensor(IMAGES), ops.convert_to_tensor(LABELS)
-    step = PGD(momentum=0.5)._step(Curved(), threat)
+    attack = PGD(momentum=0.5)
+    step = attack.step(attack._rise(Curved()), threat)
     before = np.random.default_rng(2).random(IMAGES.shape, dtype=np.float32)
-    _, velocity, _ = step(x, x, y, ops.convert_to_tensor(before))
+    (_, velocity), _ = step((x, ops.convert_to_tensor(before)), x, y, y)
     slope = slopes(IMAGES.astype(np.float64), LABELS, "ce")
     scaled = slope / np.abs(slope).mean(axis=(1, 2, 3), keepdims=True)
     np.testing.assert_allclose(values(velocity), 0.5 * before + scaled, atol=1e-5)
@@ -347,7 +359,7 @@ def test_batches_filled_up_give_the_same(
     np.testing.assert_allclose(attack(Curved(), x, y, Linf(0.25)), as_it_is, atol=1e-6)
     powers = {1: 1, 2: 2, 3: 4, 4: 4, 5: 8, 6: 8}
     assert asked == [powers[count] for count in counts]
-    assert _filled(np.array([5, 7, 9])).tolist() == [5, 7, 9, 5]
+    assert filled(np.array([5, 7, 9])).tolist() == [5, 7, 9, 5]
 
 
 @pytest.mark.parametrize("threat", [Linf(0.1), L2(0.5)], ids=lambda threat: threat.norm)
@@ -420,17 +432,15 @@ ASKED = [[0, 1, 2, 3, 4], [0, 2, 3, 4], [0, 2, 3], [0, 2, 3]]
 MARKS = np.array([0.1, 0.2, 0.3, 0.4], np.float32)
 
 
-class Shares:
+class Shares(Drawing):
     """A defense that breaks to the share of an image's first value."""
 
-    stochastic = True
-
-    def broken_share(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def broken_share(self, x: np.ndarray, y: np.ndarray, draws: int = 10) -> np.ndarray:
         assert values(x).shape == (len(y), 1, 2, 1)
-        np.testing.assert_array_equal(np.round(values(x)[:, 0, 0, 0], 6), self.expected(x, y))
+        np.testing.assert_array_equal(np.round(values(x)[:, 0, 0, 0], 6), self.script(x, y))
         return values(x)[:, 0, 0, 0].astype(float)
 
-    def expected(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def script(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """What the script has for these labels: whether x and y belong together."""
         attack = int(np.argmin(np.abs(MARKS - values(x)[0, 0, 1, 0])))
         return np.round(SCRIPT[y, attack], 6)
@@ -450,7 +460,7 @@ def check_kept(found: np.ndarray) -> None:
 
 def test_the_only_attempt_is_given_back_and_the_defense_is_not_asked() -> None:
     x, y = numbered()
-    found = best_of([lambda images, labels: scripted(labels, 2)], object(), x, y)
+    found = best_of([lambda rows: scripted(y[rows], 2)], object(), x, y)
     np.testing.assert_array_equal(found, scripted(y, 2))
 
 
@@ -494,37 +504,28 @@ def test_in_turn_ends_when_nothing_is_left() -> None:
     assert [each.asked for each in plays] == [[[1]], []]
 
 
-@dataclass(frozen=True)
-class Replays(PGD):
-    """PGD whose runs give what the script has for the restart."""
+def test_restarts_keep_the_best_image_and_go_on_with_what_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs: list[list[int]] = []
 
-    runs: list[Any] = field(default_factory=list)
-
-    def _run(
-        self,
-        defense: Any,
-        images: np.ndarray,
-        labels: np.ndarray,
-        threat: ThreatModel,
-        restart: int,
-    ) -> np.ndarray:
+    def scripted_run(_: Any, __: Any, images: Any, labels: np.ndarray, *___: Any) -> np.ndarray:
         np.testing.assert_allclose(images[:, 0, 0, 0], labels / 10, atol=1e-6)
-        self.runs.append((restart, labels.tolist()))
-        return scripted(labels, restart)
+        runs.append(labels.tolist())
+        return scripted(labels, len(runs) - 1)
 
-
-def test_restarts_keep_the_best_image_and_go_on_with_what_is_left() -> None:
+    monkeypatch.setattr(ascent, "run", scripted_run)
     x, y = numbered()
-    attack = Replays(restarts=4)
-    check_kept(attack(Shares(), x, y, Linf(0.3)))
-    assert attack.runs == list(enumerate(ASKED))
+    check_kept(PGD(restarts=4)(Shares(), x, y, Linf(0.3)))
+    assert runs == ASKED
     np.testing.assert_array_equal(x, numbered()[0])
-    once = Replays(restarts=1)
-    assert once(Shares(), x, y, Linf(0.3))[:, 0, 1, 0] == pytest.approx([0.1] * 5)
-    assert once.runs == [(0, [0, 1, 2, 3, 4])]
-    broken = Replays(restarts=3)
-    broken(Shares(), x[1:2], y[1:2], Linf(0.3))
-    assert broken.runs == [(0, [1])]  # wholly broken: no other start
+    runs.clear()
+    once = PGD(restarts=1)(Shares(), x, y, Linf(0.3))
+    assert once[:, 0, 1, 0] == pytest.approx([0.1] * 5)
+    assert runs == [[0, 1, 2, 3, 4]]
+    runs.clear()
+    PGD(restarts=3)(Shares(), x[1:2], y[1:2], Linf(0.3))
+    assert runs == [[1]]  # wholly broken: no other start
 
 
 # Noise
@@ -776,7 +777,7 @@ def test_attacks_by_name_and_option() -> None:
     options = {"steps": 3}
     attacks.get("pgd", options)
     assert options == {"steps": 3}
-    with pytest.raises(SettingsError, match="Valid: noise, fgsm, pgd, square, reference, a file"):
+    with pytest.raises(SettingsError, match=r"Valid: noise, fgsm, pgd, apgd, .*, a file"):
         attacks.get("nothing")
     with pytest.raises(SettingsError, match=r"option of the attack 'steps'.*Valid: none"):
         attacks.get("fgsm", {"steps": 3})

@@ -6,13 +6,19 @@ integers [B]; `threat` a ThreatModel. What comes back has the shape of x, as ten
 
     files.py      a user's own attacks, and their errors
     options.py    what an attack's options may be
-    gradients.py  losses, and wrappers such as EOT that give better gradients
+    losses.py     what gradient attacks follow
+    gradients.py  the gradient, and wrappers such as EOT that give a better one
     search.py     the loop that drops broken images
+    ascent.py     what PGD and APGD share: losses, targets, restarts
     pgd.py        PGD and FGSM
+    apgd.py       PGD that chooses its step size
     simple.py     noise, and several attacks in turn
     square.py     the Square attack
     adapters.py   AutoAttack and other libraries' attacks
     torch_defense.py  a defense as a module of PyTorch, which they attack
+    transfer.py   attack another defense first
+    matching.py   look like a clean image of another class
+    strong.py     several attacks of different kinds
     reference/    one attack for each defense
     exercise.py   an attack to fill in
 """
@@ -24,38 +30,49 @@ from pathlib import Path
 from typing import Any
 
 from sparring.attacks import adapters as adapters
+from sparring.attacks.apgd import APGD
+from sparring.attacks.ascent import Ascent
 from sparring.attacks.files import Attack, checked, from_file, where, with_options
 from sparring.attacks.gradients import (
     BPDA,
     EOT,
     Wrapped,
-    cross_entropies,
     drawn,
     gradient,
-    margins,
     unwrapped,
 )
+from sparring.attacks.losses import aimed_margins, cross_entropies, logit_ratios, margins
+from sparring.attacks.matching import Matching
 from sparring.attacks.pgd import FGSM, PGD
 from sparring.attacks.simple import InTurn, Noise
 from sparring.attacks.square import Square
+from sparring.attacks.strong import Strong
+from sparring.attacks.transfer import Transfer
 from sparring.errors import SettingsError, unknown_name
 
 __all__ = [
+    "APGD",
     "ATTACKS",
     "BPDA",
     "EOT",
     "FGSM",
     "PGD",
+    "Ascent",
     "Attack",
     "InTurn",
+    "Matching",
     "Noise",
     "Square",
+    "Strong",
+    "Transfer",
     "Wrapped",
+    "aimed_margins",
     "checked",
     "cross_entropies",
     "drawn",
     "get",
     "gradient",
+    "logit_ratios",
     "margins",
     "unwrapped",
     "where",
@@ -65,7 +82,11 @@ ATTACKS: dict[str, Callable[..., Attack]] = {
     "noise": Noise,
     "fgsm": FGSM,
     "pgd": PGD,
+    "apgd": APGD,
     "square": Square,
+    "transfer": Transfer,
+    "matching": Matching,
+    "strong": Strong,
 }
 """Our attacks by name; what makes them takes their options."""
 

@@ -1,4 +1,4 @@
-"""What gradient attacks are made of: losses, the gradient, and wrappers that give a better one."""
+"""What gradient attacks are made of: the gradient, and wrappers that give a better one."""
 
 from __future__ import annotations
 
@@ -20,19 +20,7 @@ from sparring.defenses.defense import Defense
 from sparring.errors import SettingsError, printable, shown, told
 from sparring.networks.allconv import AllConv
 from sparring.randomness import Chance
-from sparring.tensors import Images, Labels, Logits
-
-
-def cross_entropies(y: Labels, logits: Logits) -> Any:
-    """Compute the cross entropies [B] of softmax(logits) [B, K] against labels int [B]."""
-    return keras.losses.sparse_categorical_crossentropy(y, logits, from_logits=True)
-
-
-def margins(y: Labels, logits: Logits) -> Any:
-    """Compute by how much [B] the best other logit exceeds the label's; above 0 the label lost."""
-    own = ops.one_hot(y, logits.shape[1])  # [B, K]
-    label = ops.sum(own * logits, axis=-1)  # [B]
-    return ops.max(ops.where(own > 0, -1e30, logits), axis=-1) - label
+from sparring.tensors import Images, Logits
 
 
 @backend.isolated

@@ -11,8 +11,8 @@ import numpy as np
 from sparring.backend import ops
 from sparring.tensors import Images, Labels
 
-Attempt = Callable[[np.ndarray, np.ndarray], Any]
-"""Gives adversarial images [B, H, W, C] of images [B, H, W, C] and their labels [B]."""
+Attempt = Callable[[np.ndarray], Any]
+"""Gives adversarial images [rows, H, W, C] of some rows of the images, int [rows]."""
 
 
 class Search(ABC):
@@ -87,7 +87,7 @@ def best_of(attempts: Iterable[Attempt], defense: Any, x: Images, y: Labels) -> 
     """Attempt one after the other and keep each image's best, broken in the largest share of draws.
 
     Args:
-        attempts: each gets the images that are not broken in all draws yet.
+        attempts: each gets the rows of the images that are not broken in all draws yet.
         defense: to ask for the shares.
         x: images float32 [B, H, W, C], tensor or numpy array.
         y: labels int [B], likewise.
@@ -98,13 +98,13 @@ def best_of(attempts: Iterable[Attempt], defense: Any, x: Images, y: Labels) -> 
     images, labels = arrays(x, y)
     attempts = list(attempts)
     if len(attempts) == 1:  # nothing to compare it with, so the defense need not be asked
-        return np.array(ops.convert_to_numpy(attempts[0](images, labels)))
+        return np.array(ops.convert_to_numpy(attempts[0](np.arange(len(images)))))
     best, share = images.copy(), np.full(len(images), -1.0)
     for attempt in attempts:
         left = np.flatnonzero(share < 1)
         if not len(left):
             break
-        points = ops.convert_to_numpy(attempt(images[left], labels[left]))
+        points = ops.convert_to_numpy(attempt(left))
         shares = defense.broken_share(points, labels[left])
         better = shares > share[left]
         best[left[better]], share[left[better]] = points[better], shares[better]

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from sparring.attacks.files import Attack, checked
 from sparring.attacks.options import LARGEST, Options, integer
-from sparring.attacks.search import Search, arrays, best_of, run
+from sparring.attacks.search import Attempt, Search, arrays, best_of, run
 from sparring.backend import ops
 from sparring.errors import SettingsError, shown
 from sparring.randomness import Chance
@@ -83,10 +83,14 @@ class InTurn(Options):
 
     def __call__(self, defense: Any, x: Images, y: Labels, threat: ThreatModel) -> np.ndarray:
         """Give each image's best adversarial image, float32 [B, H, W, C]."""
+        images, labels = arrays(x, y)
 
-        def attempt(attack: Any) -> Callable[[np.ndarray, np.ndarray], Any]:
-            return lambda images, labels: attack(
-                defense, ops.convert_to_tensor(images), ops.convert_to_tensor(labels), threat
+        def attempt(attack: Any) -> Attempt:
+            return lambda rows: attack(
+                defense,
+                ops.convert_to_tensor(images[rows]),
+                ops.convert_to_tensor(labels[rows]),
+                threat,
             )
 
-        return best_of(map(attempt, self.attacks), defense, x, y)
+        return best_of(map(attempt, self.attacks), defense, images, labels)

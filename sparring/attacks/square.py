@@ -13,7 +13,7 @@ from typing import Any, final
 import numpy as np
 from typing_extensions import override
 
-from sparring.attacks.gradients import margins
+from sparring.attacks.losses import margins
 from sparring.attacks.options import Options, integer, number
 from sparring.attacks.search import Search, arrays, run
 from sparring.backend import ops

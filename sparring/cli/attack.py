@@ -21,7 +21,7 @@ from sparring.errors import AttackError
 from sparring.evaluation.request import EvaluationRequest
 
 _option = partial(option_of, EvaluationRequest)
-_ATTACKS = ("noise", "fgsm", "pgd", "square", "reference")
+_ATTACKS = ["noise", "fgsm", "pgd", "apgd", "square", "transfer", "matching", "strong", "reference"]
 
 
 @app.command(epilog="Example: sparring attack blur pgd --eps 0.1 -n 20 -o steps=100")

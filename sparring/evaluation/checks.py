@@ -19,6 +19,7 @@ from typing_extensions import override
 from sparring import backend
 from sparring.attacks import (
     PGD,
+    Ascent,
     Attack,
     Noise,
     Square,
@@ -268,7 +269,7 @@ def _gradients(attempt: Attempt) -> Iterator[Sign]:
     if isinstance(attack, Noise | Square):
         return
     # The cross entropy stands for the loss of an attack that does not say its own.
-    own = attack if isinstance(attack, PGD) else None
+    own = attack if isinstance(attack, Ascent) else None
 
     def losses(images: Images, y: Labels) -> Any:
         if own is not None:

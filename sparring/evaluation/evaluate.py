@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -248,6 +248,7 @@ class _Parts:
             attack = attacks.get(attack, request.options, defense=defense.name)
         else:
             attack = attacks.checked(attack)
+        attack = _with_runs(attack)
         dataset = of_run(
             defense.info, request.data, request.data_dir, who=defense.name, other=request.other_data
         )
@@ -324,6 +325,18 @@ def _transfer_source(
         tell(0, 0, f"The checks leave out images made for the baseline beside it: {error}")
         return None
     return source if source.info.shape == defense.info.shape else None
+
+
+def _with_runs(attack: Attack) -> Attack:
+    """The attack, with defenses in place of the run directories among its options."""
+    if not is_dataclass(attack) or isinstance(attack, type):
+        return attack
+    runs = {
+        part.name: load(run)
+        for part in fields(attack)
+        if "run" in part.metadata and isinstance(run := getattr(attack, part.name), str)
+    }
+    return replace(attack, **runs)
 
 
 def _folder(

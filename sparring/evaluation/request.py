@@ -43,8 +43,8 @@ class EvaluationRequest(Request):
     defense: Any = option(MISSING, "Name of a trained defense, or a run directory.")
     attack: Any = option(
         "pgd",
-        "noise, fgsm, pgd, square, reference (the defense's reference attack), or a file.py with a "
-        "function attack(defense, x, y, threat).",
+        "noise, fgsm, pgd, apgd, square, transfer, matching, strong, reference (the defense's "
+        "reference attack), or a file.py with a function attack(defense, x, y, threat).",
     )
     options: Mapping[str, Any] = option(
         dict, "Of the attack, as steps=100; repeatable.", "NAME=VALUE", "--option", "-o"
