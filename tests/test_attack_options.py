@@ -28,7 +28,8 @@ LARGE = 10**400
 
 def kinds() -> list[type]:
     """Every class of attacks with options, the reference attacks' too."""
-    made = [attack() for attack in ATTACKS.values()] + [reference.get(name) for name in KNOWN]
+    ours = [attack() for name, attack in ATTACKS.items() if name != "transfer"]  # needs a source
+    made = ours + [reference.get(name) for name in KNOWN]
     parts = [part for attack in made for part in getattr(attack, "attacks", [attack])]
     return sorted({type(part) for part in parts}, key=lambda kind: kind.__name__)
 
