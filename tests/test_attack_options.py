@@ -64,7 +64,7 @@ WRONG: dict[type, list[Any]] = {
 def test_wrong_values_of_every_option_are_refused(kind: type, name: str, default: Any) -> None:
     wrong = WRONG[float if default is None else type(default)]
     if type(default) is int:
-        wrong = [*wrong, None] if name == "seed" else [*wrong, None, 0]
+        wrong = [*wrong, None] if name in ("seed", "targets") else [*wrong, None, 0]
     for value in wrong:
         with pytest.raises(SettingsError, match=rf"^{name}: expected|^unknown {name} ") as caught:
             kind(**{name: value})
@@ -82,7 +82,7 @@ def test_a_wrong_step_size_and_a_wrong_share() -> None:
             PGD(step_size=wrong)
         with pytest.raises(SettingsError, match="first_share: expected a number above 0, at most"):
             Square(first_share=wrong)
-    with pytest.raises(SettingsError, match=r"unknown loss 'hinge'\. Valid: ce, margin\."):
+    with pytest.raises(SettingsError, match=r"unknown loss 'hinge'\. Valid: ce, margin, dlr\."):
         PGD(loss="hinge")
     with pytest.raises(SettingsError, match="seed: expected at most 2147483647, got 2147483648"):
         PGD(seed=2**31)
@@ -101,7 +101,7 @@ def test_numbers_of_numpy_are_taken_as_python_s() -> None:
     made = PGD(**options)
     assert made == PGD(3, 0.25, 2, 0.5, "margin", False, True, 7)
     assert [type(value) for value in vars(made).values()] == [
-        *(int, float, int, float, str, bool, bool, int),
+        *(int, float, int, float, str, bool, bool, int, int, str),
     ]
     assert repr(made).startswith("PGD(steps=3, step_size=0.25, restarts=2, momentum=0.5, ")
     assert type(Noise(draws=np.int64(2)).draws) is int  # type: ignore[arg-type]
