@@ -3,10 +3,10 @@
     pip install pyautoattack==0.2.0
     KERAS_BACKEND=torch python -m benchmarks.autoattack runs/digits
 
-Both have the same budget: 100 steps of APGD, at 9 targets each, 5000 queries of Square. The whole
-of each stands in the last rows of a defense: strong beside AutoAttack's standard version. Attacked
-are the test images that the defense answers rightly; every image that comes back is checked and
-asked about in the same way. Printed are the shares broken, in %, and seconds.
+Both have the same budget: 100 steps of APGD, at 9 targets each, and the same queries of Square. The
+whole of each stands in the last row of a defense: strong beside AutoAttack's standard version.
+Attacked are the test images that the defense answers rightly; what comes back is checked and asked
+about in the same way. Printed are the shares broken, in %, and seconds.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +30,19 @@ from sparring.threat import ThreatModel
 from sparring.training import memory
 
 DEFENSES = ("baseline", "advtrain", "pgdtrain", "trades")
-PAIRS: dict[str, tuple[Attack, str]] = {
-    "APGD-CE": (APGD(), "apgd-ce"),
-    "APGD-T": (APGD(loss="dlr", targets=9), "apgd-t"),
-    "Square": (Square(queries=5000), "square"),
-    "all": (Strong(), "standard"),
+PAIRS: dict[str, tuple[Callable[[int], Attack], str]] = {
+    "APGD-CE": (lambda queries: APGD(), "apgd-ce"),
+    "APGD-T": (lambda queries: APGD(loss="dlr", targets=9), "apgd-t"),
+    "Square": (lambda queries: Square(queries=queries), "square"),
+    "all": (lambda queries: Strong(queries=queries), "standard"),
 }
-"""By name, ours and theirs."""
+"""By name, what makes ours of a number of queries, and theirs."""
 
 Contestant = Callable[[Any, Any, ThreatModel], np.ndarray]
 """Gives adversarial images [N, H, W, C] of tensors x [N, H, W, C] and y [N]."""
 
 
-def theirs(module: Any, name: str) -> Contestant:
+def theirs(module: Any, name: str, queries: int) -> Contestant:
     """An attack of the package, or all of them, on a defense as a module."""
     from pyautoattack import AutoAttack  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
@@ -51,10 +52,15 @@ def theirs(module: Any, name: str) -> Contestant:
         if name != "standard":
             them.attacks_to_run = [name]
             them.apgd.n_restarts = 1  # as in the standard version
+        them.square.n_queries = queries
         found, _ = them.run_standard_evaluation(x.permute(0, 3, 1, 2), y, batch_size=len(x))
         return np.asarray(found.permute(0, 2, 3, 1))
 
     return attack
+
+
+def _ours(attack: Attack, defense: Any, x: Any, y: Any, threat: ThreatModel) -> np.ndarray:
+    return np.asarray(attack(defense, x, y, threat))
 
 
 def measured(attack: Contestant, defense: Any, x: Any, y: Any, threat: ThreatModel) -> list[float]:
@@ -72,6 +78,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="folders with one run per defense")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("-n", type=int, default=200, help="how many test images")
+    parser.add_argument("--queries", type=int, default=5000, help="of Square")
     parser.add_argument("--norm", default="Linf")
     parser.add_argument("--defenses", nargs="+", default=DEFENSES)
     parser.add_argument("--pairs", nargs="+", default=list(PAIRS), choices=PAIRS)
@@ -97,13 +104,11 @@ def main() -> None:
             right = ~defense.broken(x, y)
             images, labels = torch.from_numpy(x[right]), torch.from_numpy(y[right])
             for pair in arguments.pairs:
-                ours, package_name = PAIRS[pair]
-
-                def own(x: Any, y: Any, threat: ThreatModel, attack: Any = ours) -> np.ndarray:
-                    return np.asarray(attack(defense, x, y, threat))  # noqa: B023
-
-                us = measured(own, defense, images, labels, threat)
-                them = measured(theirs(module, package_name), defense, images, labels, threat)
+                make, name_there = PAIRS[pair]
+                ours = partial(_ours, make(arguments.queries), defense)
+                us = measured(ours, defense, images, labels, threat)
+                other = theirs(module, name_there, arguments.queries)
+                them = measured(other, defense, images, labels, threat)
                 rates = " | ".join(f"{each[0]:.1f}" for each in (us, them))
                 times = " | ".join(f"{each[1]:.1f}" for each in (us, them))
                 print(f"| {dataset.name} | {name} | {pair} | {rates} | {times} |", flush=True)

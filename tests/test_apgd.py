@@ -148,6 +148,40 @@ def test_apgd_takes_the_path_of_its_definition(threat: ThreatModel) -> None:
         assert {reason for why in reasons for reason in why} == {"seldom", "stuck"}
 
 
+def test_when_step_sizes_are_halved() -> None:
+    attack, threat = APGD(steps=100), Linf(0.3)
+    x, y = ops.convert_to_tensor(IMAGES), ops.convert_to_tensor(LABELS)
+    highest = np.array(
+        [loss_of(image, label) + 1 for image, label in zip(IMAGES, LABELS, strict=True)]
+    )
+    best = 0.9 * IMAGES
+    states = np.array(
+        [  # number, rises since the last checkpoint, whether the best stayed, halved then, now
+            [22, 17, 0, 0, 0],
+            [22, 16, 0, 0, 1],  # 16.5 of 22 would do
+            [22, 17, 1, 0, 1],
+            [22, 17, 1, 1, 0],
+            [21, 0, 1, 0, 0],  # no checkpoint
+            [0, 0, 0, 0, 0],
+        ],
+        np.float32,
+    )
+    number, rises, stayed, halved, expected = states.T
+    then = np.where(stayed, highest, highest - 0.5)
+    counts = number, np.ones(6), highest, highest, then, rises, halved
+    tensors = [ops.convert_to_tensor(count.astype(np.float32)) for count in counts]
+    around = [x, x, *(ops.convert_to_tensor(each.astype(np.float32)) for each in (best, best))]
+    moving, _ = attack.step(attack._rise(Curved()), threat)((*around, *tensors), x, y, y)
+    _, before, _, _, number, size, _, _, then, rises, halved = map(values, moving)
+    np.testing.assert_array_equal(size, np.where(expected, 0.5, 1))
+    np.testing.assert_array_equal(before, np.where(expected[:, None, None, None], best, IMAGES))
+    np.testing.assert_array_equal(number, states[:, 0] + 1)
+    np.testing.assert_array_equal(rises, np.where(states[:, 0] == 21, states[:, 1], 0))
+    np.testing.assert_array_equal(halved, expected)
+    due = states[:, 0] != 21
+    np.testing.assert_allclose(then[due], highest[due], rtol=1e-6)
+
+
 def test_the_point_of_the_highest_loss_is_given_and_steps_are_counted() -> None:
     for steps in (1, 2, 3):
         found = APGD(steps=steps, early_stopping=False)(Curved(), IMAGES, LABELS, Linf(0.3))

@@ -138,6 +138,8 @@ def pgd(
         "random_start": True,
         "early_stopping": True,
         "seed": seed,
+        "targets": 0,
+        "order": "logits",
         **more,
     }
 
