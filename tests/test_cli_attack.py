@@ -109,7 +109,7 @@ def test_an_exercise_from_beginning_to_end(call: Callable[..., Result], tmp_path
         (["baseline", "pgd", "-o", "steps"], 2, "expected NAME=VALUE, got 'steps'"),
         (["baseline", "pgd", "-o", "steps=many"], 1, "steps: expected an integer of 1 or more"),
         (["baseline", "pgd", "-o", "step_size=nan"], 1, "step_size: expected a number above 0"),
-        (["baseline", "pgd", "-o", "loss=hinge"], 1, "unknown loss 'hinge'. Valid: ce, margin."),
+        (["baseline", "pgd", "-o", "loss=hinge"], 1, "Valid: ce, margin, dlr."),
         (["baseline", "noise", "-o", "draws=0"], 1, "draws: expected an integer of 1 or more"),
         (["baseline", "pgd", "--eps", "1e99999999"], 1, "eps: expected a number above 0, got inf"),
         (["baseline", "pgd", "-o", "stps=3"], 1, "unknown option of the attack 'stps'"),

@@ -336,7 +336,7 @@ def _with_runs(attack: Attack) -> Attack:
         for part in fields(attack)
         if "run" in part.metadata and isinstance(run := getattr(attack, part.name), str)
     }
-    return replace(attack, **runs)
+    return replace(attack, **runs) if runs else attack
 
 
 def _folder(
