@@ -215,7 +215,7 @@ def test_an_error_of_ours_without_a_user_s_line_names_the_last(
 ) -> None:
     monkeypatch.setattr(Linear, "logits", None)
     monkeypatch.setattr(Linear, "classify", lambda *_: np.array([[0.0, 1]] * 3))
-    with pytest.raises(AttackError, match=r"raised TypeError: .*attacks/pgd\.py, line \d+\)$"):
+    with pytest.raises(AttackError, match=r"raised TypeError: .*attacks/ascent\.py, line \d+\)$"):
         evaluated(linear, grays, PGD(steps=2))
 
 

@@ -171,7 +171,7 @@ def _as_images(given: Any, x: np.ndarray) -> tuple[np.ndarray | None, str]:
             return None, f"shape {list(given.shape)}: expected {list(x.shape)}"
         array = given if isinstance(given, np.ndarray) else ops.convert_to_numpy(given)
     except Exception as error:  # without data, deleted, ...
-        reason = " ".join(told(error).split())[:200]
+        reason = " ".join(told(error).split())[: LONGEST_REASON - 100]  # and the words around it
         return None, f"returned a tensor that cannot be read, {reason}: expected an ordinary one"
     if array.shape != x.shape:
         return None, f"shape {list(array.shape)}: expected {list(x.shape)}"
