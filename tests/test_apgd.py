@@ -404,6 +404,11 @@ def test_transfer_by_a_run_directory(tmp_path: Path) -> None:
         str(one), Transfer(sparring.load(other)), Linf(0.5), dataset, 8, check=False
     )
     np.testing.assert_array_equal(given.adversarial, verdict.adversarial)
+    # Trained anew with the same settings, a source is another attack.
+    weights = sparring.load(other).weights_sha256
+    assert weights is not None
+    assert weights in verdict.about.attack
+    assert weights in given.about.attack
 
 
 # Matching

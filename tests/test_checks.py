@@ -14,7 +14,7 @@ from keras import ops
 
 import sparring
 from sparring import backend
-from sparring.attacks import BPDA, EOT, FGSM, PGD, Noise
+from sparring.attacks import APGD, BPDA, EOT, FGSM, PGD, Noise
 from sparring.data import Dataset, load
 from sparring.defenses.defense import Defense
 from sparring.evaluation import checks
@@ -428,6 +428,22 @@ def test_zero_gradients_are_told_from_a_tenth_of_the_images_on(
         assert gradients_of(corner, ours[kind](), [0.0] * n, x) == {}
     around = [1.0] * (masked - masked // 3) + [0.0] * (n - masked + masked // 3)
     assert gradients_of(corner, asks(), around, x) == {}
+
+
+def test_the_gradient_is_that_of_the_attack_s_own_loss(
+    linear: Linear, ours: dict[str, type[Ours]]
+) -> None:
+    saturated = Linear(1000 * linear.direction, -4000.0)  # the softmax is, the margin is not
+    x = np.full((5, 8, 8, 1), 0.5, np.float32)
+    text = "gradients of 5 of 5 images are zero"
+    for attack, told in (
+        (APGD(steps=1), True),
+        (APGD(steps=1, loss="margin"), False),
+        (PGD(steps=1), True),
+        (PGD(steps=1, loss="margin"), False),
+    ):
+        expected = {"zero-gradients": text} if told else {}
+        assert gradients_of(saturated, attack, [0.0] * 5, x) == expected
 
 
 @pytest.mark.parametrize("special", [[(1, NAN)], [(1, INFINITE)], [(0, NAN), (3, INFINITE)]])

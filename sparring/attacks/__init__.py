@@ -25,30 +25,40 @@ integers [B]; `threat` a ThreatModel. What comes back has the shape of x, as ten
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sparring.attacks import adapters as adapters
-from sparring.attacks.apgd import APGD
-from sparring.attacks.ascent import Ascent
 from sparring.attacks.files import Attack, checked, from_file, where, with_options
-from sparring.attacks.gradients import (
-    BPDA,
-    EOT,
-    Wrapped,
-    drawn,
-    gradient,
-    unwrapped,
-)
-from sparring.attacks.losses import aimed_margins, cross_entropies, logit_ratios, margins
-from sparring.attacks.matching import Matching
-from sparring.attacks.pgd import FGSM, PGD
-from sparring.attacks.simple import InTurn, Noise
-from sparring.attacks.square import Square
-from sparring.attacks.strong import Strong
-from sparring.attacks.transfer import Transfer
 from sparring.errors import SettingsError, unknown_name
+
+if TYPE_CHECKING:
+    from sparring.attacks import adapters as adapters
+    from sparring.attacks.apgd import APGD
+    from sparring.attacks.ascent import Ascent
+    from sparring.attacks.gradients import BPDA, EOT, Wrapped, drawn, gradient, unwrapped
+    from sparring.attacks.losses import aimed_margins, cross_entropies, logit_ratios, margins
+    from sparring.attacks.matching import Matching
+    from sparring.attacks.pgd import FGSM, PGD
+    from sparring.attacks.simple import InTurn, Noise
+    from sparring.attacks.square import Square
+    from sparring.attacks.strong import Strong
+    from sparring.attacks.transfer import Transfer
+
+_HOMES = {
+    "apgd": ("APGD",),
+    "ascent": ("Ascent",),
+    "gradients": ("BPDA", "EOT", "Wrapped", "drawn", "gradient", "unwrapped"),
+    "losses": ("aimed_margins", "cross_entropies", "logit_ratios", "margins"),
+    "matching": ("Matching",),
+    "pgd": ("FGSM", "PGD"),
+    "simple": ("InTurn", "Noise"),
+    "square": ("Square",),
+    "strong": ("Strong",),
+    "transfer": ("Transfer",),
+}
+_HOME = {name: file for file, names in _HOMES.items() for name in names}
 
 __all__ = [
     "APGD",
@@ -56,6 +66,7 @@ __all__ = [
     "BPDA",
     "EOT",
     "FGSM",
+    "NAMES",
     "PGD",
     "Ascent",
     "Attack",
@@ -78,17 +89,48 @@ __all__ = [
     "where",
 ]
 
-ATTACKS: dict[str, Callable[..., Attack]] = {
-    "noise": Noise,
-    "fgsm": FGSM,
-    "pgd": PGD,
-    "apgd": APGD,
-    "square": Square,
-    "transfer": Transfer,
-    "matching": Matching,
-    "strong": Strong,
+_CLASSES = {
+    "noise": "simple.Noise",
+    "fgsm": "pgd.FGSM",
+    "pgd": "pgd.PGD",
+    "apgd": "apgd.APGD",
+    "square": "square.Square",
+    "transfer": "transfer.Transfer",
+    "matching": "matching.Matching",
+    "strong": "strong.Strong",
 }
+"""Our attacks: the file and the class of each name."""
+
+NAMES = (*_CLASSES, "reference")
+"""What an attack may be called; asking for them imports no framework."""
+
+
+class _Registry(Mapping[str, "Callable[..., Attack]"]):
+    """Our attacks by name; each is imported when its class is asked for."""
+
+    def __getitem__(self, name: str) -> Callable[..., Attack]:
+        file, _, kind = _CLASSES[name].partition(".")
+        made: Callable[..., Attack] = getattr(import_module(f"sparring.attacks.{file}"), kind)
+        return made
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_CLASSES)
+
+    def __len__(self) -> int:
+        return len(_CLASSES)
+
+
+ATTACKS = _Registry()
 """Our attacks by name; what makes them takes their options."""
+
+
+def __getattr__(name: str) -> Any:
+    # Nearly every file imports keras, and so fixes the backend; that waits until a name is used.
+    if name == "adapters":
+        return import_module("sparring.attacks.adapters")
+    if name not in _HOME:
+        raise AttributeError(f"module 'sparring.attacks' has no attribute {name!r}")
+    return getattr(import_module(f"sparring.attacks.{_HOME[name]}"), name)
 
 
 def get(name: str | Path, options: Mapping[str, Any] | None = None, defense: str = "") -> Attack:
@@ -113,6 +155,8 @@ def get(name: str | Path, options: Mapping[str, Any] | None = None, defense: str
         from sparring.attacks import reference
 
         return with_options(reference.get(defense), options)
+    from sparring.attacks import adapters
+
     if name in adapters.LIBRARIES:
         return adapters.get(name, options)
     if name not in ATTACKS:

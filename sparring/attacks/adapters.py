@@ -217,7 +217,7 @@ class AutoAttack(Options, Adapter):
         defense, library = module.asked.defense, self._imported()
         version = ("rand" if defense.stochastic else "standard") if self.version == "auto" else ""
         version = "custom" if self.attacks else version or self.version
-        parts, classes = self.attacks or _VERSIONS[version], len(defense.info.class_names)
+        parts, classes = self.attacks or _VERSIONS[version], defense.info.classes
         if short := [part for part in parts if classes < _PARTS[part]]:
             valid = [part for part in _PARTS if classes >= _PARTS[part]]
             raise SettingsError(
@@ -312,7 +312,7 @@ class _Library(Adapter):
             )
         maker = getattr(import_module(self.module), self.attack)
         usual, norm = _parameters(maker), self.norms[threat.norm]
-        classes = len(module.asked.defense.info.class_names)
+        classes = module.asked.defense.info.classes
         given = dict.fromkeys(_EPS, threat.eps) | {"norm": norm, "constraint": norm}
         given |= {"targeted": False, "verbose": False, "n_classes": classes, "seed": self.seed}
         for step in _STEPS:
@@ -409,7 +409,7 @@ class ART(_Library):
             model=module,
             loss=torch.nn.CrossEntropyLoss(),
             input_shape=tuple(x.shape[1:]),
-            nb_classes=len(module.asked.defense.info.class_names),
+            nb_classes=module.asked.defense.info.classes,
             clip_values=(0.0, 1.0),
             device_type="cpu" if x.device.type == "cpu" else "gpu",
         )

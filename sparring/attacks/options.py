@@ -19,6 +19,10 @@ import numpy as np
 
 from sparring.errors import SettingsError, shown, unknown_name
 
+RUN = "run"
+"""In the metadata of a field: it may be a run directory, a text, in whose place `sparring.evaluate`
+puts the defense."""
+
 LARGEST = 2**31 - 1
 """The largest integer that an option may be: tensors' integers are of 32 bits."""
 

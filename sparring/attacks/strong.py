@@ -44,7 +44,7 @@ class Strong(Options):
 
     def __call__(self, defense: Any, x: Images, y: Labels, threat: ThreatModel) -> np.ndarray:
         """Give adversarial images float32 [B, H, W, C] of images x and labels y [B]."""
-        ratio = "dlr" if len(defense.info.class_names) >= 4 else "margin"
+        ratio = "dlr" if defense.info.classes >= 4 else "margin"
         steps, targets, seed = self.steps, self.targets, self.seed
         attacks = (
             APGD(steps=steps, seed=seed),

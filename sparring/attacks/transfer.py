@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import numpy as np
+from typing_extensions import override
 
 from sparring.attacks.ascent import Ascent
-from sparring.attacks.gradients import Wrapped
-from sparring.attacks.options import Options
+from sparring.attacks.gradients import Wrapped, unwrapped
+from sparring.attacks.options import RUN, Options
 from sparring.attacks.pgd import PGD
 from sparring.attacks.search import arrays, best_of
 from sparring.backend import ops
@@ -50,10 +51,20 @@ class Transfer(Options):
         SettingsError: for wrong values.
     """
 
-    source: Any = field(metadata={"read": _source, "run": True})
+    source: Any = field(metadata={"read": _source, RUN: True})
     fine_tune: Any = field(
         default=PGD(steps=100, loss="margin", momentum=0.75), metadata={"read": _fine_tune}
     )
+    weights_sha256: str | None = field(init=False, default=None)
+    """Of a loaded source: which weights, since others are another attack."""
+
+    @override
+    def __post_init__(self) -> None:
+        """Check the options, and note the weights of the source."""
+        super().__post_init__()
+        if not isinstance(self.source, str):
+            weights = unwrapped(self.source)[0].weights_sha256
+            object.__setattr__(self, "weights_sha256", weights)
 
     def __call__(self, defense: Any, x: Images, y: Labels, threat: ThreatModel) -> np.ndarray:
         """Give adversarial images float32 [B, H, W, C] of images x and labels y [B]."""

@@ -12,8 +12,8 @@ from typing import Annotated
 
 import typer
 
+from sparring import attacks, defenses
 from sparring import data as data_sets
-from sparring import defenses
 from sparring.backend import choice as backend_choice
 from sparring.cli.options import BackendOption, assignments, from_fields, option_of
 from sparring.cli.program import app, command_line, handled
@@ -21,7 +21,6 @@ from sparring.errors import AttackError
 from sparring.evaluation.request import EvaluationRequest
 
 _option = partial(option_of, EvaluationRequest)
-_ATTACKS = ["noise", "fgsm", "pgd", "apgd", "square", "transfer", "matching", "strong", "reference"]
 
 
 @app.command(epilog="Example: sparring attack blur pgd --eps 0.1 -n 20 -o steps=100")
@@ -29,7 +28,7 @@ _ATTACKS = ["noise", "fgsm", "pgd", "apgd", "square", "transfer", "matching", "s
 def attack(
     *,
     defense: Annotated[str, _option("defense", typer.Argument, defenses.NAMES)],
-    attack: Annotated[str, _option("attack", typer.Argument, _ATTACKS)] = "pgd",
+    attack: Annotated[str, _option("attack", typer.Argument, attacks.NAMES)] = "pgd",
     data: Annotated[str | None, _option("data", words=data_sets.NAMES)] = None,
     eps: Annotated[str | None, _option("eps")] = None,
     images: Annotated[str | None, _option("images")] = None,

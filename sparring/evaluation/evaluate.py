@@ -23,6 +23,7 @@ import numpy as np
 
 from sparring import attacks, backend, defenses
 from sparring.attacks import Attack, Wrapped
+from sparring.attacks.options import RUN
 from sparring.backend import ops
 from sparring.data import Dataset
 from sparring.data.usual import default_threat
@@ -334,7 +335,7 @@ def _with_runs(attack: Attack) -> Attack:
     runs = {
         part.name: load(run)
         for part in fields(attack)
-        if "run" in part.metadata and isinstance(run := getattr(attack, part.name), str)
+        if RUN in part.metadata and isinstance(run := getattr(attack, part.name), str)
     }
     return replace(attack, **runs) if runs else attack
 

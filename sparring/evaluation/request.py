@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 from typing_extensions import override
 
+from sparring import attacks
 from sparring import data as datasets
 from sparring.errors import SettingsError, shown, unknown_name
 from sparring.experiments.request import Request, option
@@ -43,8 +44,8 @@ class EvaluationRequest(Request):
     defense: Any = option(MISSING, "Name of a trained defense, or a run directory.")
     attack: Any = option(
         "pgd",
-        "noise, fgsm, pgd, apgd, square, transfer, matching, strong, reference (the defense's "
-        "reference attack), or a file.py with a function attack(defense, x, y, threat).",
+        f"{', '.join(attacks.NAMES)} (the defense's reference attack), a library's such as "
+        "autoattack, or a file.py with a function attack(defense, x, y, threat).",
     )
     options: Mapping[str, Any] = option(
         dict, "Of the attack, as steps=100; repeatable.", "NAME=VALUE", "--option", "-o"
