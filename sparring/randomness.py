@@ -8,6 +8,7 @@ their draws follow from the order of the calls.
 
 from __future__ import annotations
 
+import copy
 from enum import IntEnum
 from typing import Any
 
@@ -85,11 +86,22 @@ class Chance:
         # Integers wrap around and add up to the same in every order.
         sums = ops.cast(ops.sum(levels * weights, axis=1), "int32")  # [B]
         self._keys = _mix(ops.bitwise_xor(_mix(sums), _mix(ops.cast(seed, "int32") + _STAGE)))
-        self._used = 0
+        self._used: Any = 0
+
+    def after(self, calls: Any) -> Chance:
+        """Give the random numbers that come after so many further calls of `uniform`.
+
+        Args:
+            calls: an integer, or a tensor int32 [].
+        """
+        later = copy.copy(self)
+        later._used = self._used + calls
+        return later
 
     def uniform(self, count: int) -> Any:
         """Draw the next `count` numbers in [0, 1) for every image: float32 [B, count]."""
         self._used += 1
-        places = _mix(ops.arange(count, dtype="int32") + self._used * _PIXEL % 2**31)  # [count]
+        offset = ops.bitwise_and(ops.cast(self._used, "int32") * _PIXEL, 2**31 - 1)
+        places = _mix(ops.arange(count, dtype="int32") + offset)  # [count]
         bits = _mix(ops.bitwise_xor(self._keys[:, None] * _STAGE, places[None, :]))  # [B, count]
         return ops.cast(ops.bitwise_and(ops.right_shift(bits, 8), 0xFFFFFF), "float32") / 2**24

@@ -128,30 +128,26 @@ def test_transform_augments_each_image_anew_by_seed(flip: bool) -> None:
 # randomneuron
 
 
-class InTurn:
-    """A network that answers with the next of the given logits at each call."""
+class Drawing:
+    """A network of seven layers that answers with what the first of them draws."""
 
     variables: tuple[()] = ()
-
-    def __init__(self, *logits: Any) -> None:
-        self.left = [np.array(each, np.float32) for each in logits]
-        self.chances: list[Any] = []
+    convs = range(7)
 
     def __call__(self, x: Any, chance: Any) -> Any:
-        self.chances.append(chance)
-        return tensor(self.left.pop(0)[: x.shape[0]])
+        return 5 * chance.uniform(4)
 
 
 def test_randomneuron_answers_with_the_mean_of_ten_draws() -> None:
-    logits = np.random.default_rng(0).normal(0, 3, (10, 2, 4))
-    net = InTurn(*logits)
-    defense = made("randomneuron", [net])
-    answer = softmax(array(defense.logits(tensor(images(2)))))
-    np.testing.assert_allclose(answer, softmax(logits).mean(axis=0), rtol=1e-5)
-    assert not net.left
-    # All ten go on drawing from one and the same source.
-    assert len({id(chance) for chance in net.chances}) == 1
-    assert isinstance(net.chances[0], Chance)
+    x = tensor(images(2))
+    answer = softmax(array(made("randomneuron", [Drawing()]).logits(x)))
+    # All ten go on drawing from one and the same source, a number for each layer.
+    source, draws = Chance(x), []
+    for _ in range(10):
+        draws.append(softmax(5 * array(source.uniform(4))))
+        for _ in range(6):
+            source.uniform(1)
+    np.testing.assert_allclose(answer, np.mean(draws, axis=0), rtol=1e-5)
 
 
 class Halves:

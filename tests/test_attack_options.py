@@ -13,7 +13,7 @@ import pytest
 from keras import ops
 
 import sparring
-from sparring.attacks import ATTACKS, BPDA, EOT, FGSM, PGD, InTurn, Noise, Square, drawn, reference
+from sparring.attacks import ATTACKS, BPDA, EOT, FGSM, PGD, InTurn, Noise, Square, reference
 from sparring.attacks.simple import uniforms
 from sparring.defenses import get as defense_named
 from sparring.errors import SettingsError
@@ -224,8 +224,6 @@ def test_wrappers_around_one_another_are_evaluated(linear: Linear) -> None:
         assert verdict.success_rate.value == 1
     with pytest.raises(SettingsError, match="draws: expected an integer of 1 or more, got 0"):
         EOT(linear, 0)
-    copies, _ = drawn(ops.zeros((2, 8, 8, 1)), 3)
-    assert tuple(copies.shape) == (6, 8, 8, 1)
 
 
 class Plain:

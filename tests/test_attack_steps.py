@@ -12,7 +12,7 @@ import pytest
 from keras import ops
 
 import sparring
-from sparring import attacks, backend
+from sparring import attacks, backend, defenses
 from sparring.attacks import (
     BPDA,
     EOT,
@@ -628,6 +628,48 @@ def test_eot_is_the_mean_over_draws_of_each_image_s_logits() -> None:
     assert values(defense.logits(ops.convert_to_tensor(IMAGES)))[:, 1].tolist() == [0] * 6
     assert EOT(defense).draws == 20
     assert EOT(defense, 1).draws == 1
+
+
+@pytest.mark.parametrize("count", [100, 50])
+def test_many_draws_of_many_images_are_averaged_as_few_are(count: int) -> None:
+    # 100 images leave room for one draw at a time, 50 for two, of draws 3, 4, 5 and 6.
+    images = np.random.default_rng(1).random((count, *SHAPE), dtype=np.float32)
+    defense, numbers = EOT(Numbered(), 4), np.arange(count, dtype=np.float32)
+    x, weights = ops.convert_to_tensor(images), ops.convert_to_tensor(numbers)
+
+    def loss(x: Any) -> tuple[Any, Any]:
+        logits = defense.logits(x, Chance(x, 3))  # [count, 2]
+        return ops.sum(logits[:, 0] * weights), logits
+
+    slope, logits = defense.compiled(("loss",), lambda x: backend.input_gradient_and(loss, x))(x)
+    first = images[:, 0, 0, 0]
+    expected = np.stack([21.5 * first, [4.5] * count], axis=-1)  # (9 + 16 + 25 + 36) / 4
+    np.testing.assert_allclose(values(logits), expected, rtol=1e-6)
+    slopes = np.zeros_like(images)
+    slopes[:, 0, 0, 0] = 21.5 * numbers
+    np.testing.assert_allclose(values(slope), slopes, rtol=1e-6)
+
+
+@pytest.mark.skipif(backend.name != "torch", reason="of PyTorch's ways to look")
+def test_many_draws_keep_no_more_for_the_gradient_than_the_images() -> None:
+    import torch
+
+    kind = defenses.get("randomneuron")
+    info = DatasetInfo("x", (8, 8, 1), tuple("abcdefghij"), False, 9, 9, "0" * 64)
+    defense = kind(info, kind.settings_class(filters=8), [kind.network((8, 8, 1), 10, 8)])
+    images = np.random.default_rng(1).random((100, 8, 8, 1), dtype=np.float32)
+    x = torch.tensor(images, requires_grad=True)
+    kept = 0
+
+    def count(tensor: Any) -> Any:
+        nonlocal kept
+        kept += tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        EOT(defense, 20).logits(x)
+    # The images once for each draw, and a few numbers; one pass of the network keeps 30 times more.
+    assert images.nbytes * 20 <= kept < 1.1 * images.nbytes * 20
 
 
 @pytest.mark.parametrize("wrong", [0, -1, True, 2.0])

@@ -195,6 +195,38 @@ def test_of_what_does_not_depend_on_the_image_the_gradient_is_zero() -> None:
         np.testing.assert_array_equal(array(backend.input_gradient(constant, x)), [0, 0])
 
 
+def test_one_by_one_by_hand() -> None:
+    x, rows = tensor([1, 2, 3]), np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+
+    def cubes(x: Any) -> tuple[Any, Any]:
+        values = backend.one_by_one(lambda x, row: x**3 * row, x, rows)  # [2, 3]
+        # What is called within may call one by one again.
+        twice = backend.one_by_one(
+            lambda x, row: ops.sum(backend.one_by_one(lambda x, own: own * x, x, row)), x, rows
+        )
+        return ops.sum(values * tensor(rows)) + ops.sum(twice), (values, twice)
+
+    def differentiated(x: Any) -> Any:
+        return backend.input_gradient_and(cubes, x)
+
+    gradient, (values, twice) = called(differentiated, [], x)
+    np.testing.assert_allclose(values, [[1, 16, 81], [4, 40, 162]])
+    np.testing.assert_allclose(twice, [36, 90])  # sum of the row times the sum of x
+    # 3 x^2 (1 + 16, 4 + 25, 9 + 36) and the sum over both rows, 21
+    np.testing.assert_allclose(gradient, [51 + 21, 348 + 21, 1215 + 21])
+    # Without a gradient, and where the function does not depend on x.
+    plain = called(lambda x: backend.one_by_one(lambda x, row: x + row, x, rows), [], x)
+    np.testing.assert_array_equal(plain, [[2, 4, 6], [5, 7, 9]])
+    constant = called(
+        lambda x: backend.input_gradient(
+            lambda x: ops.sum(backend.one_by_one(lambda _, row: row, x, rows)), x
+        ),
+        [],
+        x,
+    )
+    np.testing.assert_array_equal(constant, [0, 0, 0])
+
+
 def test_an_input_gradient_is_a_constant_for_what_is_differentiated_around_it() -> None:
     weight = variable([2, 3])
     x = tensor([5, 7])

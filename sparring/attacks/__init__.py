@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from sparring.attacks import adapters as adapters
     from sparring.attacks.apgd import APGD
     from sparring.attacks.ascent import Ascent
-    from sparring.attacks.gradients import BPDA, EOT, Wrapped, drawn, gradient, unwrapped
+    from sparring.attacks.gradients import BPDA, EOT, Wrapped, gradient, logits_of_draws, unwrapped
     from sparring.attacks.losses import aimed_margins, cross_entropies, logit_ratios, margins
     from sparring.attacks.matching import Matching
     from sparring.attacks.pgd import FGSM, PGD
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "apgd": ("APGD",),
     "ascent": ("Ascent",),
-    "gradients": ("BPDA", "EOT", "Wrapped", "drawn", "gradient", "unwrapped"),
+    "gradients": ("BPDA", "EOT", "Wrapped", "gradient", "logits_of_draws", "unwrapped"),
     "losses": ("aimed_margins", "cross_entropies", "logit_ratios", "margins"),
     "matching": ("Matching",),
     "pgd": ("FGSM", "PGD"),
@@ -80,10 +80,10 @@ __all__ = [
     "aimed_margins",
     "checked",
     "cross_entropies",
-    "drawn",
     "get",
     "gradient",
     "logit_ratios",
+    "logits_of_draws",
     "margins",
     "unwrapped",
     "where",

@@ -18,7 +18,7 @@ from sparring.attacks.options import Options, integer
 from sparring.backend import keras, ops
 from sparring.defenses.defense import Defense
 from sparring.errors import SettingsError, printable, shown, told
-from sparring.networks.allconv import AllConv
+from sparring.networks.allconv import PREDICTION_BATCH, AllConv
 from sparring.randomness import Chance
 from sparring.tensors import Images, Logits
 
@@ -128,27 +128,41 @@ class EOT(Options, Wrapped):
 
     @override
     def logits(self, x: Images, chance: Chance | None = None) -> Logits:
-        logits = self.defense.logits(*drawn(x, self.draws, chance))  # [draws * B, K]
-        return ops.mean(ops.reshape(logits, (self.draws, x.shape[0], -1)), axis=0)
+        return ops.mean(logits_of_draws(self.defense, x, self.draws, chance), axis=0)
 
 
-def drawn(x: Images, draws: int, chance: Chance | None = None) -> tuple[Images, Chance]:
-    """Copy images for several draws of a stochastic defense.
+def logits_of_draws(defense: Any, x: Images, draws: int, chance: Chance | None = None) -> Any:
+    """Compute logits in several draws of a stochastic defense.
+
+    Many are computed some at a time, in the memory that PREDICTION_BATCH images take, and again
+    for the gradient, by x alone and once.
 
     Args:
+        defense: the defense or a wrapper around one.
         x: images float32 [B, H, W, C].
         draws: how many.
         chance: of the first draw; None means that of seed 0. The seeds of the others follow it.
 
     Returns:
-        The copies [draws * B, H, W, C], all images once for each draw, and their random numbers.
+        float32 [draws, B, K].
     """
-    copies = ops.tile(x, (draws, 1, 1, 1))
-    seeds = np.repeat(np.arange(draws, dtype=np.int32), x.shape[0])  # [draws * B]
-    if chance is not None:
-        first = ops.broadcast_to(ops.cast(chance.seed, "int32"), (x.shape[0],))  # [B]
-        seeds = ops.tile(first, (draws,)) + ops.convert_to_tensor(seeds)
-    return copies, Chance(copies, seeds)
+    count = x.shape[0]
+    first = ops.cast(0 if chance is None else chance.seed, "int32")
+
+    def some(x: Images, seeds: Any) -> Any:
+        """Logits [s, B, K] in s draws, of seeds [s] after the first."""
+        copies = ops.tile(x, (seeds.shape[0], 1, 1, 1))  # [s * B, H, W, C]
+        own = ops.reshape(first + seeds[:, None] + ops.zeros((count,), "int32"), (-1,))
+        logits = defense.logits(copies, Chance(copies, own))
+        return ops.reshape(logits, (seeds.shape[0], count, -1))
+
+    at_once = max(1, PREDICTION_BATCH // count)
+    at_once = max(size for size in range(1, min(at_once, draws) + 1) if draws % size == 0)
+    seeds = np.arange(draws, dtype=np.int32).reshape(-1, at_once)
+    if len(seeds) == 1:
+        return some(x, ops.convert_to_tensor(seeds[0]))
+    logits = backend.one_by_one(some, x, seeds)  # [draws / s, s, B, K]
+    return ops.reshape(logits, (draws, count, -1))
 
 
 def straight_through(

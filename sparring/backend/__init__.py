@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     value_and_gradients = _it.value_and_gradients
     input_gradient = _it.input_gradient
     input_gradient_and = _it.input_gradient_and
+    one_by_one = _it.one_by_one
     moving_average = _it.moving_average
     conv2d = _it.conv2d
     average_pool2d = _it.average_pool2d

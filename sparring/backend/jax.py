@@ -149,6 +149,12 @@ def input_gradient_and(function: Callable[[Any], tuple[Any, Any]], x: Any) -> tu
     return jax.lax.stop_gradient(jax.grad(function, has_aux=True)(x))
 
 
+def one_by_one(function: Callable[[Any, Any], Any], x: Any, rows: Any) -> Any:
+    """Map; what is kept for the gradient is x alone."""
+    recomputed = jax.checkpoint(function)
+    return jax.lax.map(lambda row: recomputed(x, row), jax.numpy.asarray(rows))
+
+
 def index_batches(order: np.ndarray, size: int) -> Iterator[Any]:
     """Make one tensor a batch."""
     for start in range(0, len(order), size):

@@ -114,6 +114,21 @@ class Backend(Protocol):
             around them.
         """
 
+    def one_by_one(self, function: Callable[[Images, Any], Any], x: Images, rows: Any) -> Any:
+        """Call a function of x once for each row, in the memory that one call takes.
+
+        For the gradient by x nothing is kept but x: on the backward pass each call is made again.
+        Others than x are constants for it, and it cannot be differentiated twice.
+
+        Args:
+            function: of x and a row; gives a tensor, of one shape and dtype for all rows.
+            x: a tensor.
+            rows: a tensor or numpy array [R, ...].
+
+        Returns:
+            What it gave, stacked, [R, ...].
+        """
+
     def moving_average(self, averages: Sequence[Any], values: Sequence[Any], decay: Any) -> None:
         """Assign decay * average + (1 - decay) * value to each average, a variable."""
 

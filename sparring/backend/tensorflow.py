@@ -129,6 +129,31 @@ def input_gradient_and(function: Callable[[Any], tuple[Any, Any]], x: Any) -> tu
     return tf.stop_gradient(gradient), tf.nest.map_structure(tf.stop_gradient, auxiliary)
 
 
+def one_by_one(function: Callable[[Any, Any], Any], x: Any, rows: Any) -> Any:
+    """Loop over the rows, forward and backward."""
+    rows = tf.convert_to_tensor(rows)
+    form = tf.TensorSpec.from_tensor(function(x, rows[0]))
+
+    # tf.recompute_grad does not know of variables that are read within a loop.
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def all_rows(x: Any) -> Any:
+        values = tf.map_fn(
+            lambda row: function(x, row), rows, parallel_iterations=1, fn_output_signature=form
+        )
+
+        def gradient(slopes: Any, variables: Sequence[Any] = ()) -> Any:
+            def plus(total: Any, row_and_slope: Any) -> Any:
+                row, slope = row_and_slope
+                return total + input_gradient(lambda x: tf.reduce_sum(function(x, row) * slope), x)
+
+            total = tf.foldl(plus, (rows, slopes), tf.zeros_like(x), parallel_iterations=1)
+            return total, [None] * len(variables)
+
+        return values, gradient
+
+    return all_rows(x)
+
+
 def index_batches(order: np.ndarray, size: int) -> Iterator[Any]:
     """Make one tensor a batch."""
     for start in range(0, len(order), size):

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import torch
 from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -258,6 +259,36 @@ def input_gradient_and(function: Callable[[Any], tuple[Any, Any]], x: Any) -> tu
         else:
             gradient = torch.zeros_like(x)
     return gradient, keras.tree.map_structure(torch.Tensor.detach, auxiliary)
+
+
+def one_by_one(function: Callable[[Any, Any], Any], x: Any, rows: Any) -> Any:
+    """Loop; what is kept for the gradient is x alone."""
+    rows = keras.ops.convert_to_tensor(rows)
+    recorded = torch.is_grad_enabled() and x.requires_grad and not is_functorch_wrapped_tensor(x)
+    apply: Callable[..., Any] = _Recomputed.apply if recorded else lambda function, *a: function(*a)
+    return torch.stack([apply(function, x, row) for row in rows])
+
+
+class _Recomputed(torch.autograd.Function):
+    """A function of x and a row, run again on the backward pass. They may be nested.
+
+    torch.utils.checkpoint has a form that torch.autograd.grad does not go through, and one that
+    keeps what is within when nested.
+    """
+
+    @staticmethod
+    def forward(context: Any, function: Callable[[Any, Any], Any], x: Any, row: Any) -> Any:
+        context.function = function
+        context.save_for_backward(x, row)
+        return function(x, row)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(context: Any, slope: Any) -> Any:
+        x, row = context.saved_tensors
+        with isolated:  # whoever asks for the gradient may have left it
+            gradient = input_gradient(lambda x: (context.function(x, row) * slope).sum(), x)
+        return None, gradient, None
 
 
 def index_batches(order: np.ndarray, size: int) -> Iterator[Any]:

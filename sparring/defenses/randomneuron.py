@@ -15,8 +15,10 @@ from __future__ import annotations
 
 from typing import Any, final
 
+import numpy as np
 from typing_extensions import override
 
+from sparring import backend
 from sparring.backend import ops
 from sparring.defenses.defense import Defense
 from sparring.defenses.facts import CourseFiles, Expected
@@ -64,6 +66,11 @@ class RandomNeuron(Defense):
 
     @override
     def logits(self, x: Images, chance: Chance | None = None) -> Logits:
-        chance = chance or Chance(x)  # all draws go on in one sequence
-        draws = [ops.softmax(self.nets[0](x, chance=chance), axis=-1) for _ in range(DRAWS)]
-        return ops.log(ops.maximum(sum(draws) / DRAWS, 1e-30))  # [B, K]
+        (net,), numbers = self.nets, chance or Chance(x)
+
+        def draw(x: Images, calls: Any) -> Any:
+            return ops.softmax(net(x, chance=numbers.after(calls)), axis=-1)  # [B, K]
+
+        # All draws go on in one sequence, in which each layer of a draw is a call.
+        draws = backend.one_by_one(draw, x, np.arange(DRAWS, dtype=np.int32) * len(net.convs))
+        return ops.log(ops.maximum(ops.mean(draws, axis=0), 1e-30))  # [B, K]

@@ -13,7 +13,7 @@ from typing import Any, final
 
 from typing_extensions import override
 
-from sparring.attacks import PGD, drawn, margins
+from sparring.attacks import PGD, logits_of_draws, margins
 from sparring.attacks.options import integer
 from sparring.backend import ops
 from sparring.tensors import Images, Labels
@@ -30,7 +30,8 @@ class OverDraws(PGD):
 
     @override
     def objective(self, defense: Any, x: Images, y: Labels) -> tuple[Any, Any]:
-        logits = defense.logits(*drawn(x, self.draws))  # [draws * B, K]
+        logits = logits_of_draws(defense, x, self.draws)  # [draws, B, K]
+        logits = ops.reshape(logits, (-1, logits.shape[-1]))  # [draws * B, K]
         leads = ops.reshape(margins(ops.tile(y, (self.draws,)), logits), (self.draws, -1))
         return ops.mean(ops.minimum(leads, ENOUGH), axis=0), ops.mean(leads, axis=0) > 0
 
