@@ -25,8 +25,10 @@ if TYPE_CHECKING:
         EOT,
         FGSM,
         PGD,
+        Estimated,
         Matching,
         Noise,
+        Smallest,
         Square,
         Strong,
         Transfer,
@@ -60,8 +62,10 @@ _HOMES = {
         "EOT",
         "FGSM",
         "PGD",
+        "Estimated",
         "Matching",
         "Noise",
+        "Smallest",
         "Square",
         "Strong",
         "Transfer",
@@ -91,9 +95,10 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "APGD", "BPDA", "EOT", "FGSM", "L2", "PGD", "AttackError", "DataError", "Dataset", "Defense",
-    "Diverged", "EvaluationRequest", "Linf", "Matching", "Noise", "RunError", "SettingsError",
-    "SparringError", "Square", "Strong", "TrainingRequest", "Transfer", "Verdict", "adapters",
-    "as_torch_module", "evaluate", "gradient", "load", "load_data", "train", "train_network",
+    "Diverged", "Estimated", "EvaluationRequest", "Linf", "Matching", "Noise", "RunError",
+    "SettingsError", "Smallest", "SparringError", "Square", "Strong", "TrainingRequest", "Transfer",
+    "Verdict", "adapters", "as_torch_module", "evaluate", "gradient", "load", "load_data", "train",
+    "train_network",
 ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ integers [B]; `threat` a ThreatModel. What comes back has the shape of x, as ten
     options.py    what an attack's options may be
     losses.py     what gradient attacks follow
     gradients.py  the gradient, and wrappers such as EOT that give a better one
+    estimation.py the same from answers alone
     search.py     the loop that drops broken images
     ascent.py     what PGD and APGD share: losses, targets, restarts
     pgd.py        PGD and FGSM
@@ -16,6 +17,7 @@ integers [B]; `threat` a ThreatModel. What comes back has the shape of x, as ten
     square.py     the Square attack
     adapters.py   AutoAttack and other libraries' attacks
     torch_defense.py  a defense as a module of PyTorch, which they attack
+    smallest.py   the smallest perturbation
     transfer.py   attack another defense first
     matching.py   look like a clean image of another class
     strong.py     several attacks of different kinds
@@ -37,11 +39,13 @@ if TYPE_CHECKING:
     from sparring.attacks import adapters as adapters
     from sparring.attacks.apgd import APGD
     from sparring.attacks.ascent import Ascent
+    from sparring.attacks.estimation import Estimated
     from sparring.attacks.gradients import BPDA, EOT, Wrapped, gradient, logits_of_draws, unwrapped
     from sparring.attacks.losses import aimed_margins, cross_entropies, logit_ratios, margins
     from sparring.attacks.matching import Matching
     from sparring.attacks.pgd import FGSM, PGD
     from sparring.attacks.simple import InTurn, Noise
+    from sparring.attacks.smallest import Smallest
     from sparring.attacks.square import Square
     from sparring.attacks.strong import Strong
     from sparring.attacks.transfer import Transfer
@@ -49,11 +53,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "apgd": ("APGD",),
     "ascent": ("Ascent",),
+    "estimation": ("Estimated",),
     "gradients": ("BPDA", "EOT", "Wrapped", "gradient", "logits_of_draws", "unwrapped"),
     "losses": ("aimed_margins", "cross_entropies", "logit_ratios", "margins"),
     "matching": ("Matching",),
     "pgd": ("FGSM", "PGD"),
     "simple": ("InTurn", "Noise"),
+    "smallest": ("Smallest",),
     "square": ("Square",),
     "strong": ("Strong",),
     "transfer": ("Transfer",),
@@ -70,9 +76,11 @@ __all__ = [
     "PGD",
     "Ascent",
     "Attack",
+    "Estimated",
     "InTurn",
     "Matching",
     "Noise",
+    "Smallest",
     "Square",
     "Strong",
     "Transfer",

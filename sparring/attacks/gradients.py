@@ -17,7 +17,7 @@ from sparring.attacks.files import where
 from sparring.attacks.options import Options, integer
 from sparring.backend import keras, ops
 from sparring.defenses.defense import Defense
-from sparring.errors import SettingsError, printable, shown, told
+from sparring.errors import SettingsError, printable, shown, told, unknown_name
 from sparring.networks.allconv import PREDICTION_BATCH, AllConv
 from sparring.randomness import Chance
 from sparring.tensors import Images, Logits
@@ -64,6 +64,10 @@ class Wrapped(ABC):
         """As Defense.compiled; an equal wrapper around the same defense shares it."""
         return self.defense.compiled((self, *key), function)
 
+    def settings_to_show(self) -> dict[str, Any]:
+        """Give what there is to say of the wrapper, by name."""
+        return {name: value for name, value in vars(self).items() if name != "defense"}
+
     def around(self, defense: Any) -> Self:
         """Copy the wrapper, and the wrappers within it, around another defense."""
         inner = self.defense.around(defense) if isinstance(self.defense, Wrapped) else defense
@@ -89,8 +93,7 @@ def unwrapped(defense: Defense | Wrapped) -> tuple[Defense, str]:
     while isinstance(defense, Wrapped):
         settings = ", ".join(
             f"{name}={printable(getattr(value, '__name__', None) or shown(value))}"
-            for name, value in vars(defense).items()
-            if name != "defense"
+            for name, value in defense.settings_to_show().items()
         )
         names.append(f"{type(defense).__name__}({settings})")
         defense = defense.defense
@@ -106,7 +109,8 @@ def _defense(name: str, value: Any) -> Any:
     )
 
 
-_WITHIN = {"read": _defense}
+WITHIN = {"read": _defense}
+"""Metadata of the field of a wrapper that holds the defense."""
 
 
 @final
@@ -123,7 +127,7 @@ class EOT(Options, Wrapped):
         draws: how many are averaged: those of the seeds from the given one on.
     """
 
-    defense: Any = field(metadata=_WITHIN)
+    defense: Any = field(metadata=WITHIN)
     draws: int = integer(20)
 
     @override
@@ -166,21 +170,21 @@ def logits_of_draws(defense: Any, x: Images, draws: int, chance: Chance | None =
 
 
 def straight_through(
-    exact: Callable[[Any], Any], smooth: Callable[[Any], Any], name: str = "smooth"
+    exact: Callable[..., Any], smooth: Callable[..., Any], name: str = "smooth"
 ) -> Any:
     """Make the function that is `exact` forward and has the gradient of `smooth`.
 
     Args:
-        exact: a function of a tensor.
-        smooth: one that gives the same shape and dtype.
+        exact: a function of a tensor, and of whatever else.
+        smooth: one of the same, that gives the same shape and dtype.
         name: what `smooth` is called in the message of an error.
 
     Returns:
-        A function of a tensor, which raises SettingsError for another shape or dtype.
+        A function of the same, which raises SettingsError for another shape or dtype.
     """
 
-    def both(x: Any) -> Any:
-        answer, stand_in = exact(x), smooth(x)
+    def both(x: Any, *others: Any, **named: Any) -> Any:
+        answer, stand_in = exact(x, *others, **named), smooth(x, *others, **named)
         if _form(stand_in) != _form(answer):
             raise SettingsError(
                 f"{name}: expected a stand-in that gives {_form(answer)} for {_form(x)}, as what "
@@ -204,6 +208,28 @@ def _function(name: str, value: Any) -> Any:
     raise SettingsError(f"{name}: expected a function of a tensor, or None, got {shown(value)}")
 
 
+def _functions(name: str, value: Any) -> tuple[tuple[str, Callable[..., Any]], ...]:
+    """Stand-ins by name, as a tuple, which can be hashed."""
+    try:
+        pairs = tuple(sorted(dict(value).items()))
+    except (TypeError, ValueError):
+        pairs = ((None, None),)
+    if not all(isinstance(key, str) and callable(smooth) for key, smooth in pairs):
+        raise SettingsError(f"{name}: expected functions by their names, got {shown(value)}")
+    return pairs
+
+
+def _has(owner: Any, name: str) -> bool:
+    return not name.startswith("_") and callable(getattr(owner, name, None))
+
+
+def _methods(owner: Any) -> list[str]:
+    """Methods of Sparring's own and of users' classes: those that Keras has are many."""
+    kinds = [kind for kind in type(owner).__mro__ if not kind.__module__.startswith("keras")]
+    names = {name for kind in kinds for name in vars(kind) if _has(owner, name)}
+    return sorted(names)
+
+
 @final
 @dataclass(frozen=True)
 class BPDA(Options, Wrapped):
@@ -217,16 +243,29 @@ class BPDA(Options, Wrapped):
             first, and gives the same shape and dtype, and finite values; None leaves that as it
             is.
         activation: likewise for what follows each convolution.
+        functions: by their names, stand-ins for other methods of its networks or of the defense
+            itself, as {"votes": soft_votes}; each takes what the method takes. Of methods that both
+            have the networks' are meant. Kept as a tuple of names and functions.
+
+    Raises:
+        SettingsError: there is no such method, or a stand-in gives something else than what it
+            stands in for.
     """
 
-    defense: Any = field(metadata=_WITHIN)
+    defense: Any = field(metadata=WITHIN)
     transform: Callable[[Any], Any] | None = field(default=None, metadata={"read": _function})
     activation: Callable[[Any], Any] | None = field(default=None, metadata={"read": _function})
+    functions: Any = field(default=(), metadata={"read": _functions})
 
     @override
     def __post_init__(self) -> None:
-        """Check the options, and the stand-ins on two images."""
+        """Check the options, and stand-ins for functions of one tensor on two images."""
         super().__post_init__()
+        defense = unwrapped(self.defense)[0]
+        for name, _ in self.functions:
+            if not any(_has(owner, name) for owner in (*defense.nets[:1], defense)):
+                valid = [name for owner in (*defense.nets[:1], defense) for name in _methods(owner)]
+                raise SettingsError(unknown_name("function of the defense", name, valid))
         for net in self.defense.nets[:1]:
             images = np.linspace(0, 1, 2 * math.prod(self.defense.info.shape), dtype=np.float32)
             x = ops.reshape(ops.convert_to_tensor(images), (2, *self.defense.info.shape))
@@ -237,17 +276,23 @@ class BPDA(Options, Wrapped):
                     _try_out(net, name, smooth, probe)
 
     @override
+    def settings_to_show(self) -> dict[str, Any]:
+        named = super().settings_to_show()
+        return named | dict(named.pop("functions"))
+
+    @override
     def logits(self, x: Images, chance: Chance | None = None) -> Logits:
         # Copies, since other threads may ask the same networks meanwhile.
         defense = _copied(unwrapped(self.defense)[0])
         defense.nets = [_copied(net) for net in defense.nets]
-        for net in defense.nets:
-            for hook in ("transform", "activation"):
-                if (smooth := getattr(self, hook)) is not None:
+        hooks = [("transform", self.transform), ("activation", self.activation), *self.functions]
+        for name, smooth in hooks:
+            if smooth is not None:
+                of_nets = any(_has(net, name) for net in defense.nets)
+                for owner in defense.nets if of_nets else [defense]:
+                    both = straight_through(getattr(owner, name), smooth, name)
                     # Past Keras's own __setattr__, which would track what is set.
-                    object.__setattr__(
-                        net, hook, straight_through(getattr(net, hook), smooth, hook)
-                    )
+                    object.__setattr__(owner, name, both)
         around = isinstance(self.defense, Wrapped)
         return (self.defense.around(defense) if around else defense).logits(x, chance)
 
