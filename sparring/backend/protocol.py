@@ -149,3 +149,14 @@ class Backend(Protocol):
 
     def readable(self, tensor: Any) -> bool:
         """Tell whether a tensor is on the CPU and has values: it is not being traced."""
+
+    def look(self, tensor: Any, see: Callable[[np.ndarray], object]) -> None:
+        """Hand a tensor's values to a function, from within what JAX differentiates or compiles too.
+
+        Of a tensor that has none yet, as in PyTorch's transforms and TensorFlow's graphs, nothing
+        is handed over.
+
+        Args:
+            tensor: of any device.
+            see: is called with a numpy array.
+        """

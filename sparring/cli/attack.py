@@ -70,12 +70,14 @@ def attack(
             verdict = evaluate(wanted, progress=progress)
         print(verdict)
         file = verdict.file
-        if file is not None and file.is_relative_to(Path.cwd()):
+        assert file is not None  # a request from here is saved
+        if file.is_relative_to(Path.cwd()):
             file = file.relative_to(Path.cwd())
         print(f"Verdict   {file}, adversarial.safetensors and examples.svg")
         if verdict.failed:
             again = command_line(*sys.argv[1:], "--images", ",".join(map(str, verdict.failed)))
             print(f"Failed    {again}")
+        print(f"Page      {file.with_name('verdict.html')}")
 
 
 @contextmanager
