@@ -241,5 +241,6 @@ def png(image: np.ndarray) -> bytes:
     pixels = image if image.dtype == np.uint8 else np.round(255 * np.clip(image, 0, 1))
     colors = np.broadcast_to(pixels.astype(np.uint8), (*pixels.shape[:2], 3))
     file = io.BytesIO()
-    matplotlib.image.imsave(file, colors, format="png", metadata={"Software": None})
+    unsigned: dict[str, Any] = {"Software": None}
+    matplotlib.image.imsave(file, colors, format="png", metadata=unsigned)
     return file.getvalue()

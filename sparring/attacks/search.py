@@ -65,9 +65,13 @@ class Search(ABC):
     """The classes that the rows are aimed at, int [rows or more]; None where there are none."""
 
     def losses(self, points: Images) -> Any:
-        """Compute what it rises along at points [rows or more, H, W, C] of its rows, [rows or more].
+        """Compute what it rises along, for who watches; None where there is no such thing.
 
-        It is asked by who watches alone. A search that rises along nothing gives None.
+        Args:
+            points: of its rows, [rows or more, H, W, C].
+
+        Returns:
+            Losses float32 [rows or more].
         """
         return None
 

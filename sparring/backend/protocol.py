@@ -151,10 +151,10 @@ class Backend(Protocol):
         """Tell whether a tensor is on the CPU and has values: it is not being traced."""
 
     def look(self, tensor: Any, see: Callable[[np.ndarray], object]) -> None:
-        """Hand a tensor's values to a function, from within what JAX differentiates or compiles too.
+        """Hand a tensor's values to a function.
 
-        Of a tensor that has none yet, as in PyTorch's transforms and TensorFlow's graphs, nothing
-        is handed over.
+        On JAX that may be within what is differentiated or compiled. Of a tensor that has no values
+        yet, as in PyTorch's transforms and TensorFlow's graphs, nothing is handed over.
 
         Args:
             tensor: of any device.

@@ -25,7 +25,7 @@ class Part:
 
     Attributes:
         letter: names it in the curves.
-        attack: it in words, with its options.
+        attack: it in words, with its options; empty where that is not known.
         title: it in a few words.
         did: what came of it, in words.
         ways: places of its ways in the trace.
@@ -46,7 +46,7 @@ def parts(trace: Trace) -> list[Part]:
         if key not in found:
             count = len(found)
             letter = chr(ord("A") + count) if count < 26 else str(count + 1)
-            found[key] = Part(letter, way.attack or _ASKED, "")
+            found[key] = Part(letter, way.attack, "")
         found[key].ways.append(place)
     for part in found.values():
         ways = [trace.ways[place] for place in part.ways]
@@ -163,8 +163,8 @@ def _of_result(verdict: Verdict, row: int) -> Iterator[str]:
 def _of_steps(points: np.ndarray) -> Iterator[str]:
     if (broken := np.flatnonzero(points["broken"] > 0.5)).size:
         yield (
-            f"In the traced run it was broken, first at step {points['step'][broken[0]]}: the attack "
-            "passed by or did not give that point."
+            f"In the traced run it was broken, first at step {points['step'][broken[0]]}: the "
+            "attack passed that point by, or did not give it."
         )
         return
     if rejected := int((points["rejected"] > 0.5).sum()):

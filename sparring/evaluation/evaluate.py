@@ -200,7 +200,8 @@ def _traced(
     try:
         if len(rows):
             with _guarded(Guard(parts.defense, parts.threat), parts.attack):
-                _attack(watched, x, y, request.time_limit)
+                given, _ = _attack(watched, x, y, request.time_limit)
+            tracer.given(given)
     except AttackError as error:  # as one that needs more images; the verdict does not hang on it
         problem = printable(f"on these images alone, {error}")[:LONGEST_REASON]
     return tracer.trace(problem)

@@ -13,7 +13,7 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from sparring import plots
@@ -77,7 +77,7 @@ def cell(verdict: Verdict) -> str:
 
 
 @cache
-def _template(name: str) -> Environment:
+def _template(name: str) -> Template:
     environment = Environment(
         loader=PackageLoader("sparring.evaluation", ""),
         autoescape=True,
@@ -98,17 +98,17 @@ class _Shown:
         self.parts = account.parts(self.trace) if self.trace is not None else []
         self.title = f"{verdict.name or self.about.attack} on {self.about.defense}"
         self.time = duration(verdict.seconds)
-        size = verdict.adversarial[:1].size
-        self._most = max(1, min(most, _MOST_VALUES // max(3 * size, 1)))
+        room = max(1, _MOST_VALUES // max(3 * verdict.adversarial[:1].size, 1))
+        most = min(most, room)
         resisting = account.resisting(verdict)
         broken = np.flatnonzero(verdict.attacked & (verdict.success > 0.5)).tolist()
         self.resisting_count, self.broken_count = len(resisting), len(broken)
         rows = {int(index): row for row, index in enumerate(verdict.index)}
         traced = [] if self.trace is None else self.trace.index.tolist()
         chosen = [rows[index] for index in traced if index in rows]
-        first, second = resisting[: self._most], broken[: self._most]
+        first, second = resisting[:most], broken[:most]
         self.magnified = self._magnified([*chosen, *first, *second])
-        self.traced = [self._card(row, stepwise=True) for row in chosen[: self._most]]
+        self.traced = [self._card(row, stepwise=True) for row in chosen[:room]]
         self.resisting = [self._card(row) for row in first]
         self.broken = [self._card(row) for row in second]
 
@@ -128,9 +128,7 @@ class _Shown:
                 "of all images: answered correctly without an attack",
                 verdict.clean_accuracy,
             ),
-            Shares(
-                "rejected", "of all images: rejected without an attack", verdict.clean_rejected
-            ),
+            Shares("rejected", "of all images: rejected without an attack", verdict.clean_rejected),
         ]
 
     @property

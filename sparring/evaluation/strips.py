@@ -1,8 +1,8 @@
 """Strips: loss, margin, distance and answer of one image, step by step, as a small inline SVG.
 
-It is drawn with the colors of the text around it, so that it can be read on light and dark paper, in
-a page and in a notebook; nothing in it needs a style sheet. matplotlib, which draws the other
-pictures, would make it ten times as large.
+It is drawn with the color of the text around it, so that it can be read on light and dark paper, in
+a page and in a notebook, and needs no style sheet. What matplotlib draws, as the other pictures are,
+knows of no text around it, and is ten times as large.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from markupsafe import Markup
@@ -60,11 +61,13 @@ def strip(
     drawn: list[Markup] = []
     # Losses of two attacks are not of one kind, so that each has a scale of its own.
     by_attack = [(group[0].begin, group[-1].end) for group in groups(stretches)]
-    lanes = (
-        ("loss", points["loss"], by_attack, None),
-        ("margin", points["margin"], [(0, len(points))], 0.0),
-        (f"distance, of {eps:.4g}", points["distance"], [(0, len(points))], eps),
-    )
+    whole = [(0, len(points))]
+    lanes: list[tuple[str, np.ndarray, list[tuple[int, int]], float | None]] = [
+        ("margin", points["margin"], whole, 0.0),
+        (f"distance, of {eps:.4g}", points["distance"], whole, eps),
+    ]
+    if np.isfinite(points["loss"]).any():
+        lanes.insert(0, ("loss", points["loss"], by_attack, None))
     height = len(lanes) * (_GAP + _LANE) + _ANSWERS + 6 + 14
     drawn += _bands(x, stretches, height)
     for title, values, scales, line in lanes:
@@ -72,10 +75,15 @@ def strip(
         top += _GAP + _LANE
     broken = np.flatnonzero(points["broken"] > 0.5)
     if len(broken):
-        at = x[broken[0]]
-        drawn.append(
-            _tag("line", x1=at, x2=at, y1=_GAP - 3, y2=top, stroke=BROKEN, stroke_dasharray="2 2")
-        )
+        at = float(x[broken[0]])
+        for lane in range(len(lanes)):
+            above = lane * (_GAP + _LANE) + _GAP
+            drawn.append(
+                _tag(
+                    "line", x1=at, x2=at, y1=above, y2=above + _LANE, stroke=BROKEN,
+                    stroke_dasharray="2 2",
+                )
+            )  # fmt: skip
     drawn += _answers(top + 4, x, points, label, names)
     drawn += _footer(height - 3, x, stretches)
     return Markup(
@@ -116,9 +124,10 @@ def answer(label: int, names: Sequence[str]) -> str:
 
 
 def _places(count: int, stretches: Sequence[Stretch]) -> np.ndarray:
-    """Where the points lie across, float [count]: each attack's width goes by the root of its steps.
+    """Where the points lie across, float [count].
 
-    So hundreds of steps can be told apart beside thousands.
+    The width of an attack goes by the root of its steps, so that hundreds can be told apart beside
+    thousands.
     """
     x = np.full(count, float(_LEFT))
     spans = [(group[0].begin, group[-1].end) for group in groups(stretches)]
@@ -147,9 +156,7 @@ def _bands(x: np.ndarray, stretches: Sequence[Stretch], height: float) -> Iterat
     for place, group in enumerate(groups(stretches)):
         begin, end = _edge(x, group[0].begin), _edge(x, group[-1].end)
         if place % 2:
-            yield _tag(
-                "rect", x=begin, y=0, width=end - begin, height=height, opacity=0.07
-            )
+            yield _tag("rect", x=begin, y=0, width=end - begin, height=height, opacity=0.07)
         for stretch in group[1:]:
             at = _edge(x, stretch.begin)
             yield _tag(
@@ -214,7 +221,7 @@ def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return x, y
     cuts = np.linspace(0, len(x), _MOST // 2 + 1).astype(int)
     kept = {len(x) - 1}
-    for begin, end in zip(cuts[:-1], cuts[1:], strict=True):
+    for begin, end in pairwise(cuts.tolist()):
         kept |= {begin + int(y[begin:end].argmin()), begin + int(y[begin:end].argmax())}
     places = sorted(kept)
     return x[places], y[places]
@@ -250,7 +257,7 @@ def _footer(y: float, x: np.ndarray, stretches: Sequence[Stretch]) -> Iterator[M
         last = stretches[0].end - stretches[0].begin - 1
         yield _tag("text", "step 0", x=_LEFT, y=y, opacity="0.75")
         if last:
-            yield _tag("text", last, x=_RIGHT, y=y, text_anchor="end", opacity="0.75")
+            yield _tag("text", f"{last}", x=_RIGHT, y=y, text_anchor="end", opacity="0.75")
         return
     for group in together:
         middle = (_edge(x, group[0].begin) + _edge(x, group[-1].end)) / 2

@@ -56,7 +56,7 @@ class Trace:
         index: indices of the test images, int [M].
         ways: the parts of the attack, which points are of.
         points: what the attack came to, in the order of time, a structured array [P]:
-            `image`, the index of the test image; `way`, which part of the attack, a place in `ways`;
+            `image`, the index of the test image; `way`, which part of the attack, a place in ways;
             `step`, counted from 0, where that part began; `target`, the class that it aimed at, -1
             without; `loss`, what it rose along, NaN where that is not known; `margin`, the best
             other logit less the label's, NaN for a point of values that are no image's; `distance`
@@ -156,7 +156,7 @@ class Tracer(Onlooker):
         for row, image in enumerate(x):
             self._rows.setdefault(image.tobytes(), []).append(row)
         self._ways: dict[Way, int] = {}
-        self._last: list[bytes] = [b""] * len(x)
+        self._seen: list[set[int]] = [set() for _ in x]  # hashes of points
         self._counts = np.zeros(len(x), int)  # of points
         self._asked = np.zeros(len(x), int)  # of points asked about since the last step
         self._omitted = 0
@@ -176,7 +176,8 @@ class Tracer(Onlooker):
         known["loss"] = np.nan if losses is None else _values(losses)[: len(rows)]
         known["target"] = -1 if targets is None else _values(targets)[: len(rows)]
         self._asked[:] = 0
-        self._note(search.way, rows, _values(points)[: len(rows)], known)
+        # A copy, since a search may write to the points that it gave.
+        self._note(search.way, rows, np.array(_values(points)[: len(rows)], np.float32), known)
 
     @override
     def asked(self, points: np.ndarray) -> None:
@@ -189,15 +190,25 @@ class Tracer(Onlooker):
         whole = points.dtype == np.uint8
         points = np.array(points, np.float32) / (255 if whole else 1)
         rows = self._nearest(points)
+        # Each once: copies for several draws are one point, as is what a search gave before.
         new = [
             place
             for place, row in enumerate(rows)
-            if row not in rows[:place] and points[place].tobytes() != self._last[row]
+            if row not in rows[:place] and hash(points[place].tobytes()) not in self._seen[row]
         ]
         rows, known = rows[new], np.zeros(len(new), POINT)
         known["loss"], known["target"], known["step"] = np.nan, -1, self._asked[rows]
         self._asked[rows] += 1
         self._note(Way(), rows, points[new], known)
+
+    def given(self, images: Any) -> None:
+        """Take note of what the attack returned in the end, which may be anything."""
+        try:
+            points = np.asarray(_values(images) if ops.is_tensor(images) else images)
+        except Exception:  # the judge says what is wrong with it
+            return
+        if points.shape == self._x.shape:
+            self.asked(points)
 
     def _rows_of(self, images: np.ndarray) -> np.ndarray:
         """The places of originals among the images, -1 for others; equal images have one each."""
@@ -210,7 +221,7 @@ class Tracer(Onlooker):
         return np.array(rows, int)
 
     def _nearest(self, points: np.ndarray) -> np.ndarray:
-        """The places of the images that points are nearest to, each point's own in whole batches."""
+        """The places of the images that points are nearest to; in whole batches their own."""
         near = self._judge.threat.eps * (1 + 1e-3)
         with np.errstate(all="ignore"):
             if len(points) == len(self._x):
@@ -221,20 +232,19 @@ class Tracer(Onlooker):
         return np.where(np.isnan(apart), np.inf, apart).argmin(axis=1)
 
     def _note(self, way: Way, rows: np.ndarray, points: np.ndarray, known: np.ndarray) -> None:
-        if way not in self._ways and len(self._ways) == MOST_WAYS:
-            self._omitted += len(rows)
-            return
-        known["way"] = self._ways.setdefault(way, len(self._ways))
         room = (rows >= 0) & (self._counts[rows] < MOST_POINTS)
+        if way not in self._ways and len(self._ways) == MOST_WAYS:
+            room[:] = False
         self._omitted += int((~room & (rows >= 0)).sum())
         rows, points, known = rows[room], points[room], known[room]
         if not len(rows):
             return
+        known["way"] = self._ways.setdefault(way, len(self._ways))
         self._counts[rows] += 1
         for row, point in zip(rows, points, strict=True):
-            self._last[row] = point.tobytes()
+            self._seen[row].add(hash(point.tobytes()))
         known["image"] = rows  # the index in its place once it is measured
-        self._notes.append((np.array(points, np.float32), known))
+        self._notes.append((points, known))
         self._values += points.size
         if self._values >= _VALUES_AT_ONCE:
             self._measure()

@@ -68,8 +68,8 @@ class Verdict:
         name: the attack's short name, and what is unusual about the evaluation.
         checked: whether it was looked for signs that the result should be distrusted.
         originals: uint8 [N, H, W, C], the images themselves.
-        margin: float64 [N], by how much the best other logit exceeds the label's for the adversarial
-            images, in the mean over some draws; NaN where that is not known.
+        margin: float64 [N], by how much the best other logit exceeds the label's, of the
+            adversarial images, in the mean over some draws; NaN where that is not known.
         trace: what the first of the attacked images went through, if it was asked for.
     """
 

@@ -298,7 +298,7 @@ class VerdictRecord(Evaluated, _File):
             (folder / name).unlink(missing_ok=True)
 
 
-TRACE_FORMAT = 1
+TRACE_FORMAT: Literal[1] = 1
 """Version of trace.json."""
 
 MOST_TRACED, MOST_POINTS, MOST_WAYS = 10, 10_000, 10_000
@@ -316,7 +316,7 @@ class WayRecord(Record):
 
 
 class PointsRecord(Record):
-    """The points of a trace in the order of time, a column each: see `sparring.evaluation.trace`."""
+    """The points of a trace in the order of time, a list for each column; see `Trace.points`."""
 
     image: Annotated[list[Count], Field(max_length=MOST_TRACED * MOST_POINTS)]
     way: list[Annotated[int, Field(ge=0, lt=MOST_WAYS)]]
