@@ -161,10 +161,13 @@ def _of_result(verdict: Verdict, row: int) -> Iterator[str]:
 
 
 def _of_steps(points: np.ndarray) -> Iterator[str]:
-    if (broken := np.flatnonzero(points["broken"] > 0.5)).size:
+    broken, steps = np.flatnonzero(points["broken"] > 0.5), points["step"]
+    if len(broken):
         yield (
-            f"In the traced run it was broken, first at step {points['step'][broken[0]]}: the "
-            "attack passed that point by, or did not give it."
+            f"In the traced run it was broken, at step {steps[broken[0]]}."
+            if broken[-1] == len(points) - 1
+            else f"On the way it was broken at {len(broken)} of {len(points)} steps, first at step "
+            f"{steps[broken[0]]}, but not at the last."
         )
         return
     if rejected := int((points["rejected"] > 0.5).sum()):

@@ -30,7 +30,7 @@ MOST_SHOWN = 24
 
 _MOST_VALUES = 1_500_000  # of pixels that images of a kind may have; the page is to stay small
 _MOST_IN_CELL = 8
-_MOST_REASONS = 12
+_MOST_REASONS = 25
 
 
 class Shares(NamedTuple):
@@ -133,10 +133,12 @@ class _Shown:
 
     @property
     def reasons(self) -> list[tuple[str, int]]:
-        """What came of the images, and of how many; attacked ones first."""
-        attacked = self.verdict.attacked
-        both = [Counter(self.verdict.reason[chosen].tolist()) for chosen in (attacked, ~attacked)]
-        return [item for counter in both for item in counter.most_common(_MOST_REASONS)]
+        """What came of the images, and of how many; those broken in most draws first."""
+        counts: Counter[tuple[float, str]] = Counter()
+        for row in self.verdict.rows:
+            counts[row["success"] if row["attacked"] else -1.0, row["reason"]] += 1
+        most = sorted(counts.most_common(_MOST_REASONS), key=lambda item: -item[0][0])
+        return [(reason, count) for (_, reason), count in most]
 
     @property
     def where(self) -> list[tuple[str, str]]:

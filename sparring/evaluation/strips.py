@@ -1,8 +1,8 @@
 """Strips: loss, margin, distance and answer of one image, step by step, as a small inline SVG.
 
 It is drawn with the color of the text around it, so that it can be read on light and dark paper, in
-a page and in a notebook, and needs no style sheet. What matplotlib draws, as the other pictures are,
-knows of no text around it, and is ten times as large.
+a page and in a notebook, and needs no style sheet. What matplotlib draws, as the other pictures
+are, knows of no text around it, and is ten times as large.
 """
 
 from __future__ import annotations
