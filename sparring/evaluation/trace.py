@@ -156,7 +156,8 @@ class Tracer(Onlooker):
         for row, image in enumerate(x):
             self._rows.setdefault(image.tobytes(), []).append(row)
         self._ways: dict[Way, int] = {}
-        self._seen: list[set[int]] = [set() for _ in x]  # hashes of points
+        self._stepped: set[int] = set()  # hashes of points that searches came to
+        self._seen: list[set[int]] = [set() for _ in x]  # of all points, by image
         self._counts = np.zeros(len(x), int)  # of points
         self._asked = np.zeros(len(x), int)  # of points asked about since the last step
         self._omitted = 0
@@ -191,10 +192,11 @@ class Tracer(Onlooker):
         points = np.array(points, np.float32) / (255 if whole else 1)
         rows = self._nearest(points)
         # Each once: copies for several draws are one point, as is what a search gave before.
+        marks = [hash(point.tobytes()) for point in points]
         new = [
             place
-            for place, row in enumerate(rows)
-            if row not in rows[:place] and hash(points[place].tobytes()) not in self._seen[row]
+            for place, (row, mark) in enumerate(zip(rows, marks, strict=True))
+            if row not in rows[:place] and mark not in self._seen[row] and mark not in self._stepped
         ]
         rows, known = rows[new], np.zeros(len(new), POINT)
         known["loss"], known["target"], known["step"] = np.nan, -1, self._asked[rows]
@@ -207,7 +209,7 @@ class Tracer(Onlooker):
             points = np.asarray(_values(images) if ops.is_tensor(images) else images)
         except Exception:  # the judge says what is wrong with it
             return
-        if points.shape == self._x.shape:
+        if points.shape == self._x.shape and not self._omitted:  # it may be among those
             self.asked(points)
 
     def _rows_of(self, images: np.ndarray) -> np.ndarray:
@@ -243,6 +245,8 @@ class Tracer(Onlooker):
         self._counts[rows] += 1
         for row, point in zip(rows, points, strict=True):
             self._seen[row].add(hash(point.tobytes()))
+            if way.name:
+                self._stepped.add(hash(point.tobytes()))
         known["image"] = rows  # the index in its place once it is measured
         self._notes.append((points, known))
         self._values += points.size
