@@ -112,10 +112,8 @@ def _described(points: np.ndarray, label: int, names: Sequence[str]) -> str:
 
 
 def number(value: float) -> str:
-    """Write a number in three digits; "-" for NaN."""
-    if math.isnan(value):
-        return "-"
-    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}") if value else "0"
+    """Write a number in three digits; "unknown" for NaN."""
+    return "unknown" if math.isnan(value) else f"{value or 0.0:.3g}"
 
 
 def answer(label: int, names: Sequence[str]) -> str:
