@@ -247,8 +247,8 @@ def test_of_many_or_large_images_some_are_shown(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ({"reason": "rejected", "answer": 0}, "It gets another label, but the defense rejects it."),
-        ({"reason": "too far: Linf distance above eps", "distance": 0.2}, "0.2, and 0.1 is allowed"),
+        ({"reason": "rejected", "answer": 0}, "another label, but the defense rejects it."),
+        ({"reason": "too far: Linf distance above eps", "distance": 0.2}, "and 0.1 is allowed"),
         ({"reason": "broken in 7 of 20 draws", "success": 0.35}, "in 7 of 20 draws, not"),
         ({"reason": "outside [0, 1]"}, "Outside [0, 1]."),
         ({}, "The best other logit is 2 below the label's."),

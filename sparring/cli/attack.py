@@ -46,8 +46,9 @@ def attack(
 
     Every adversarial image is checked independently: shape, type, range, distance, and whether the
     defense answers with another label and does not reject it. The verdict goes to a folder of the
-    run: verdict.json and adversarial.safetensors; an interrupted evaluation goes on from there. A
-    finished verdict is never replaced without --force; other options have a folder of their own.
+    run: verdict.json, adversarial.safetensors, and verdict.html to look at; an interrupted
+    evaluation goes on from there. A finished verdict is never replaced without --force; other
+    options have a folder of their own.
     """
     with handled("The same command goes on with the images that are left."):
         backend_choice.choose(backend)
