@@ -236,7 +236,7 @@ def test_questions_in_any_form_are_seen(linear: Linear, data: Dataset) -> None:
 
     def attack(defense: Any, x: Any, y: Any, threat: Any) -> Any:
         one = np.array(ops.convert_to_numpy(x))
-        defense.classify(np.round(255 * one[2]).astype(np.uint8))  # one image, as bytes
+        defense.classify(data.x_test[2] - SIGNS.astype(np.int8).view(np.uint8))  # one, as bytes
         moved = one - np.float32(0.002 * SIGNS)
         defense.probabilities(ops.convert_to_tensor(moved[[3, 1]]))  # some, in another order
         moved[:] = 0  # what was noted is not what lies there later
@@ -247,12 +247,16 @@ def test_questions_in_any_form_are_seen(linear: Linear, data: Dataset) -> None:
         return x
 
     trace = traced(linear, attack, data)
-    np.testing.assert_allclose(trace.of(2)["margin"], margins_of(images)[2], atol=64e-6)
-    assert len(trace.of(2)) == 1  # once, however often it is asked about
+    expected = margins_of(images)[2] + np.array([64 / 255, 0])
+    np.testing.assert_allclose(trace.of(2)["margin"], expected, atol=64e-6)
+    for image in (0, 4, 5):  # once, however often it is asked about
+        np.testing.assert_allclose(
+            trace.of(image)["margin"], margins_of(images)[[image]], atol=64e-6
+        )
     for image in (1, 3):
         expected = margins_of(images)[image] + np.array([0.128, 0])
         np.testing.assert_allclose(trace.of(image)["margin"], expected, atol=64e-6)
-    assert len(trace.points) == 8
+    assert len(trace.points) == 9
 
 
 def test_points_that_are_no_images_have_no_answer(linear: Linear, data: Dataset) -> None:
@@ -506,6 +510,21 @@ def test_a_trace_that_is_damaged_or_another_s_is_made_anew(
     assert again is not None
     np.testing.assert_array_equal(again.points, first.points)
     TraceRecord.read(tmp_path / FILE)
+
+
+def test_numbers_of_no_sense_are_not_known(linear: Linear, data: Dataset, tmp_path: Path) -> None:
+    linear.weights_sha256 = "weights"
+    options: dict[str, Any] = {"check": False, "out": tmp_path, "trace": True}
+    evaluate(linear, PGD(steps=3), Linf(EPS), data, 6, **options)
+    values = json.loads((tmp_path / FILE).read_text())
+    values["points"]["loss"][:3] = [1e308, -1e308, float("inf")]
+    values["points"]["margin"][:2] = [1e308, None]
+    (tmp_path / FILE).write_text(json.dumps(values))
+    trace = evaluate(linear, PGD(steps=3), Linf(EPS), data, 6, **options).trace
+    assert trace is not None
+    assert np.isnan(trace.points["loss"]).tolist() == [True] * 3 + [False] * (len(trace.points) - 3)
+    assert np.isnan(trace.points["margin"]).sum() == 2
+    assert "<polyline" in (tmp_path / "verdict.html").read_text()
 
 
 def test_points_that_are_too_many_are_counted(

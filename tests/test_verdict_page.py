@@ -384,6 +384,14 @@ def test_answers_are_a_bar_of_colors() -> None:
     assert 'aria-label="4 steps: margin from -4 to 1, answer cat for dog"' in svg
 
 
+def test_what_is_written_into_curves_is_escaped() -> None:
+    cut = [strips.Stretch("<u>", "<s>", 0, 3), strips.Stretch("<b>", "<p>", 3, 4)]
+    svg = strips.strip(points_of(-4, -2, -1, 1), cut, 1, ("<em>", "<i>"), EPS)
+    assert not {"u", "s", "b", "p", "em", "i"} & {tag for tag, _ in Tags(svg).all}
+    for name in ("u", "s", "b", "p", "em", "i"):
+        assert f"&lt;{name}&gt;" in svg
+
+
 def test_the_width_of_an_attack_goes_by_the_root_of_its_steps() -> None:
     points = points_of(*[-1] * 10, loss=[0, 1] * 5)
     cut = (

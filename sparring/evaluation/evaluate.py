@@ -94,7 +94,7 @@ def evaluate(
         n: how many test images, from the first.
         progress: is called after every batch; None shows in a notebook how far it is.
         options: the other fields of `EvaluationRequest`, such as images, draws, batch_size, seed,
-            check, time_limit. Other than in a request, nothing is written without `out` or
+            check, trace, time_limit. Other than in a request, nothing is written without `out` or
             save=True, and no transfer is tried without `transfer_from` or transfer=True.
 
     Returns:
@@ -273,9 +273,8 @@ def _attack_all(
 class _Parts:
     """What a request's names stand for.
 
-    The attack is given `attacked`: the defense in its `wrappers`, which is `unobserved`, observed
-    where that is to be checked. `repeatable` says
-    whether the attack is known well enough to tell it from any other.
+    The attack is given `attacked`: the defense in its `wrappers`, which is `unobserved`, or that
+    observed. `repeatable` says whether the attack is known well enough to tell it from any other.
     """
 
     defense: Defense

@@ -128,8 +128,15 @@ class Trace:
         points = np.zeros(len(record.points.image), POINT)
         for name in POINT.names or ():
             points[name] = getattr(record.points, name)
+        _drop_odd_numbers(points)
         problem = printable(record.problem)
         return cls(np.array(record.images, int), ways, points, record.omitted, problem)
+
+
+def _drop_odd_numbers(points: np.ndarray) -> None:
+    """Make numbers NaN that are infinite, or so large that differences of them may be."""
+    for name in _NUMBERS:
+        points[name][~(np.abs(points[name]) < 1e100)] = np.nan
 
 
 def _printable(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -275,8 +282,7 @@ class Tracer(Onlooker):
         margin = margins_of(self._judge, images, y)
         known["margin"] = np.where(np.isnan(known["distance"]), np.nan, margin)
         known["image"] = self._index[rows]
-        for name in _NUMBERS:
-            known[name][~(np.abs(known[name]) < 1e100)] = np.nan
+        _drop_odd_numbers(known)
         self._points.append(known)
 
     def trace(self, problem: str = "") -> Trace:
