@@ -238,8 +238,9 @@ def test_questions_in_any_form_are_seen(linear: Linear, data: Dataset) -> None:
         one = np.array(ops.convert_to_numpy(x))
         defense.classify(data.x_test[2] - SIGNS.astype(np.int8).view(np.uint8))  # one, as bytes
         moved = one - np.float32(0.002 * SIGNS)
-        defense.probabilities(ops.convert_to_tensor(moved[[3, 1]]))  # some, in another order
-        moved[:] = 0  # what was noted is not what lies there later
+        some = moved[[3, 1]]
+        defense.probabilities(ops.convert_to_tensor(some))  # some, in another order
+        some[:] = 0  # what was noted is not what lies there later
         defense.logits(ops.concatenate([x, x]))  # copies, as for several draws
         with pytest.raises(sparring.DataError):
             defense.classify(np.zeros((2, 3, 3, 1)))  # nothing of this data set

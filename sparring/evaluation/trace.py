@@ -184,8 +184,7 @@ class Tracer(Onlooker):
         known["loss"] = np.nan if losses is None else _values(losses)[: len(rows)]
         known["target"] = -1 if targets is None else _values(targets)[: len(rows)]
         self._asked[:] = 0
-        # A copy, since a search may write to the points that it gave.
-        self._note(search.way, rows, np.array(_values(points)[: len(rows)], np.float32), known)
+        self._note(search.way, rows, _values(points)[: len(rows)], known)
 
     @override
     def asked(self, points: np.ndarray) -> None:
@@ -194,9 +193,8 @@ class Tracer(Onlooker):
         points = points[None] if points.ndim == 3 else points
         if points.shape[1:] != self._x.shape[1:] or not len(points):
             return
-        # numpy may share the memory of a tensor that the attack goes on to write to.
         whole = points.dtype == np.uint8
-        points = np.array(points, np.float32) / (255 if whole else 1)
+        points = points.astype(np.float32) / (255 if whole else 1)
         rows = self._nearest(points)
         # Each once: copies for several draws are one point, as is what a search gave before.
         marks = [hash(point.tobytes()) for point in points]
@@ -245,7 +243,8 @@ class Tracer(Onlooker):
         if way not in self._ways and len(self._ways) == MOST_WAYS:
             room[:] = False
         self._omitted += int((~room & (rows >= 0)).sum())
-        rows, points, known = rows[room], points[room], known[room]
+        # Copies, since the attack may go on to write to what it gave.
+        rows, points, known = rows[room], points[room].astype(np.float32), known[room]
         if not len(rows):
             return
         known["way"] = self._ways.setdefault(way, len(self._ways))
