@@ -1053,7 +1053,7 @@ def test_an_unfinished_verdict_of_format_1_is_gone_on_with(
     judged(linear, grays, attack, batch_size=2, out=tmp_path)
     assert attack.calls == 5  # two of the four batches were done
     assert {file.name for file in tmp_path.iterdir()} == {
-        *(".lock", "adversarial.safetensors", "examples.svg", "verdict.json")
+        *(".lock", "adversarial.safetensors", "examples.svg", "verdict.html", "verdict.json")
     }
 
 
@@ -1096,7 +1096,7 @@ def test_an_empty_folder_is_taken(linear: Linear, grays: Dataset, tmp_path: Path
     judged(linear, grays, lambda d, x, y, t: x, **options)
     assert told == ["attacking", "success 0.0 %"]
     assert {file.name for file in tmp_path.iterdir()} == {
-        *(".lock", "adversarial.safetensors", "examples.svg", "verdict.json")
+        *(".lock", "adversarial.safetensors", "examples.svg", "verdict.html", "verdict.json")
     }
 
 
@@ -1200,7 +1200,7 @@ def test_eight_examples_at_most_and_none_of_nothing(
     assert (tmp_path / "v" / "examples.svg").read_text().count("<image") == 3 * 8
     evaluate(linear, by_hand, THREAT, grays, images=[3, 7], check=False, out=tmp_path / "none")
     assert {file.name for file in (tmp_path / "none").iterdir()} == {
-        *(".lock", "adversarial.safetensors", "verdict.json")
+        *(".lock", "adversarial.safetensors", "verdict.html", "verdict.json")
     }
 
 

@@ -197,7 +197,7 @@ def test_a_folder_is_written_by_one_process(linear: Linear, grays: Dataset, tmp_
         "choose another folder with --out (out=)."
     ]
     assert {file.name for file in out.iterdir()} == {
-        *(".lock", "adversarial.safetensors", "examples.svg", "verdict.json")
+        *(".lock", "adversarial.safetensors", "examples.svg", "verdict.html", "verdict.json")
     }  # a lock that is removed is none: somebody may have opened it, to hold it next
 
 

@@ -10,6 +10,7 @@ integers [B]; `threat` a ThreatModel. What comes back has the shape of x, as ten
     gradients.py  the gradient, and wrappers such as EOT that give a better one
     estimation.py the same from answers alone
     search.py     the loop that drops broken images
+    watching.py   a defense that tells which points an attack comes to
     ascent.py     what PGD and APGD share: losses, targets, restarts
     pgd.py        PGD and FGSM
     apgd.py       PGD that chooses its step size

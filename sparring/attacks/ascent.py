@@ -15,11 +15,12 @@ import numpy as np
 from typing_extensions import override
 
 from sparring import backend
-from sparring.attacks.losses import AIMED, LOSSES, aimed_margins
+from sparring.attacks.losses import AIMED, IN_WORDS, LOSSES, aimed_margins
 from sparring.attacks.options import Options
-from sparring.attacks.search import Search, arrays, best_of, run
+from sparring.attacks.search import Search, Way, arrays, best_of, run
 from sparring.attacks.simple import uniforms
 from sparring.backend import ops
+from sparring.errors import shown
 from sparring.networks.allconv import in_batches, padded_size
 from sparring.tensors import Images, Labels, Logits
 from sparring.threat import ThreatModel, checked_threat
@@ -153,6 +154,9 @@ class Ascent(Options):
             every = 0
         step = defense.compiled(("ascent", self, threat), self.step(self._rise(defense), threat))
 
+        def losses(*at: Any) -> Any:  # compiled where somebody watches
+            return defense.compiled(("losses", self), self._losses(defense))(*at)[0]
+
         def attempt(rows: np.ndarray, number: int, restart: int, aim: np.ndarray) -> np.ndarray:
             wide = filled(rows)
             begin, *fixed = (
@@ -162,10 +166,11 @@ class Ascent(Options):
                 begin = threat.project(begin, fixed[0])
             else:
                 begin = threat.start(fixed[0], uniforms(fixed[0], self.seed + number))
-            climb = _Climb(step, self.moving(begin), fixed, self.kept)
+            climb = _Climb(step, losses, self.moving(begin), fixed, self.kept)
+            climb.way = self._way(restart, number % len(aims) if self.targets else None)
             return run(climb, defense, images[rows], labels[rows], self.steps, every)
 
-        aims = self.aims(defense, images, labels, threat) if self.targets else [labels]
+        aims = [*self.aims(defense, images, labels, threat)] if self.targets else [labels]
         ways = enumerate(product(range(self.restarts), aims))
         attempts = [
             partial(attempt, number=number, restart=restart, aim=aim)
@@ -173,13 +178,26 @@ class Ascent(Options):
         ]
         return best_of(attempts, defense, images, labels)
 
+    def _way(self, restart: int, aim: int | None) -> Way:
+        own = type(self).objective if aim is None else type(self).aimed
+        usual = own in (Ascent.objective, Ascent.aimed)
+        loss = IN_WORDS[self.loss] if usual else "a loss of its own"
+        return Way(shown(self, 500), type(self).__name__, loss, restart, aim)
+
+    def _losses(self, defense: Any) -> Callable[[Images, Labels, Any], tuple[Any, Any]]:
+        def losses(points: Images, y: Labels, target: Any) -> tuple[Any, Any]:
+            if self.targets:
+                return self.aimed(defense, points, y, target)  # [B], [B]
+            return self.objective(defense, points, y)
+
+        return losses
+
     def _rise(self, defense: Any) -> Rise:
+        objective = self._losses(defense)
+
         def rise(points: Images, y: Labels, target: Any) -> tuple[Any, Any, Any]:
             def total(images: Images) -> tuple[Any, Any]:
-                if self.targets:
-                    losses, broken = self.aimed(defense, images, y, target)  # [B], [B]
-                else:
-                    losses, broken = self.objective(defense, images, y)
+                losses, broken = objective(images, y, target)
                 return ops.sum(losses), (losses, ops.cast(broken, "float32"))
 
             gradient, (losses, broken) = backend.input_gradient_and(total, points)
@@ -193,13 +211,29 @@ class _Climb(Search):
     """The way up from one start. A step looks at the points that it leaves."""
 
     def __init__(
-        self, step: Callable[..., Any], moving: Sequence[Any], fixed: Sequence[Any], kept: int
+        self,
+        step: Callable[..., Any],
+        losses: Callable[..., Any],
+        moving: Sequence[Any],
+        fixed: Sequence[Any],
+        kept: int,
     ) -> None:
-        self._step, self._moving, self._fixed, self._kept = step, tuple(moving), fixed, kept
+        self._step, self._losses, self._kept = step, losses, kept
+        self._moving, self._fixed = tuple(moving), fixed
 
     @property
     def points(self) -> Images:
         return self._moving[self._kept]
+
+    @property
+    def targets(self) -> Any:
+        aim = self._fixed[-1]
+        classes = self.way.aim is not None and len(aim.shape) == 1  # else examples, or the labels
+        return aim if classes else None
+
+    @override
+    def losses(self, points: Images) -> Any:
+        return self._losses(points, *self._fixed[1:])
 
     @override
     def step(self) -> tuple[Images, Any]:

@@ -76,6 +76,9 @@ LOSSES: dict[str, Callable[[Any, Any], Any]] = {
 }
 """By name, losses [B] of labels int [B] and logits [B, K]."""
 
+IN_WORDS = {"ce": "cross entropy", "margin": "margin", "dlr": "difference of logits ratio"}
+"""What each is called."""
+
 AIMED: dict[str, Callable[[Any, Any, Any], Any]] = {
     "ce": aimed_cross_entropies,
     "margin": aimed_margins,

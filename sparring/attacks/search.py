@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,40 @@ Attempt = Callable[[np.ndarray], Any]
 """Gives adversarial images [rows, H, W, C] of some rows of the images, int [rows]."""
 
 
+@dataclass(frozen=True)
+class Way:
+    """What a search is a part of, for people who watch it.
+
+    Attributes:
+        attack: the attack in words, with its options; "" where it is not known.
+        name: the attack's short name.
+        loss: what it rises along, in words; "" if there is no such thing.
+        restart: which of its starts this is, counted from 0.
+        aim: which of the targets of each image, counted from 0; None without any.
+    """
+
+    attack: str = ""
+    name: str = ""
+    loss: str = ""
+    restart: int = 0
+    aim: int | None = None
+
+
+class Watcher(ABC):
+    """Is told of every point that the searches on a defense come to, see `watching.watched`."""
+
+    @abstractmethod
+    def step(self, search: Search, number: int, images: np.ndarray, points: Images) -> None:
+        """Take note of a step.
+
+        Args:
+            search: which came to the points.
+            number: of the step, counted from 0.
+            images: the originals of its rows, float32 [rows, H, W, C].
+            points: what it came to, [rows or more, H, W, C]; at the end what it gives.
+        """
+
+
 class Search(ABC):
     """A search for adversarial images of a batch, one step at a time, for `run` to drive.
 
@@ -24,6 +59,21 @@ class Search(ABC):
 
     points: Images
     """The points [rows, H, W, C] that it has come to, numpy array or tensor."""
+    way = Way()
+    """What it is a part of."""
+    targets: Any = None
+    """The classes that the rows are aimed at, int [rows or more]; None where there are none."""
+
+    def losses(self, points: Images) -> Any:
+        """Compute what it rises along, for who watches; None where there is no such thing.
+
+        Args:
+            points: of its rows, [rows or more, H, W, C].
+
+        Returns:
+            Losses float32 [rows or more].
+        """
+        return None
 
     @abstractmethod
     def step(self) -> tuple[Images, Any]:
@@ -51,7 +101,8 @@ def run(
 
     Args:
         search: at its start.
-        defense: to ask which points are broken; only those that look so are shown to it.
+        defense: to ask which points are broken; only those that look so are shown to it. If it is
+            `watched`, its watcher is told of every step.
         images: the originals, float32 [B, H, W, C].
         labels: int [B].
         steps: how many to take at most.
@@ -61,8 +112,11 @@ def run(
         For every image the point at which it was broken, else the one that the search ended at.
     """
     best, active = images.copy(), np.arange(len(images))
+    watcher: Watcher | None = getattr(defense, "watcher", None)
     for number in range(steps):
         points, suspects = search.step()
+        if watcher is not None:
+            watcher.step(search, number, images[active], points)
         if every == 0 or number % every:
             continue
         suspicious = ops.convert_to_numpy(suspects)[: len(active)]
@@ -79,6 +133,8 @@ def run(
             return best
         active = active[left]
         search.keep(left)
+    if watcher is not None:
+        watcher.step(search, steps, images[active], search.points)
     best[active] = ops.convert_to_numpy(search.points)[: len(active)]
     return best
 

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from sparring.attacks.files import Attack, checked
 from sparring.attacks.options import LARGEST, Options, integer
-from sparring.attacks.search import Attempt, Search, arrays, best_of, run
+from sparring.attacks.search import Attempt, Search, Way, arrays, best_of, run
 from sparring.backend import ops
 from sparring.errors import SettingsError, shown
 from sparring.randomness import Chance
@@ -42,7 +42,9 @@ class Noise(Options):
         """Give adversarial images float32 [B, H, W, C] of images x and labels y [B]."""
         checked_threat(threat)
         images, labels = arrays(x, y)
-        return run(_Draws(images, threat, self.seed), defense, images, labels, self.draws)
+        draws = _Draws(images, threat, self.seed)
+        draws.way = Way(repr(self), "Noise")
+        return run(draws, defense, images, labels, self.draws)
 
 
 class _Draws(Search):

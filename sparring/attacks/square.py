@@ -13,9 +13,9 @@ from typing import Any, final
 import numpy as np
 from typing_extensions import override
 
-from sparring.attacks.losses import margins
+from sparring.attacks.losses import IN_WORDS, margins
 from sparring.attacks.options import Options, integer, number
-from sparring.attacks.search import Search, arrays, run
+from sparring.attacks.search import Search, Way, arrays, run
 from sparring.backend import ops
 from sparring.networks.allconv import in_batches
 from sparring.randomness import Chance
@@ -75,6 +75,7 @@ class _RandomSearch(Search):
     def __init__(
         self, attack: Square, squares: _Squares, draws: _Draws, lost_by: Callable[..., np.ndarray]
     ) -> None:
+        self.way = Way(repr(attack), "Square", IN_WORDS["margin"])
         self._attack, self._squares, self._draws, self._lost_by = attack, squares, draws, lost_by
         self._rows, self._query = np.arange(len(squares.images)), 0
         self._best = squares.start(draws)  # [B, H, W, C]
@@ -83,6 +84,10 @@ class _RandomSearch(Search):
     @property
     def points(self) -> np.ndarray:
         return self._best[self._rows]
+
+    @override
+    def losses(self, points: Images) -> Any:
+        return self._lost_by(points, self._rows)
 
     @override
     def step(self) -> tuple[Images, Any]:

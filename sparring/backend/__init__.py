@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     devices = _it.devices
     on_cpu = _it.on_cpu
     readable = _it.readable
+    look = _it.look
 
 
 @cache

@@ -175,3 +175,11 @@ def on_cpu(tensor: Any) -> bool:
 def readable(tensor: Any) -> bool:
     """Ask whether it is a tracer, then for its devices."""
     return not isinstance(tensor, jax.core.Tracer) and on_cpu(tensor)
+
+
+def look(tensor: Any, see: Callable[[np.ndarray], object]) -> None:
+    """Copy an array; a tracer's values come by a callback, once they are computed."""
+    if isinstance(tensor, jax.core.Tracer):
+        jax.debug.callback(lambda values: see(np.asarray(values)), tensor)
+    else:
+        see(np.asarray(tensor))

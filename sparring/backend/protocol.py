@@ -164,3 +164,14 @@ class Backend(Protocol):
 
     def readable(self, tensor: Any) -> bool:
         """Tell whether a tensor is on the CPU and has values: it is not being traced."""
+
+    def look(self, tensor: Any, see: Callable[[np.ndarray], object]) -> None:
+        """Hand a tensor's values to a function.
+
+        On JAX that may be within what is differentiated or compiled. Of a tensor that has no values
+        yet, as in PyTorch's transforms and TensorFlow's graphs, nothing is handed over.
+
+        Args:
+            tensor: of any device.
+            see: is called with a numpy array.
+        """

@@ -174,3 +174,9 @@ def on_cpu(tensor: Any) -> bool:
 def readable(tensor: Any) -> bool:
     """Ask whether it is a graph's, then for its device."""
     return not tf.is_symbolic_tensor(tensor) and on_cpu(tensor)
+
+
+def look(tensor: Any, see: Callable[[np.ndarray], object]) -> None:
+    """Copy a tensor that is no graph's."""
+    if not tf.is_symbolic_tensor(tensor):
+        see(tensor.numpy())

@@ -349,3 +349,9 @@ def readable(tensor: Any) -> bool:
         and on_cpu(tensor)
         and not (is_functorch_wrapped_tensor(tensor) or torch.jit.is_tracing())
     )
+
+
+def look(tensor: Any, see: Callable[[np.ndarray], object]) -> None:
+    """Copy a tensor that is no tracer's."""
+    if not (is_functorch_wrapped_tensor(tensor) or torch.jit.is_tracing() or tensor.is_meta):
+        see(tensor.detach().cpu().numpy())

@@ -46,8 +46,9 @@ def attack(
 
     Every adversarial image is checked independently: shape, type, range, distance, and whether the
     defense answers with another label and does not reject it. The verdict goes to a folder of the
-    run: verdict.json and adversarial.safetensors; an interrupted evaluation goes on from there. A
-    finished verdict is never replaced without --force; other options have a folder of their own.
+    run: verdict.json, adversarial.safetensors, and verdict.html to look at; an interrupted
+    evaluation goes on from there. A finished verdict is never replaced without --force; other
+    options have a folder of their own.
     """
     with handled("The same command goes on with the images that are left."):
         backend_choice.choose(backend)
@@ -70,12 +71,14 @@ def attack(
             verdict = evaluate(wanted, progress=progress)
         print(verdict)
         file = verdict.file
-        if file is not None and file.is_relative_to(Path.cwd()):
+        assert file is not None  # a request from here is saved
+        if file.is_relative_to(Path.cwd()):
             file = file.relative_to(Path.cwd())
         print(f"Verdict   {file}, adversarial.safetensors and examples.svg")
         if verdict.failed:
             again = command_line(*sys.argv[1:], "--images", ",".join(map(str, verdict.failed)))
             print(f"Failed    {again}")
+        print(f"Page      {file.with_name('verdict.html')}")
 
 
 @contextmanager

@@ -8,6 +8,10 @@ Which question it answers: how many images did an attack break, and can that be 
     guard.py     finds what an attack changed of the defense, and puts it back
     verdict.py   Verdict, what came of it, and its files
     folder.py    where verdicts lie, that one process writes there, and what stays
+    trace.py     what the first of the images go through, step by step
+    page.py      a verdict to look at, with verdict.html.jinja and cell.html.jinja
+    account.py   what each part of an attack did and why images resist, in sentences
+    strips.py    the small curves of what an image goes through
     checks.py    warnings: signs that a result should be distrusted
     rates.py     rates with intervals, means over seeds
 """

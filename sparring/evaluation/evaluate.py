@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from sparring import attacks, backend, defenses
-from sparring.attacks import Attack, Wrapped
+from sparring.attacks import Attack, Wrapped, watching
 from sparring.attacks.options import RUN
 from sparring.backend import ops
 from sparring.data import Dataset
@@ -38,7 +38,7 @@ from sparring.errors import (
     shown,
     told,
 )
-from sparring.evaluation import checks, folder
+from sparring.evaluation import checks, folder, page, trace
 from sparring.evaluation.guard import Guard
 from sparring.evaluation.judge import Judge
 from sparring.evaluation.request import EvaluationRequest
@@ -46,8 +46,11 @@ from sparring.evaluation.verdict import Verdict, images_of
 from sparring.experiments.dataset import of_run
 from sparring.experiments.load import load
 from sparring.runs.directory import Run
+from sparring.runs.files import write_atomically
 from sparring.runs.records import (
+    LONGEST_REASON,
     MOST_IMAGES,
+    MOST_TRACED,
     Evaluated,
     EvaluationWarning,
     ThreatRecord,
@@ -91,7 +94,7 @@ def evaluate(
         n: how many test images, from the first.
         progress: is called after every batch; None shows in a notebook how far it is.
         options: the other fields of `EvaluationRequest`, such as images, draws, batch_size, seed,
-            check, time_limit. Other than in a request, nothing is written without `out` or
+            check, trace, time_limit. Other than in a request, nothing is written without `out` or
             save=True, and no transfer is tried without `transfer_from` or transfer=True.
 
     Returns:
@@ -135,6 +138,7 @@ def _run(request: EvaluationRequest, tell: Progress) -> Verdict:
         with threads.in_use():
             rows = judge.clean_rows(index, x, y)
         verdict = Verdict(about, rows, x, folder=where, name=parts.label)
+        verdict.originals = parts.dataset.x_test[index]
         if before is not None:
             told = verdict.resume(before)
             done = verdict.attacked & (told["reason"] != "")
@@ -145,13 +149,62 @@ def _run(request: EvaluationRequest, tell: Progress) -> Verdict:
             verdict.checked = before.finished and before.checked
             if before.finished and not len(verdict.left) and verdict.checked >= request.check:
                 tell(0, 0, f"Evaluated already: {where}. --force evaluates anew.")
+                with threads.in_use():
+                    _show(request, parts, judge, verdict, tell)
                 return verdict
             tell(0, 0, f"Going on with the evaluation in {where}.")
         verdict.threads = threads.count
         with threads.in_use():
             _attack_all(request, parts, judge, verdict, tell)
-        verdict.write_picture(parts.dataset)
+            if before is None and where is not None:
+                (where / trace.FILE).unlink(missing_ok=True)  # of an earlier evaluation
+            _show(request, parts, judge, verdict, tell)
     return verdict
+
+
+def _show(
+    request: EvaluationRequest, parts: _Parts, judge: Judge, verdict: Verdict, tell: Progress
+) -> None:
+    """Add what there is to see to a finished verdict: margins, the trace, the picture, the page."""
+    shown = verdict.attacked & (verdict.answer >= 0)
+    verdict.margin = np.full(len(shown), np.nan)
+    if shown.any():
+        few = replace(judge, seeds=judge.seeds[: trace.DRAWS])
+        verdict.margin[shown] = trace.margins_of(
+            few, verdict.adversarial[shown], verdict.label[shown]
+        )
+    first = np.flatnonzero(verdict.attacked)[:MOST_TRACED]
+    if verdict.folder is not None:
+        images = verdict.index[first].tolist()
+        verdict.trace = trace.Trace.read(verdict.folder, verdict.about, images)
+    if request.trace and verdict.trace is None:
+        tell(0, 0, f"Attacking the first {len(first)} of these images once more, to see each step.")
+        verdict.trace = _traced(request, parts, judge, verdict, first)
+        if verdict.folder is not None:
+            verdict.trace.write(verdict.folder, verdict.about)
+    verdict.write_picture(parts.dataset)
+    if verdict.folder is not None:
+        text = page.html(verdict).encode(errors="backslashreplace")
+        write_atomically(verdict.folder / page.FILE, text)
+
+
+def _traced(
+    request: EvaluationRequest, parts: _Parts, judge: Judge, verdict: Verdict, rows: np.ndarray
+) -> trace.Trace:
+    """The trace of some images, from running the attack on them alone; the verdict stays."""
+    index, y = verdict.index[rows], verdict.label[rows]
+    x = images_of(parts.dataset, index)
+    tracer = trace.Tracer(judge, index, x, y)
+    watched = replace(parts, attacked=watching.watched(parts.unobserved, tracer))
+    problem = ""
+    try:
+        if len(rows):
+            with _guarded(Guard(parts.defense, parts.threat), parts.attack):
+                given, _ = _attack(watched, x, y, request.time_limit)
+            tracer.given(given)
+    except AttackError as error:  # as one that needs more images; the verdict does not hang on it
+        problem = printable(f"on these images alone, {error}")[:LONGEST_REASON]
+    return tracer.trace(problem)
 
 
 def _threads(
@@ -220,12 +273,13 @@ def _attack_all(
 class _Parts:
     """What a request's names stand for.
 
-    The attack is given `attacked`: the defense in its `wrappers`, and observed. `repeatable` says
-    whether the attack is known well enough to tell it from any other.
+    The attack is given `attacked`: the defense in its `wrappers`, which is `unobserved`, or that
+    observed. `repeatable` says whether the attack is known well enough to tell it from any other.
     """
 
     defense: Defense
     attacked: Defense | Wrapped
+    unobserved: Defense | Wrapped
     wrappers: str
     attack: Attack
     threat: ThreatModel
@@ -243,6 +297,7 @@ class _Parts:
             attacked = load(_run_directory(request))
         defense, wrappers = attacks.unwrapped(attacked)  # the judge asks the defense itself
         plain = not isinstance(attacked, Wrapped) or _identified(attacked, defense)
+        unobserved = attacked
         if request.check and defense.stochastic:
             attacked = checks.observed(attacked)
         if isinstance(attack, str):
@@ -263,7 +318,7 @@ class _Parts:
         label = " ".join([word, *request.unusual(), *([f"on {wrappers}"] if wrappers else [])])
         repeatable = plain and (by_name or _identified(attack))
         return cls(
-            *(defense, attacked, wrappers, attack, threat, dataset, source),
+            *(defense, attacked, unobserved, wrappers, attack, threat, dataset, source),
             *(word, label, repeatable),
         )
 

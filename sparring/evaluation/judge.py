@@ -70,7 +70,7 @@ class Judge:
         Returns:
             Rows of a verdict [B] in which nothing is attacked yet.
         """
-        labels, rejected = self._ask(x)  # [D, B]
+        labels, rejected = self.ask(x)  # [D, B]
         rows = np.zeros(len(x), ROW)
         rows["index"], rows["label"], rows["answer"], rows["distance"] = index, y, -1, np.nan
         rows["clean"] = np.mean((labels == y) & ~rejected, axis=0)
@@ -104,7 +104,7 @@ class Judge:
             return rows, x.copy()
         images, valid, rows["distance"], rows["reason"] = self.threat.check(images, x)
         if valid.any():
-            labels, rejected = self._ask(images[valid])  # [D, V]
+            labels, rejected = self.ask(images[valid])  # [D, V]
             changed = (labels != rows["label"][valid]) & (labels != NO_ANSWER)
             if not self.defense.stochastic:
                 changed &= rows["distance"][valid] > 0  # the clean image was answered correctly
@@ -124,8 +124,12 @@ class Judge:
             rows["answer"][valid] = np.where(votes.any(axis=1), votes.argmax(axis=1), NO_ANSWER)
         return rows, images
 
-    def _ask(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Labels and whether rejected, both [D, B], of images [B, H, W, C] in each of D draws."""
+    def ask(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ask about images float32 [B, H, W, C] in [0, 1].
+
+        Returns:
+            In each of D draws, both [D, B], the labels, and which images are rejected.
+        """
         labels, rejected = [], []
         for seed in self.seeds:
             answers, scores = self.defense.classify(x, seed), self.defense.detect(x, seed)

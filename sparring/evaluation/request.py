@@ -71,6 +71,9 @@ class EvaluationRequest(Request):
     batch_size: int = option(128, "Images given to the attack at a time.", "N")
     seed: int = option(0, "Of a stochastic defense's draws.", "N")
     check: bool = option(True, "Look for signs that the result should be distrusted.")
+    trace: bool = option(
+        False, "Keep what the first 10 attacked images go through, step by step, and show it."
+    )
     transfer: bool = True
     """Whether the checks try another defense's adversarial images too, where there is one."""
     transfer_from: Any = None
@@ -89,7 +92,7 @@ class EvaluationRequest(Request):
         """Check numbers, and take texts for paths."""
         for name, (least, most) in _RANGES.items():
             object.__setattr__(self, name, _integer(name, getattr(self, name), least, most))
-        for name in ("check", "transfer", "save", "force", "other_data"):
+        for name in ("check", "trace", "transfer", "save", "force", "other_data"):
             if not isinstance(value := getattr(self, name), bool | np.bool_):
                 raise SettingsError(f"{name}: expected true or false, got {value!r:.80}")
             object.__setattr__(self, name, bool(value))

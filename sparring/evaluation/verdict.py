@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from sparring.runs.records import (
     RatesRecord,
     VerdictRecord,
 )
+
+if TYPE_CHECKING:
+    from sparring.evaluation.trace import Trace
 
 BROKEN = "broken"
 """The reason of an image that is broken in every draw."""
@@ -64,6 +67,10 @@ class Verdict:
         folder: where it is written, if anywhere.
         name: the attack's short name, and what is unusual about the evaluation.
         checked: whether it was looked for signs that the result should be distrusted.
+        originals: uint8 [N, H, W, C], the images themselves.
+        margin: float64 [N], by how much the best other logit exceeds the label's, of the
+            adversarial images, in the mean over some draws; NaN where that is not known.
+        trace: what the first of the attacked images went through, if it was asked for.
     """
 
     about: Evaluated
@@ -75,6 +82,9 @@ class Verdict:
     folder: Path | None = None
     name: str = ""
     checked: bool = False
+    originals: np.ndarray | None = None
+    margin: np.ndarray | None = None
+    trace: Trace | None = None
 
     index = _Column()
     """Indices [N] of the test images."""
@@ -163,6 +173,12 @@ class Verdict:
         lines += [f"  {count:4d}  {reason}" for reason, count in reasons.most_common(8)]
         lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """Show rates, warnings, images and, of a trace, curves in a notebook."""
+        from sparring.evaluation import page  # which not every verdict needs
+
+        return page.cell(self)
 
     def warn(self, warning: EvaluationWarning) -> None:
         """Add a warning, once."""

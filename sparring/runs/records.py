@@ -7,6 +7,7 @@ text, and `true` is no integer. What a file has besides is left alone.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +33,7 @@ from typing_extensions import override
 
 from sparring.data import DatasetInfo
 from sparring.errors import RunError
-from sparring.runs.files import read_json, write_json
+from sparring.runs.files import read_json, write_atomically, write_json
 
 FORMAT = 2
 """Version of run.json that is written. 1, which lacks `networks`, is read too."""
@@ -295,6 +296,80 @@ class VerdictRecord(Evaluated, _File):
         write_json(folder / first, {"format": VERDICT_FORMAT, **self.model_dump(mode="json")})
         for name in before:
             (folder / name).unlink(missing_ok=True)
+
+
+TRACE_FORMAT: Literal[1] = 1
+"""Version of trace.json."""
+
+MOST_TRACED, MOST_POINTS, MOST_WAYS = 10, 10_000, 10_000
+"""Images that are traced, points that are kept of each, and parts of an attack, at most."""
+
+
+class WayRecord(Record):
+    """A part of an attack; the fields are those of `sparring.attacks.search.Way`."""
+
+    attack: str
+    name: str
+    loss: str
+    restart: Count
+    aim: Count | None
+
+
+class PointsRecord(Record):
+    """The points of a trace in the order of time, a list for each column; see `Trace.points`."""
+
+    image: Annotated[list[Count], Field(max_length=MOST_TRACED * MOST_POINTS)]
+    way: list[Annotated[int, Field(ge=0, lt=MOST_WAYS)]]
+    step: list[Count]
+    target: list[Annotated[int, Field(ge=-1, le=_LARGEST_COUNT)]]
+    loss: list[NumberOrNaN]
+    margin: list[NumberOrNaN]
+    distance: list[Annotated[NumberOrNaN, AfterValidator(_sensible)]]
+    answer: list[Annotated[int, Field(ge=-1, le=_LARGEST_COUNT)]]
+    rejected: list[Share]
+    broken: list[Share]
+
+    @model_validator(mode="after")
+    def _columns_are_of_one_length(self) -> PointsRecord:
+        lengths = {name: len(getattr(self, name)) for name in type(self).model_fields}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"expected columns of one length, found {lengths}")
+        return self
+
+
+class TraceRecord(_File):
+    """trace.json: what the first of the attacked images went through, step by step.
+
+    Attributes:
+        format: version of the file.
+        evaluated: what was evaluated.
+        images: indices of the test images that were traced.
+        ways: the parts of the attack.
+        points: what it came to, in the order of time.
+        omitted: how many points were too many to be kept.
+        problem: in words, why there is nothing more to see; empty where there is no problem.
+    """
+
+    format: Literal[1] = TRACE_FORMAT
+    evaluated: Evaluated
+    images: Annotated[list[Count], Field(max_length=MOST_TRACED)]
+    ways: Annotated[list[WayRecord], Field(max_length=MOST_WAYS)]
+    points: PointsRecord
+    omitted: Count
+    problem: str
+
+    @model_validator(mode="after")
+    def _points_are_of_its_images_and_ways(self) -> TraceRecord:
+        if not {*self.points.image} <= {*self.images}:
+            raise ValueError("expected points of the images that are listed alone")
+        if max(self.points.way, default=-1) >= len(self.ways):
+            raise ValueError(f"expected points of {len(self.ways)} ways, found others")
+        return self
+
+    def write(self, file: Path) -> None:
+        """Write trace.json; its many numbers are not put on a line each."""
+        values = json.dumps(self.model_dump(mode="json"), ensure_ascii=False)
+        write_atomically(file, f"{values}\n".encode(errors="backslashreplace"))
 
 
 def verdict_folder(attack: str, norm: str, eps: float, unusual: Sequence[str] = ()) -> str:
