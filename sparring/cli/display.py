@@ -318,23 +318,21 @@ class JobLine(NamedTuple):
     """How far a running job is: the texts that its line is made of, in their order."""
 
     title: str
-    epoch: str = ""
+    done: str = ""
     figures: str = ""
     left: str = ""
 
     @classmethod
     def of(cls, job: Job) -> Self:
         """Read it from the job's files."""
-        if not job.epochs:
+        if (standing := job.standing()) is None:
             return cls(job.title)
-        if (metrics := job.progress()) is None:
-            return cls(job.title, f": epoch 0/{job.epochs}")
-        tested = metrics.test_accuracy
+        left = standing.seconds_left
         return cls(
             job.title,
-            f": epoch {metrics.epoch}/{job.epochs}",
-            f", loss {metrics.loss:.4f}" + ("" if tested is None else f", test {tested:.2%}"),
-            f", {duration((job.epochs - metrics.epoch) * metrics.seconds)} left",
+            f": {standing.done}",
+            f", {standing.figures}" if standing.figures else "",
+            "" if left is None else f", {duration(left)} left",
         )
 
     def fitted(self, width: int = sys.maxsize) -> str:
@@ -342,7 +340,7 @@ class JobLine(NamedTuple):
         whole = "".join(self)
         if len(whole) <= width:
             return whole
-        seen = self.epoch + self.left
+        seen = self.done + self.left
         title = Text(self.title)
         title.truncate(max(1, width - len(seen)), overflow="ellipsis")
         return title.plain + seen
