@@ -54,8 +54,8 @@ def attack(
     words: Annotated[
         list[str],
         typer.Argument(
-            metavar="DEFENSE... [ATTACK]...",
-            help="Names of trained defenses or run directories, or all that are trained: all. "
+            metavar="DEFENSE|ATTACK",
+            help="Defenses: names or run directories of trained ones, or all of them: all. "
             f"Then attacks: {', '.join(attacks.NAMES)} (each defense's reference attack), a "
             "library's such as autoattack, or a file.py with a function attack(defense, x, y, "
             "threat). Default: pgd.",
@@ -64,13 +64,7 @@ def attack(
         ),
     ],
     data: Annotated[str | None, _option("data", words=data_sets.NAMES)] = None,
-    eps: Annotated[
-        str | None,
-        typer.Option(
-            metavar="X,Y,...",
-            help="Its radius, as 0.03 or 8/255, or several. Default: the data set's.",
-        ),
-    ] = None,
+    eps: Annotated[str | None, _option("eps")] = None,
     images: Annotated[str | None, _option("images")] = None,
     options: Annotated[list[str] | None, _option("options")] = None,
     request: partial[EvaluationRequest],
@@ -98,6 +92,8 @@ def attack(
         chosen = backend_choice.choose(backend)
         named, by = _split(words)
         radii = [] if eps is None else [radius.strip() for radius in eps.split(",")]
+        if not all(radii):
+            raise typer.BadParameter(f"--eps: expected radii as 0.01,8/255, got {eps!r:.80}")
         common = request(
             defense=named[0],
             attack=by[0],
@@ -107,8 +103,9 @@ def attack(
             options=assignments(options or [], "--option"),
         )
         several = max(len(named), len(by), len(radii)) > 1 or named == ["all"]
-        own_process = any(value is not None for value in (how.seeds, how.jobs, how.cluster))
-        if several or own_process:
+        if (several or how.seeds) and common.out is not None:
+            raise typer.BadParameter("--out goes with a single defense, attack and eps")
+        if several or any(value is not None for value in (how.seeds, how.jobs, how.cluster)):
             if traceback:
                 raise typer.BadParameter(
                     "--traceback goes with a single defense, attack and eps, without --jobs"

@@ -206,7 +206,8 @@ def _attack_all(
     start, saved = time.perf_counter() - verdict.seconds, time.monotonic()
     guard = Guard(parts.defense, parts.threat)
     left = share[verdict.reason[share] == ""]
-    total, done = len(share), len(share) - len(left)
+    total = len(share)
+    done = total - len(left)
     tell(done, total, "attacking")
     if request.time_limit is not None and not _can_be_limited():
         verdict.warn(checks.TIME_LIMIT)

@@ -14,7 +14,6 @@ from typing import Any, Self
 import numpy as np
 from typing_extensions import override
 
-from sparring import attacks
 from sparring import data as datasets
 from sparring.errors import SettingsError, shown, unknown_name
 from sparring.experiments.request import Request, option
@@ -42,12 +41,11 @@ class EvaluationRequest(Request):
         SettingsError: a number is out of range, or options are given to an attack without a name.
     """
 
-    defense: Any = option(MISSING, "Name of a trained defense, or a run directory.")
-    attack: Any = option(
-        "pgd",
-        f"{', '.join(attacks.NAMES)} (the defense's reference attack), a library's such as "
-        "autoattack, or a file.py with a function attack(defense, x, y, threat).",
-    )
+    defense: Any
+    """Name of a trained defense, or a run directory."""
+    attack: Any = "pgd"
+    """One of `sparring.attacks.NAMES` or `LIBRARIES`, or a file.py with a function attack(defense,
+    x, y, threat)."""
     options: Mapping[str, Any] = option(
         dict, "Of the attack, as steps=100; repeatable.", "NAME=VALUE", "--option", "-o"
     )
@@ -62,7 +60,7 @@ class EvaluationRequest(Request):
     )
     norm: str = option("Linf", "Norm of the threat model.", "Linf|L2")
     eps: str | float | None = option(
-        None, "Its radius, as 0.03 or 8/255. Default: the data set's.", "X"
+        None, "Its radius, as 0.03 or 8/255, or several. Default: the data set's.", "X,Y,..."
     )
     n: int = option(100, "How many test images.", "N", "--n", "-n")
     images: Sequence[int] | None = option(
