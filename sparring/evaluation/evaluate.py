@@ -141,6 +141,7 @@ def _run(request: EvaluationRequest, tell: Progress) -> Verdict:
             verdict.checked = before.checked
             done = (verdict.reason[share] != "").all()
             if done and (verdict.checked >= request.check or request.chunk is not None):
+                folder.drop_chunks(where)  # a kill may have left them
                 tell(0, 0, f"Evaluated already: {where}. --force evaluates anew.")
                 return verdict
         if earlier:

@@ -44,13 +44,12 @@ def plan(request: EvaluationPlanRequest) -> EvaluationPlan:
         try:
             ready = Prepared.of(wanted, lambda *_: None)
             assert ready.folder is not None
-            if (other := begun.get(ready.folder)) is not None:
-                if ready.same(other):
-                    continue  # it was asked for twice
-                usual = folder.other_folder(ready.folder, ready.about, ready.index)
-                ready = replace(ready, folder=usual)
-            verdicts.append(_looked_at(wanted, ready, title))
-            begun[verdicts[-1].folder] = ready
+            if (other := begun.get(ready.folder)) is not None and not ready.same(other):
+                own = folder.other_folder(ready.folder, ready.about, ready.index)
+                ready = replace(ready, folder=own)
+            if ready.folder not in begun:  # else it was asked for twice
+                verdicts.append(_looked_at(wanted, ready, title))
+                begun[verdicts[-1].folder] = ready
         except SparringError as error:
             nowhere = Path(f"{title} {len(verdicts)}")
             verdicts.append(
@@ -97,8 +96,8 @@ def _looked_at(request: EvaluationRequest, ready: Prepared, title: str) -> Plann
     assert where is not None
     assert defense.path is not None
     before, chunks = ready.earlier(request)
-    folder.drop_chunks(where, but=chunks)
     finished = before is not None and before.finished and before.checked >= request.check
+    folder.drop_chunks(where, but=() if finished else chunks)
     done, cut = [], 0
     for place, record in chunks.items():
         number, cut = folder.chunk_of(place)
@@ -127,7 +126,7 @@ def _looked_at(request: EvaluationRequest, ready: Prepared, title: str) -> Plann
 
 def _passes(attack: Attack) -> int:
     """About how often an attack asks a defense about an image."""
-    own = {name: getattr(attack, name, None) for name in ("steps", "restarts", "targets")}
+    own = {name: getattr(attack, name, None) for name in ("steps", "restarts", "targets", "draws")}
     counts = [max(1, count) for count in own.values() if isinstance(count, int)]
     queries = getattr(attack, "queries", 0)
     said = math.prod(counts) * bool(counts) + (queries if isinstance(queries, int) else 0)

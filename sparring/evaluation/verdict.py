@@ -104,11 +104,6 @@ class Verdict:
         return self.reason.tolist()
 
     @property
-    def left(self) -> np.ndarray:
-        """The rows, int [M], that are to be attacked yet."""
-        return np.flatnonzero(self.attacked & (self.reason == ""))
-
-    @property
     def file(self) -> Path | None:
         """verdict.json, if it is written anywhere."""
         return None if self.folder is None else VerdictRecord.find(self.folder)
