@@ -151,7 +151,8 @@ def _attack_many(asked: EvaluationPlanRequest, how: ManyOptions, backend: str, q
         progress.message("Looking at what there is to do.")
     plan = jobs.plan(asked, environment)
     done = places.run(lambda room: jobs.jobs_of(plan, room), plan.devices, environment, quiet)
-    messages = {job.folder: job.message for job in done}
+    # Of several failed ones of a verdict the first: the others need it.
+    messages = {job.folder: job.message for job in reversed(done) if job.state == "failed"}
     display.print_rows(display.rows_of_verdicts(plan.verdicts, messages))
     many.end(done)
 
@@ -162,9 +163,8 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     Raises:
         SettingsError: for a word that is neither, or not in its place.
     """
-    of_attacks = [attacks.is_name(word) and not Path(word).is_dir() for word in words]
-    count = of_attacks.index(True) if True in of_attacks else len(words)
-    named, by = list(words[:count]), list(words[count:])
+    count = next((at for at, word in enumerate(words) if attacks.is_name(word)), len(words))
+    named, by = words[:count], words[count:]
     for word in words:
         if not attacks.is_name(word) and not _is_defense(word):
             _refuse(word, first=word == words[0])
@@ -223,7 +223,8 @@ def _seeds(text: str | None, named: Sequence[str]) -> Sequence[int]:
     from sparring.cli.many import seeds_of
 
     seeds = seeds_of(text)
-    if paths := [name for name in named if name not in (*defenses.NAMES, "all")] if seeds else []:
+    paths = [name for name in named if name not in (*defenses.NAMES, "all")]
+    if seeds and paths:
         raise SettingsError(
             f"--seeds: expected names of defenses, whose runs lie in RUNS/seed-N, got {paths[0]}"
         )
