@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from sparring.cli import display
+from sparring.experiments.jobs import TrainingJob
 from sparring.experiments.request import TrainingRequest
-from sparring.experiments.schedule import Job
 from sparring.training.callbacks import EpochMetrics
 
 WIDTHS = (40, 80, 100, 200)
@@ -115,7 +115,8 @@ def test_a_terminal_that_has_ascii_only_and_no_color(monkeypatch: pytest.MonkeyP
 
 def test_many_jobs_are_drawn_in_the_width_there_is(tmp_path: Any) -> None:
     request = TrainingRequest(defense="baseline", out=tmp_path)
-    job = Job("baseline on a data set of a long name", tmp_path, request, 8, 1.0, state="running")
+    title, log = "baseline on a data set of a long name", tmp_path / "defense.log"
+    job = TrainingJob(title, tmp_path, request, log, 1.0, state="running", epochs=8)
     console = terminal(40)
     with display.ManyLive(console) as live:
         live.begin([job])

@@ -71,7 +71,8 @@ def test_things_in_place_of_names_are_no_json(digits_baseline: Defense) -> None:
 def test_options_that_the_command_line_shows_say_what_they_are() -> None:
     shown = {field.name: field.metadata for field in fields(EvaluationRequest) if field.metadata}
     assert set(shown) == {field.name for field in fields(EvaluationRequest)} - {
-        *("transfer", "transfer_from", "save")
+        *("defense", "attack"),  # one argument, which takes several of both
+        *("transfer", "transfer_from", "save", "wait", "chunks", "chunk"),
     }
     assert all(metadata["help"].endswith(".") for metadata in shown.values())
     assert shown["n"]["names"] == ("--n", "-n")

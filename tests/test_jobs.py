@@ -1,4 +1,4 @@
-"""Many trainings at once: the scheduler alone, with real processes, and with Ray."""
+"""Many jobs at once: the scheduler alone, trainings in real processes, and with Ray."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from sparring.data import load
 from sparring.errors import RunError, SettingsError, SparringError
 from sparring.experiments import machine
 from sparring.experiments import schedule as jobs
+from sparring.experiments.jobs import TrainingJob, jobs_of
+from sparring.experiments.jobs import plan as ask_for_plan
 from sparring.experiments.plan import plan
 from sparring.experiments.request import Answer, Plan, PlanRequest, TrainingRequest
 from sparring.experiments.schedule import Job
@@ -104,9 +106,10 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "_SECONDS_BETWEEN_LOOKS", 0.001)
 
 
-def make(title: str, *needs: Job, out: Path = Path("none")) -> Job:
+def make(title: str, *needs: Job, out: Path = Path("none")) -> TrainingJob:
     request = TrainingRequest(defense=title)
-    return Job(title, out / title, request, 1, 1.0, list(needs))
+    log = out / title / "logs" / "defense.log"
+    return TrainingJob(title, out / title, request, log, 1.0, list(needs), epochs=1)
 
 
 def test_order_and_room() -> None:
@@ -147,7 +150,9 @@ def test_a_killed_job_is_started_again_but_not_for_ever(code: int) -> None:
     jobs.run([once, always], workers, told)
     assert once.state == "done"
     assert workers.order.count("once") == 2
-    assert any("once: killed" in line and "last checkpoint" in line for line in told.lines)
+    assert any(
+        "once: killed" in line and "goes on from what it saved" in line for line in told.lines
+    )
     assert always.state == "failed"
     assert workers.order.count("always") == 1 + jobs.KILLED_AT_MOST
     assert always.message == f"exit code {code}"
@@ -201,12 +206,12 @@ def test_places_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 # Planning
 
 
-def planned(names: list[str], seeds: list[int], out: Path, **settings: Any) -> list[Job]:
+def planned(names: list[str], seeds: list[int], out: Path, **settings: Any) -> list[TrainingJob]:
     """The jobs of a plan, which goes through JSON as it does between processes."""
     common = TrainingRequest(defense=names[0], out=out, settings=settings)
     request = PlanRequest(defenses=names, data=["digits"], seeds=seeds, common=common)
     request = PlanRequest.from_json(json.loads(json.dumps(request.as_json())))
-    return jobs.jobs_of(Plan.from_json(json.loads(json.dumps(plan(request).as_json()))))
+    return jobs_of(Plan.from_json(json.loads(json.dumps(plan(request).as_json()))))
 
 
 def test_a_plan_becomes_jobs(tmp_path: Path) -> None:
@@ -224,7 +229,7 @@ def test_a_plan_becomes_jobs(tmp_path: Path) -> None:
     by_title = {job.title: job for job in todo}
     lent = by_title["randomneuron on digits, seed 3"]
     assert [job.title for job in lent.needs] == ["baseline on digits, seed 3"]
-    assert lent.run == tmp_path / "seed-3" / "digits" / "randomneuron"
+    assert lent.folder == tmp_path / "seed-3" / "digits" / "randomneuron"
     part = by_title["majority on digits, seed 0, network 2"]
     assert part.request == TrainingRequest(
         defense="majority", data="digits", seed=0, out=tmp_path / "seed-0", network=1,
@@ -244,7 +249,7 @@ def test_a_plan_becomes_jobs(tmp_path: Path) -> None:
 
 def test_a_plan_that_cannot_be_made_says_why() -> None:
     with pytest.raises(SparringError, match=r"unknown defense 'basline'\. Did you mean"):
-        jobs.plan(
+        ask_for_plan(
             PlanRequest(
                 defenses=["basline"], data=["digits"], common=TrainingRequest(defense="basline")
             ),
@@ -385,7 +390,7 @@ def test_stopping_the_scheduler_stops_its_jobs_and_all_goes_on(tmp_path: Path, n
     _wait_for(lambda: not _workers(out))
     assert "Traceback" not in output
     if number == signal.SIGTERM:
-        assert "network 2: killed (exit code -9); it goes on from its last checkpoint" in output
+        assert "network 2: killed (exit code -9); it goes on from what it saved" in output
         log = (run.path / "logs" / "network-001.log").read_text()
         assert "Resuming" in log
         # Nothing was lost: the same command brings it to the same bits.
@@ -434,7 +439,7 @@ def test_lines_and_the_live_display_of_many(tmp_path: Path) -> None:
     done, running = make("done", out=tmp_path), make("running", out=tmp_path)
     done.state, running.state = "done", "running"
     running.request, running.epochs = TrainingRequest(defense="running", network=0), 8
-    checkpoints = Run(running.run).checkpoints(0)
+    checkpoints = Run(running.folder).checkpoints(0)
     with checkpoints.locked():
         checkpoints.append_metrics(EpochMetrics(0, 2, 0.5, 0.5, 0.875, 0.03, 100.0, 10.0))
     console = Console(force_terminal=True, width=150, record=True)
@@ -489,7 +494,7 @@ def test_on_a_ray_cluster_whose_worker_is_killed(tmp_path: Path) -> None:
     os.kill(int(fields["PPid"]), signal.SIGKILL)  # Ray's worker, not the training
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-    assert "network 1: killed (exit code -9); it goes on from its last checkpoint" in output
+    assert "network 1: killed (exit code -9); it goes on from what it saved" in output
     log = (run.path / "logs" / "network-000.log").read_text()
     assert "Terminated" in log  # the training went with its worker
     assert "Resuming" in log

@@ -73,6 +73,7 @@ __all__ = [
     "BPDA",
     "EOT",
     "FGSM",
+    "LIBRARIES",
     "NAMES",
     "PGD",
     "Ascent",
@@ -91,6 +92,7 @@ __all__ = [
     "cross_entropies",
     "get",
     "gradient",
+    "is_name",
     "logit_ratios",
     "logits_of_draws",
     "margins",
@@ -112,6 +114,20 @@ _CLASSES = {
 
 NAMES = (*_CLASSES, "reference")
 """What an attack may be called; asking for them imports no framework."""
+
+LIBRARIES = {
+    "autoattack": "AutoAttack",
+    "foolbox": "Foolbox",
+    "torchattacks": "Torchattacks",
+    "art": "ART",
+    "adv_lib": "AdvLib",
+}
+"""Other libraries by the names they have on the command line, with their classes in `adapters`."""
+
+
+def is_name(word: str) -> bool:
+    """Say whether a word is what an attack may be called: a name, a library's, or a Python file."""
+    return word in NAMES or word in LIBRARIES or word.endswith(".py")
 
 
 class _Registry(Mapping[str, "Callable[..., Attack]"]):
@@ -146,7 +162,7 @@ def get(name: str | Path, options: Mapping[str, Any] | None = None, defense: str
     """Find an attack and set its options.
 
     Args:
-        name: one of ATTACKS, or of `adapters.LIBRARIES`; "reference" for the reference attack on a
+        name: one of ATTACKS, or of LIBRARIES; "reference" for the reference attack on a
             defense; or a Python file, which is run and has to define a function
             `attack(defense, x, y, threat)` or a class `Attack` whose instances are called so.
         options: arguments of the class, or keyword arguments of the function, such as steps=100.
@@ -164,11 +180,11 @@ def get(name: str | Path, options: Mapping[str, Any] | None = None, defense: str
         from sparring.attacks import reference
 
         return with_options(reference.get(defense), options)
-    from sparring.attacks import adapters
+    if name in LIBRARIES:
+        from sparring.attacks import adapters
 
-    if name in adapters.LIBRARIES:
-        return adapters.get(name, options)
+        return adapters.made(getattr(adapters, LIBRARIES[name]), options)
     if name not in ATTACKS:
-        valid = [*ATTACKS, "reference", "a file ending in .py", *adapters.LIBRARIES]
+        valid = [*ATTACKS, "reference", "a file ending in .py", *LIBRARIES]
         raise SettingsError(unknown_name("attack", name, valid))
     return with_options(ATTACKS[name], options)

@@ -432,25 +432,14 @@ class AdvLib(_Library):
         return maker(module, x, y)
 
 
-LIBRARIES: dict[str, type[Adapter]] = {
-    "autoattack": AutoAttack,
-    "foolbox": Foolbox,
-    "torchattacks": Torchattacks,
-    "art": ART,
-    "adv_lib": AdvLib,
-}
-"""The adapters by the names they have on the command line."""
-
-
-def get(name: str, options: Mapping[str, Any]) -> Attack:
+def made(kind: type[Adapter], options: Mapping[str, Any]) -> Attack:
     """Make the attack of a library.
 
     Args:
-        name: one of LIBRARIES.
+        kind: the class of its adapter.
         options: of the adapter; `attack` names the attack where there are several.
 
     Raises:
         SettingsError: for wrong options, on other backends than PyTorch, and without the library.
     """
-    kind = LIBRARIES[name]
     return kind(**options) if issubclass(kind, _Library) else with_options(kind, options)

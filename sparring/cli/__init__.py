@@ -6,6 +6,7 @@ Which question it answers: what does `sparring VERB` do?
     config.py   values and config files in YAML
     options.py  options made of dataclasses
     display.py  bars, lines and tables
+    many.py     many jobs, and what is told of those that fail
 
 One file a verb: train.py, attack.py, report.py, list.py, exercise.py, convert.py, doctor.py; and
 job.py, which a schedule calls.

@@ -1,39 +1,74 @@
-"""sparring attack: attack a trained defense and judge what comes of it."""
+"""sparring attack: attack trained defenses and judge what comes of it."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from traceback import print_exception
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from sparring import attacks, defenses
 from sparring import data as data_sets
 from sparring.backend import choice as backend_choice
-from sparring.cli.options import BackendOption, assignments, from_fields, option_of
+from sparring.cli.options import (
+    BackendOption,
+    assignments,
+    completed,
+    from_fields,
+    option_of,
+)
 from sparring.cli.program import app, command_line, handled
-from sparring.errors import AttackError
-from sparring.evaluation.request import EvaluationRequest
+from sparring.errors import AttackError, SettingsError, unknown_name
+from sparring.evaluation.request import EvaluationPlanRequest, EvaluationRequest
+from sparring.experiments.request import option
 
 _option = partial(option_of, EvaluationRequest)
+
+
+@dataclass(frozen=True)
+class ManyOptions:
+    """How `sparring attack` goes about many evaluations."""
+
+    seeds: str | None = option(
+        None, "Attack the runs of each of these seeds, in RUNS/seed-N.", "A-B,C"
+    )
+    jobs: str | None = option(
+        None, "Evaluate so many verdicts, or chunks of one, at a time, as processes.", "N|auto"
+    )
+    cluster: str | None = option(
+        None, "Evaluate on a Ray cluster, or start one here.", "ADDRESS|local"
+    )
 
 
 @app.command(epilog="Example: sparring attack blur pgd --eps 0.1 -n 20 -o steps=100")
 @from_fields
 def attack(
     *,
-    defense: Annotated[str, _option("defense", typer.Argument, defenses.NAMES)],
-    attack: Annotated[str, _option("attack", typer.Argument, attacks.NAMES)] = "pgd",
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DEFENSE|ATTACK",
+            help="Defenses: names or run directories of trained ones, or all of them: all. "
+            f"Then attacks: {', '.join(attacks.NAMES)} (each defense's reference attack), a "
+            "library's such as autoattack, or a file.py with a function attack(defense, x, y, "
+            "threat). Default: pgd.",
+            show_default=False,
+            autocompletion=completed(*defenses.NAMES, "all", *attacks.NAMES, *attacks.LIBRARIES),
+        ),
+    ],
     data: Annotated[str | None, _option("data", words=data_sets.NAMES)] = None,
     eps: Annotated[str | None, _option("eps")] = None,
     images: Annotated[str | None, _option("images")] = None,
     options: Annotated[list[str] | None, _option("options")] = None,
     request: partial[EvaluationRequest],
+    how: ManyOptions,
     backend: BackendOption = None,
     traceback: Annotated[
         bool, typer.Option("--traceback", help="If the attack raises, print where, in full.")
@@ -42,43 +77,127 @@ def attack(
         bool, typer.Option("--quiet", "-q", help="Print nothing but the verdict.")
     ] = False,
 ) -> None:
-    """Attack a trained defense and judge what comes of it.
+    """Attack trained defenses and judge what comes of it.
 
     Every adversarial image is checked independently: shape, type, range, distance, and whether the
     defense answers with another label and does not reject it. The verdict goes to a folder of the
     run: verdict.json, adversarial.safetensors, and verdict.html to look at; an interrupted
     evaluation goes on from there. A finished verdict is never replaced without --force; other
     options have a folder of their own.
+
+    Several defenses, attacks, radii or seeds, and 'all', are evaluated as jobs of their own, one
+    after the other or --jobs at a time; what is finished is skipped, and one that fails does not
+    stop the others. With more places than verdicts the images of each are shared out.
     """
     with handled("The same command goes on with the images that are left."):
-        backend_choice.choose(backend)
-        if not Path(defense).is_dir():
-            defenses.describe(defense)  # which refuses a wrong name before a framework is imported
-        wanted = request(
-            defense=defense,
-            attack=attack,
+        chosen = backend_choice.choose(backend)
+        named, by = _split(words)
+        radii = [] if eps is None else [radius.strip() for radius in eps.split(",")]
+        if not all(radii):
+            raise typer.BadParameter(f"--eps: expected radii as 0.01,8/255, got {eps!r:.80}")
+        common = request(
+            defense=named[0],
+            attack=by[0],
             data=data,
-            eps=eps,
+            eps=radii[0] if radii else None,
             images=_indices(images),
             options=assignments(options or [], "--option"),
         )
+        several = max(len(named), len(by), len(radii)) > 1 or named == ["all"]
+        if (several or how.seeds) and common.out is not None:
+            raise typer.BadParameter("--out goes with a single defense, attack and eps")
+        if several or any(value is not None for value in (how.seeds, how.jobs, how.cluster)):
+            if traceback:
+                raise typer.BadParameter(
+                    "--traceback goes with a single defense, attack and eps, without --jobs"
+                )
+            asked = EvaluationPlanRequest(
+                defenses=named,
+                attacks=by,
+                eps=radii,
+                seeds=_seeds(how.seeds, named),
+                common=common,
+            )
+            _attack_many(asked, how, chosen, quiet)
+        else:
+            _attack_one(common, traceback, quiet)
 
-        from sparring.cli import display
-        from sparring.evaluation.evaluate import evaluate
 
-        total = len(wanted.images or ()) or wanted.n
-        with _explained(traceback), display.counted(quiet, total) as progress:
-            verdict = evaluate(wanted, progress=progress)
-        print(verdict)
-        file = verdict.file
-        assert file is not None  # a request from here is saved
-        if file.is_relative_to(Path.cwd()):
-            file = file.relative_to(Path.cwd())
-        print(f"Verdict   {file}, adversarial.safetensors and examples.svg")
-        if verdict.failed:
-            again = command_line(*sys.argv[1:], "--images", ",".join(map(str, verdict.failed)))
-            print(f"Failed    {again}")
-        print(f"Page      {file.with_name('verdict.html')}")
+def _attack_one(request: EvaluationRequest, traceback: bool, quiet: bool) -> None:
+    """Evaluate one attack on one defense here, and print the verdict."""
+    from sparring.cli import display
+    from sparring.evaluation.evaluate import evaluate
+
+    total = len(request.images or ()) or request.n
+    with _explained(traceback), display.counted(quiet, total) as progress:
+        verdict = evaluate(request, progress=progress)
+    print(verdict)
+    file = verdict.file
+    assert file is not None  # a request from here is saved
+    if file.is_relative_to(Path.cwd()):
+        file = file.relative_to(Path.cwd())
+    print(f"Verdict   {file}, adversarial.safetensors and examples.svg")
+    if verdict.failed:
+        again = command_line(*sys.argv[1:], "--images", ",".join(map(str, verdict.failed)))
+        print(f"Failed    {again}")
+    print(f"Page      {file.with_name('verdict.html')}")
+
+
+def _attack_many(asked: EvaluationPlanRequest, how: ManyOptions, backend: str, quiet: bool) -> None:
+    """Evaluate many attacks as jobs, and end with a table and what failed."""
+    from sparring.cli import display, many
+    from sparring.evaluation import jobs
+
+    places = many.Places(how.jobs, how.cluster)
+    environment = {"KERAS_BACKEND": backend}
+    with display.shown(quiet) as progress:
+        progress.message("Looking at what there is to do.")
+    plan = jobs.plan(asked, environment)
+    done = places.run(lambda room: jobs.jobs_of(plan, room), plan.devices, environment, quiet)
+    # Of several failed ones of a verdict the first: the others need it.
+    messages = {job.folder: job.message for job in reversed(done) if job.state == "failed"}
+    display.print_rows(display.rows_of_verdicts(plan.verdicts, messages))
+    many.end(done)
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Tell names of defenses from names of attacks, which come after them.
+
+    Raises:
+        SettingsError: for a word that is neither, or not in its place.
+    """
+    count = next((at for at, word in enumerate(words) if attacks.is_name(word)), len(words))
+    named, by = words[:count], words[count:]
+    for word in words:
+        if not attacks.is_name(word) and not _is_defense(word):
+            _refuse(word, first=word == words[0])
+    if not named:
+        raise SettingsError(f"expected the name of a defense before the attack {by[0]!r}, got none")
+    if late := [word for word in by if not attacks.is_name(word)]:
+        raise SettingsError(
+            f"expected names of attacks after the attack {by[0]!r}, got the defense {late[0]!r}"
+        )
+    if "all" in named and len(words) > len(by) + 1:
+        raise SettingsError(
+            "all: expected it alone in place of defenses, which it stands for all of; attacks are "
+            f"named one by one. Got {', '.join(named)}"
+        )
+    return list(dict.fromkeys(named)), list(dict.fromkeys(by)) or ["pgd"]
+
+
+def _is_defense(word: str) -> bool:
+    """Whether a word is a defense's name or the path of what may be its run."""
+    path = Path(word)
+    return word in defenses.NAMES or word == "all" or path.is_dir() or len(path.parts) > 1
+
+
+def _refuse(word: str, first: bool) -> NoReturn:
+    """Raise SettingsError for a word that is no defense and no attack, by what it is like."""
+    of_attacks = [*attacks.NAMES, *attacks.LIBRARIES]
+    close = get_close_matches(word[:80], [*defenses.NAMES, *of_attacks], n=1)
+    if first or (close and close[0] in defenses.NAMES):
+        defenses.describe(word)  # which refuses it
+    raise SettingsError(unknown_name("attack", word, [*of_attacks, "a file ending in .py"]))
 
 
 @contextmanager
@@ -100,3 +219,16 @@ def _indices(text: str | None) -> list[int] | None:
         return [int(word) for word in text.split(",")]
     except ValueError:
         raise typer.BadParameter(f"--images: expected numbers as 3,17,52, got {text!r}") from None
+
+
+def _seeds(text: str | None, named: Sequence[str]) -> Sequence[int]:
+    """Read the seeds of runs, which names of defenses alone are found by."""
+    from sparring.cli.many import seeds_of
+
+    seeds = seeds_of(text)
+    paths = [name for name in named if name not in (*defenses.NAMES, "all")]
+    if seeds and paths:
+        raise SettingsError(
+            f"--seeds: expected names of defenses, whose runs lie in RUNS/seed-N, got {paths[0]}"
+        )
+    return seeds

@@ -17,9 +17,11 @@ from rich.table import Table
 from rich.text import Text
 from typing_extensions import override
 
-from sparring.evaluation.rates import duration
+from sparring.evaluation.rates import Rate, duration
+from sparring.evaluation.request import PlannedVerdict
 from sparring.experiments.schedule import Job, Watcher
-from sparring.runs.directory import Run
+from sparring.runs.directory import Folder, Run
+from sparring.runs.records import VerdictRecord
 from sparring.training.callbacks import Callback, EpochMetrics, Silent
 
 _SECONDS_BETWEEN_LINES = 30
@@ -318,23 +320,21 @@ class JobLine(NamedTuple):
     """How far a running job is: the texts that its line is made of, in their order."""
 
     title: str
-    epoch: str = ""
+    done: str = ""
     figures: str = ""
     left: str = ""
 
     @classmethod
     def of(cls, job: Job) -> Self:
         """Read it from the job's files."""
-        if not job.epochs:
+        if (standing := job.standing()) is None:
             return cls(job.title)
-        if (metrics := job.progress()) is None:
-            return cls(job.title, f": epoch 0/{job.epochs}")
-        tested = metrics.test_accuracy
+        left = standing.seconds_left
         return cls(
             job.title,
-            f": epoch {metrics.epoch}/{job.epochs}",
-            f", loss {metrics.loss:.4f}" + ("" if tested is None else f", test {tested:.2%}"),
-            f", {duration((job.epochs - metrics.epoch) * metrics.seconds)} left",
+            f": {standing.done}",
+            f", {standing.figures}" if standing.figures else "",
+            "" if left is None else f", {duration(left)} left",
         )
 
     def fitted(self, width: int = sys.maxsize) -> str:
@@ -342,7 +342,7 @@ class JobLine(NamedTuple):
         whole = "".join(self)
         if len(whole) <= width:
             return whole
-        seen = self.epoch + self.left
+        seen = self.done + self.left
         title = Text(self.title)
         title.truncate(max(1, width - len(seen)), overflow="ellipsis")
         return title.plain + seen
@@ -399,6 +399,39 @@ def table_of_runs(runs: Sequence[Path], out: Path, messages: Mapping[Path, str])
             message = messages.get(path, "")
             table.add_row(str(shown), "-", "-", "-", *message.splitlines()[:1])
     return table
+
+
+def rows_of_verdicts(
+    verdicts: Sequence[PlannedVerdict], messages: Mapping[Path, str]
+) -> list[Sequence[str]]:
+    """Tabulate what evaluations came to, under a line of titles.
+
+    Args:
+        verdicts: those that were planned.
+        messages: why there is no verdict, by its folder.
+    """
+    titles = ("defense", "attack", "eps", "clean accuracy", "attack success", "warnings", "file")
+    rows: list[Sequence[str]] = [titles]
+    for planned in verdicts:
+        file = None if planned.error else VerdictRecord.find(planned.folder)
+        record = None if file is None else VerdictRecord.read(file)
+        if file is None or record is None or not record.finished or messages.get(planned.folder):
+            why = planned.error or messages.get(planned.folder, "") or "not finished"
+            rows.append((planned.title, "-", "-", "-", "-", "-", *why.splitlines()[:1]))
+            continue
+        threat, success = record.threat, record.results.success_rate
+        rows.append(
+            (
+                str(Folder(planned.run).shown),
+                record.label,
+                f"{threat.norm} {threat.eps:.4g}",
+                f"{100 * record.results.clean_accuracy.value:.1f} %",
+                str(Rate(**success.model_dump())),
+                ", ".join(warning.name for warning in record.warnings) or "none",
+                str(Folder(planned.folder).shown / file.name),
+            )
+        )
+    return rows
 
 
 def print_rows(rows: Iterable[Sequence[str]]) -> None:

@@ -14,6 +14,7 @@ import typer
 
 from sparring.backend import choice as backend_choice
 from sparring.cli.program import Failed, app, handled
+from sparring.evaluation.request import EvaluationPlanRequest, EvaluationRequest
 from sparring.experiments.request import Answer, PlanRequest, TrainingRequest
 
 _SECONDS_TO_END = 60.0
@@ -23,8 +24,9 @@ _SECONDS_TO_END = 60.0
 def work(request: Annotated[str, typer.Argument(help="What to do, in JSON.")]) -> None:
     """Work on one request of a schedule and answer with one line of JSON.
 
-    The request is {"plan": ...} or {"train": ...}; the answer is {"result": ...} or {"error":
-    MESSAGE}. Whatever else is printed goes to standard error.
+    The request is {"plan": ...}, {"plan_evaluations": ...}, {"train": ...} or {"evaluate": ...};
+    the answer is {"result": ...} or {"error": MESSAGE}. Whatever else is printed goes to standard
+    error.
     """
     answering = os.dup(1)
     os.dup2(2, 1)  # what a framework prints must not get between
@@ -51,20 +53,47 @@ def _done(request: dict[str, Any]) -> Any:
         from sparring.experiments.plan import plan
 
         return plan(PlanRequest.from_json(request["plan"])).as_json()
+    if "plan_evaluations" in request:
+        from sparring.evaluation import plan as evaluations
 
+        wanted = EvaluationPlanRequest.from_json(request["plan_evaluations"])
+        return evaluations.plan(wanted).as_json()
+    _stop_with_standard_input()
+    # A job before this one may not have quite ended.
+    if "evaluate" in request:
+        evaluation = EvaluationRequest.from_json(request["evaluate"])
+        _evaluate(replace(evaluation, wait=_SECONDS_TO_END))
+    else:
+        training = TrainingRequest.from_json(request["train"])
+        _train(replace(training, wait=_SECONDS_TO_END))
+    return None
+
+
+def _train(wanted: TrainingRequest) -> None:
+    """Train a defense or a network, and print how it goes."""
     from sparring.cli import display
     from sparring.cli.train import summary
     from sparring.experiments.train import train, train_network
 
-    _stop_with_standard_input()
-    # A job before this one may not have quite ended.
-    wanted = replace(TrainingRequest.from_json(request["train"]), wait=_SECONDS_TO_END)
     with display.shown(quiet=False) as progress:
         if wanted.network is None:
             print(summary(train(wanted, progress=progress), wanted))
         else:
             train_network(wanted, progress=progress)
-    return None
+
+
+def _evaluate(wanted: EvaluationRequest) -> None:
+    """Evaluate a verdict or a chunk of it, and print how it goes."""
+    print("starting", flush=True)  # the schedule shows the last line
+
+    from sparring.evaluation.evaluate import evaluate
+
+    def tell(done: int, total: int, text: str) -> None:
+        print(f"{done}/{total} images, {text}" if total else text, flush=True)
+
+    verdict = evaluate(wanted, progress=tell)
+    if wanted.chunk is None:
+        print(verdict)
 
 
 def _stop_with_standard_input() -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
@@ -16,7 +15,7 @@ from sparring import data as data_sets
 from sparring import defenses
 from sparring.backend import choice as backend_choice
 from sparring.cli.options import BackendOption, assignments, completed, from_fields, taken
-from sparring.cli.program import app, command_line, fail, handled, python
+from sparring.cli.program import app, command_line, handled, python
 from sparring.errors import SettingsError, unknown_name
 from sparring.experiments.request import PlanRequest, TrainingRequest, option
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:  # a framework, and YAML's parser
     from sparring.defenses.defense import Defense
 
 _SETTINGS = "sparring.settings"
-_MOST_SEEDS = 1000
 _NOT_IN_CONFIG = ("config", "defense", "set_", "explain")
 _EXCLUDED = {
     "seed": ("seeds",),
@@ -186,11 +184,15 @@ def train(
         wanted.check_names(defense, data)
         own_process = any(value is not None for value in (how.seeds, how.jobs, how.cluster))
         if own_process or defense == ["all"] or len(defense) > 1 or len(data) > 1:
+            from sparring.cli.many import seeds_of
+
             if how.seeds and _typed(context, "seed"):
                 raise typer.BadParameter("--seeds says all seeds: give it without --seed")
             if how.network is not None:
                 raise typer.BadParameter("--network goes with a single defense, data set and seed")
-            plan = PlanRequest(defenses=defense, data=data, seeds=_seeds(how.seeds), common=wanted)
+            plan = PlanRequest(
+                defenses=defense, data=data, seeds=seeds_of(how.seeds), common=wanted
+            )
             _train_many(plan, how, backend)
         else:
             if in_config:
@@ -234,63 +236,27 @@ def _check_settings(context: typer.Context, defense: str, given: Mapping[str, En
 
 def _train_many(request: PlanRequest, how: HowOptions, backend: str) -> None:
     """Train many defenses as jobs, and end with a table and what failed."""
-    from sparring.cli import display
-    from sparring.experiments import schedule
+    from sparring.cli import display, many
+    from sparring.experiments import jobs
     from sparring.runs.directory import Run
 
-    if how.jobs and how.cluster:
-        raise typer.BadParameter("--jobs is for this machine, --cluster for others: give one")
-    if how.jobs is not None and not re.fullmatch("auto|[1-9][0-9]{0,3}", how.jobs):
-        raise SettingsError(f"jobs: expected a number from 1, or auto, got {how.jobs!r:.80}")
+    places = many.Places(how.jobs, how.cluster)
     if how.explain:
         raise typer.BadParameter("--explain goes with a single defense, data set and seed")
     environment = {"KERAS_BACKEND": backend}
     with display.shown(how.quiet) as progress:
         progress.message("Looking at what there is to do.")
-    plan = schedule.plan(request, environment)
-    jobs = schedule.jobs_of(plan)
-    if how.cluster:
-        workers: schedule.Workers = schedule.Cluster(how.cluster, environment)
-        jobs = schedule.longest_first(jobs)
-    else:
-        # A device that was named is every job's; else each gets its own.
-        devices = [] if request.common.device else plan.devices
-        places = schedule.places(how.jobs or 1, devices, len(jobs))
-        workers = schedule.Processes([environment | place for place in places])
-        jobs = schedule.longest_first(jobs) if len(places) > 1 else jobs
-    with display.many(how.quiet) as watcher:
-        schedule.run(jobs, workers, watcher)
-    messages = {job.run: job.message for job in jobs}
+    plan = jobs.plan(request, environment)
+    # A device that was named is every job's; else each gets its own.
+    devices = [] if request.common.device else plan.devices
+    done = places.run(lambda _: jobs.jobs_of(plan), devices, environment, how.quiet)
+    messages = {job.folder: job.message for job in done}
     runs = [run.path for run in plan.runs]
     display.Output().print(display.table_of_runs(runs, request.common.out, messages))
     for path in runs:
         results = Run(path).read().results if Run(path).status() == "finished" else None
         display.warn(f"{path}: {text}" for text in (results and results.warnings) or ())
-    failed = [job for job in jobs if job.state == "failed"]
-    for job in failed:
-        if lines := job.last_lines():
-            print(f"\n{job.title}: the end of {job.log}")
-            print("".join(f"    {line}\n" for line in lines), end="")
-    if failed:
-        titles = ", ".join(dict.fromkeys(job.title for job in failed))
-        fail(f"{len(failed)} of {len(jobs)} jobs failed: {titles}")
-
-
-def _seeds(text: str | None) -> Sequence[int]:
-    """Read seeds given as 0-4,7."""
-    if text is None:
-        return []
-    numbers: dict[int, None] = {}
-    for part in text.split(","):
-        if (match := re.fullmatch(r"(\d{1,15})(?:-(\d{1,15}))?", part.strip())) is None:
-            raise typer.BadParameter(f"--seeds: expected seeds as 0-4 or 0,2,5, got {text!r:.80}")
-        first, last = (int(number or match[1]) for number in match.groups())
-        if last < first:
-            raise typer.BadParameter(f"--seeds: expected the smaller seed first, got {text!r:.80}")
-        if last - first + len(numbers) >= _MOST_SEEDS:
-            raise typer.BadParameter(f"--seeds: expected at most {_MOST_SEEDS}, got {text!r:.80}")
-        numbers |= dict.fromkeys(range(first, last + 1))
-    return list(numbers)
+    many.end(done)
 
 
 def summary(trained: Defense, request: TrainingRequest) -> str:

@@ -2,7 +2,7 @@
 
 Which question it answers: how many images did an attack break, and can that be believed?
 
-    request.py   EvaluationRequest, everything that one evaluation needs
+    request.py   EvaluationRequest, everything that one evaluation needs; and plans of many
     evaluate.py  from the clean answers over the attack to the verdict, resumed where it was left
     judge.py     checks adversarial images and asks the defense about them
     guard.py     finds what an attack changed of the defense, and puts it back
@@ -13,5 +13,7 @@ Which question it answers: how many images did an attack break, and can that be 
     account.py   what each part of an attack did and why images resist, in sentences
     strips.py    the small curves of what an image goes through
     checks.py    warnings: signs that a result should be distrusted
+    plan.py      what there is to evaluate
+    jobs.py      the jobs that a plan of evaluations comes to, verdicts or chunks
     rates.py     rates with intervals, means over seeds
 """

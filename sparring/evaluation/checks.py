@@ -55,6 +55,9 @@ NOISE_DRAWS = 10
 STEPS_FACTOR = 4
 """How many times the attack's own steps are tried."""
 
+ANY = -1
+"""In place of a draw's seed: one that is not known, which is taken for several."""
+
 
 @final
 class Observed(Wrapped):
@@ -64,19 +67,19 @@ class Observed(Wrapped):
 
     Attributes:
         defense: the defense.
-        seeds: those of the draws that were asked for; None stands for seeds that a compiled
+        seeds: those of the draws that were asked for; ANY stands for seeds that a compiled
             function is given later, which are taken for several.
     """
 
     def __init__(self, defense: Defense) -> None:
         """Observe a defense that was asked for nothing yet."""
-        self.defense, self.seeds = defense, set[int | None]()
+        self.defense, self.seeds = defense, set[int]()
         self._compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
     @override
     def logits(self, x: Images, chance: Chance | None = None) -> Logits:
         seed = 0 if chance is None else chance.seed
-        self.seeds |= {None} if ops.is_tensor(seed) else set(np.unique(seed).tolist())
+        self.seeds |= {ANY} if ops.is_tensor(seed) else set(np.unique(seed).tolist())
         return self.defense.logits(x, chance)
 
     @override
@@ -100,11 +103,19 @@ def observed(defense: Defense | Wrapped) -> Observed | Wrapped:
     return Observed(defense)
 
 
-def _asked_one_draw(defense: Any) -> bool:
-    """Whether it was observed to be asked for logits, and only ever with one draw."""
+def asked(defense: Any) -> set[int]:
+    """Give the seeds of the draws that a defense was observed to be asked for.
+
+    Args:
+        defense: the defense, or a wrapper around it.
+
+    Returns:
+        `Observed.seeds`, to which those can be added of an earlier process; nothing where nobody
+        observes.
+    """
     while isinstance(defense, Wrapped) and not isinstance(defense, Observed):
         defense = defense.defense
-    return isinstance(defense, Observed) and len(defense.seeds - {None}) == 1 == len(defense.seeds)
+    return defense.seeds if isinstance(defense, Observed) else set()
 
 
 CHANGED_INPUT = EvaluationWarning(
@@ -207,7 +218,7 @@ Sign = tuple[str, str]
 def _signs(attempt: Attempt, transfer_from: Defense | None) -> Iterator[Sign]:
     """What to warn of, in the order of the checks; each is run when the one before has been."""
     defense, x, success = attempt.defense, attempt.x, attempt.success
-    one_draw = _asked_one_draw(defense)  # before the checks ask
+    one_draw = len(seeds := asked(defense)) == 1 and ANY not in seeds  # before the checks ask
     at = _percent(success)
     logits = in_batches(defense.compiled(("logits",), defense.logits), x)
     if (logits >= 0).all() and np.allclose(logits.sum(axis=1), 1, atol=1e-4):

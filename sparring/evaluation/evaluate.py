@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
@@ -126,46 +126,49 @@ def evaluate(
 
 def _run(request: EvaluationRequest, tell: Progress) -> Verdict:
     """Evaluate; the steps in their order."""
-    parts = _Parts.of(request, tell)
-    index = _index(request, len(parts.dataset.x_test))
-    x, y = images_of(parts.dataset, index), parts.dataset.y_test[index]
-    judge = Judge.of(parts.defense, parts.threat, request.draws, request.seed)
-    about = parts.about(judge.draws, request.seed)
-    where = _folder(request, parts, about, index)
-    with folder.held(where):
-        before = folder.earlier(where, about, index, request.force, parts.repeatable)
-        threads = _threads(request, parts.defense, x, before)
+    ready = Prepared.of(request, tell)
+    parts, judge, where = ready.parts, ready.judge, ready.folder
+    x, y = images_of(parts.dataset, ready.index), parts.dataset.y_test[ready.index]
+    with folder.held(where, request.wait):
+        before, chunks = ready.earlier(request)
+        earlier = ({} if before is None or where is None else {where: before}) | chunks
+        threads = _threads(request, parts.defense, x, earlier.values())
         with threads.in_use():
-            rows = judge.clean_rows(index, x, y)
-        verdict = Verdict(about, rows, x, folder=where, name=parts.label)
-        verdict.originals = parts.dataset.x_test[index]
-        if before is not None:
-            told = verdict.resume(before)
-            done = verdict.attacked & (told["reason"] != "")
-            if done.any():
-                verdict.rows[done] = judge.again(
-                    verdict.rows[done], x[done], verdict.adversarial[done], told[done]
-                )
-            verdict.checked = before.finished and before.checked
-            if before.finished and not len(verdict.left) and verdict.checked >= request.check:
+            rows = judge.clean_rows(ready.index, x, y)
+            verdict = Verdict(ready.about, rows, x, folder=where, name=parts.label)
+            verdict.originals = parts.dataset.x_test[ready.index]
+            for place, record in earlier.items():
+                _take_over(verdict, judge, place, record, request.batch_size)
+        checks.asked(parts.attacked).update(verdict.asked)
+        share = _share(verdict.attacked, request)
+        if before is not None and before.finished:
+            verdict.checked = before.checked
+            done = (verdict.reason[share] != "").all()
+            if done and (verdict.checked >= request.check or request.chunk is not None):
+                folder.drop_chunks(where)  # a kill may have left them
                 tell(0, 0, f"Evaluated already: {where}. --force evaluates anew.")
                 with threads.in_use():
                     _show(request, parts, judge, verdict, tell)
                 return verdict
+        if earlier:
             tell(0, 0, f"Going on with the evaluation in {where}.")
         verdict.threads = threads.count
         with threads.in_use():
-            _attack_all(request, parts, judge, verdict, tell)
+            _attack_all(request, parts, judge, verdict, share, tell)
             if before is None and where is not None:
                 (where / trace.FILE).unlink(missing_ok=True)  # of an earlier evaluation
             _show(request, parts, judge, verdict, tell)
+        if request.chunk is None:
+            folder.drop_chunks(where)
     return verdict
 
 
 def _show(
-    request: EvaluationRequest, parts: _Parts, judge: Judge, verdict: Verdict, tell: Progress
+    request: EvaluationRequest, parts: Parts, judge: Judge, verdict: Verdict, tell: Progress
 ) -> None:
     """Add what there is to see to a finished verdict: margins, the trace, the picture, the page."""
+    if request.chunk is not None:  # it is seen when the verdict is put together
+        return
     shown = verdict.attacked & (verdict.answer >= 0)
     verdict.margin = np.full(len(shown), np.nan)
     if shown.any():
@@ -189,7 +192,7 @@ def _show(
 
 
 def _traced(
-    request: EvaluationRequest, parts: _Parts, judge: Judge, verdict: Verdict, rows: np.ndarray
+    request: EvaluationRequest, parts: Parts, judge: Judge, verdict: Verdict, rows: np.ndarray
 ) -> trace.Trace:
     """The trace of some images, from running the attack on them alone; the verdict stays."""
     index, y = verdict.index[rows], verdict.label[rows]
@@ -207,15 +210,40 @@ def _traced(
     return tracer.trace(problem)
 
 
+def _take_over(
+    verdict: Verdict, judge: Judge, place: Path, record: VerdictRecord, batch_size: int
+) -> None:
+    """Take over what an earlier evaluation, or a chunk, left in a folder, and judge it anew."""
+    told, images = verdict.resume(record, place)
+    verdict.asked = sorted({*verdict.asked, *record.asked})[:2]
+    rows = np.flatnonzero((verdict.reason == "") & (told["reason"] != ""))
+    # In the batches that were judged before, so that answers are the same bits.
+    for first in range(0, len(rows), batch_size):
+        batch = rows[first : first + batch_size]
+        x = verdict.adversarial[batch]  # until now the images themselves
+        verdict.rows[batch] = judge.again(verdict.rows[batch], x, images[batch], told[batch])
+        verdict.adversarial[batch] = images[batch]
+
+
+def _share(attacked: np.ndarray, request: EvaluationRequest) -> np.ndarray:
+    """The rows, int [M], that are to be attacked: all that are, or a chunk of whole batches."""
+    rows = np.flatnonzero(attacked)
+    if request.chunk is None:
+        return rows
+    starts = np.arange(0, len(rows), request.batch_size)
+    own = np.array_split(starts, request.chunks)[request.chunk]
+    return rows[own[0] : own[-1] + request.batch_size] if len(own) else rows[:0]
+
+
 def _threads(
-    request: EvaluationRequest, defense: Defense, x: np.ndarray, before: VerdictRecord | None
+    request: EvaluationRequest, defense: Defense, x: np.ndarray, earlier: Iterable[VerdictRecord]
 ) -> Threads:
     """Choose how many threads to compute with, by answers to a batch of images x, [N, H, W, C]."""
     batch = x[: request.batch_size]
     size = math.prod(batch.shape[:3]) * defense.settings.filters**2
     threads = Threads(candidates(size, request.threads), asked=request.threads is not None)
-    if before is not None and before.threads is not None:
-        threads.go_on(before.threads)
+    if counts := [before.threads for before in earlier if before.threads is not None]:
+        threads.go_on(counts[0])
     if threads.undecided and len(batch) and backend.devices()[0] == "cpu":
         with threads.in_use():
             threads.choose(lambda: defense.classify(batch))
@@ -223,12 +251,18 @@ def _threads(
 
 
 def _attack_all(
-    request: EvaluationRequest, parts: _Parts, judge: Judge, verdict: Verdict, tell: Progress
+    request: EvaluationRequest,
+    parts: Parts,
+    judge: Judge,
+    verdict: Verdict,
+    share: np.ndarray,
+    tell: Progress,
 ) -> None:
-    """Attack what is left, batch by batch, then check; the verdict is written as it goes."""
+    """Attack what is left of a share, by batches, then check; the verdict is written as it goes."""
     start, saved = time.perf_counter() - verdict.seconds, time.monotonic()
     guard = Guard(parts.defense, parts.threat)
-    total, left = int(verdict.attacked.sum()), verdict.left
+    left = share[verdict.reason[share] == ""]
+    total = len(share)
     done = total - len(left)
     tell(done, total, "attacking")
     if request.time_limit is not None and not _can_be_limited():
@@ -244,6 +278,7 @@ def _attack_all(
             )
             if changed:
                 verdict.warn(checks.CHANGED_INPUT)
+            verdict.asked = sorted(checks.asked(parts.attacked))[:2]
             verdict.seconds = time.perf_counter() - start
             done += len(batch)
             judged = verdict.attacked & (verdict.reason != "")
@@ -251,7 +286,7 @@ def _attack_all(
             if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
                 verdict.save(finished=False)
                 saved = time.monotonic()
-        if request.check:
+        if request.check and request.chunk is None:
             tell(done, total, "looking for signs to distrust the result")
             with _guarded(guard, parts.attack):
                 verdict.warnings += _checked(verdict, parts)
@@ -270,7 +305,57 @@ def _attack_all(
 
 
 @dataclass(frozen=True)
-class _Parts:
+class Prepared:
+    """An evaluation that can begin.
+
+    Attributes:
+        parts: what its request's names stand for.
+        judge: who judges.
+        about: what is evaluated.
+        index: on which test images, int [N].
+        folder: where its verdict is written, or a chunk of it; None for nowhere.
+    """
+
+    parts: Parts
+    judge: Judge
+    about: Evaluated
+    index: np.ndarray
+    folder: Path | None
+
+    @classmethod
+    def of(cls, request: EvaluationRequest, tell: Progress) -> Prepared:
+        """Load and check what a request needs; raises what `evaluate` does."""
+        parts = Parts.of(request, tell)
+        index = _index(request, len(parts.dataset.x_test))
+        judge = Judge.of(parts.defense, parts.threat, request.draws, request.seed)
+        about = parts.about(judge.draws, request.seed)
+        where = _folder(request, parts, about, index)
+        if where is not None and request.chunk is not None:
+            where = folder.chunk_folder(where, request.chunk, request.chunks)
+        return cls(parts, judge, about, index, where)
+
+    def same(self, other: Prepared) -> bool:
+        """Whether another one is of the same evaluation."""
+        return self.about == other.about and np.array_equal(self.index, other.index)
+
+    def earlier(
+        self, request: EvaluationRequest
+    ) -> tuple[VerdictRecord | None, dict[Path, VerdictRecord]]:
+        """Read what there is of it already: its verdict, and its chunks by their folders.
+
+        Raises:
+            RunError: the folder holds another verdict that is not to be replaced, or is damaged.
+        """
+        known, force = self.parts.repeatable, request.force
+        before = folder.earlier(self.folder, self.about, self.index, force, known)
+        # Those of a plan are new, even where a finished verdict is to be replaced.
+        usable = known and (request.chunks > 1 or not force)
+        chunks = folder.chunks_in(self.folder, self.about, self.index) if usable else {}
+        return before, chunks
+
+
+@dataclass(frozen=True)
+class Parts:
     """What a request's names stand for.
 
     The attack is given `attacked`: the defense in its `wrappers`, which is `unobserved`, or that
@@ -290,7 +375,7 @@ class _Parts:
     repeatable: bool
 
     @classmethod
-    def of(cls, request: EvaluationRequest, tell: Progress) -> _Parts:
+    def of(cls, request: EvaluationRequest, tell: Progress) -> Parts:
         """Load and check them."""
         attacked, attack = request.defense, request.attack
         if isinstance(attacked, str):
@@ -396,7 +481,7 @@ def _with_runs(attack: Attack) -> Attack:
 
 
 def _folder(
-    request: EvaluationRequest, parts: _Parts, about: Evaluated, index: np.ndarray
+    request: EvaluationRequest, parts: Parts, about: Evaluated, index: np.ndarray
 ) -> Path | None:
     """Where the verdict is written, if anywhere, whatever folder the attack changes to."""
     if not request.save:
@@ -448,7 +533,7 @@ def _index(request: EvaluationRequest, available: int) -> np.ndarray:
 
 
 def _attack(
-    parts: _Parts, x: np.ndarray, y: np.ndarray, time_limit: float | None
+    parts: Parts, x: np.ndarray, y: np.ndarray, time_limit: float | None
 ) -> tuple[Any, bool]:
     """What the attack gives for copies of the images, and whether it changed them in place."""
     images, labels = map(ops.convert_to_tensor, (x.copy(), y.astype(backend.label_dtype)))
@@ -467,7 +552,7 @@ def _attack(
         return given, True
 
 
-def _checked(verdict: Verdict, parts: _Parts) -> list[EvaluationWarning]:
+def _checked(verdict: Verdict, parts: Parts) -> list[EvaluationWarning]:
     """Warnings about the attack, from running it again on the first of the attacked images."""
     rows = verdict.rows[verdict.attacked][: checks.IMAGES]
     x = images_of(parts.dataset, rows["index"])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import re
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,63 @@ from sparring.runs.directory import Folder
 from sparring.runs.records import Evaluated, VerdictRecord
 
 _WAY_OUT = "Choose another folder with --out (out=)"
+_CHUNKS = ".chunks"
+
+
+def chunk_folder(folder: Path, chunk: int, chunks: int) -> Path:
+    """Give the folder, hidden in a verdict's, of one of the chunks that it is put together from.
+
+    Args:
+        folder: the verdict's.
+        chunk: which one, counted from 0.
+        chunks: of how many.
+    """
+    return folder / _CHUNKS / f"{chunk + 1}-of-{chunks}"
+
+
+def chunk_of(folder: Path) -> tuple[int, int]:
+    """Tell of the folder of a chunk which one it is, counted from 0, and of how many."""
+    chunk, _, chunks = folder.name.partition("-of-")
+    return int(chunk) - 1, int(chunks)
+
+
+def chunks_in(
+    folder: Path | None, about: Evaluated, index: np.ndarray
+) -> dict[Path, VerdictRecord]:
+    """Read the chunks of an evaluation that lie in its verdict's folder, finished or not.
+
+    Args:
+        folder: the verdict's; None for nowhere.
+        about: what is evaluated.
+        index: on which test images, int [N].
+
+    Returns:
+        Their records by their folders; without those that are damaged, or of another evaluation.
+    """
+    records = {}
+    for place in sorted((folder / _CHUNKS).glob("*")) if folder is not None else ():
+        if not re.fullmatch("[0-9]{1,9}-of-[0-9]{1,9}", place.name):
+            continue
+        with suppress(RunError):
+            if (file := VerdictRecord.find(place)) is not None:
+                record = VerdictRecord.read(file)
+                if record.same(about, index.tolist()):
+                    records[place] = record
+    return records
+
+
+def drop_chunks(folder: Path | None, but: Collection[Path] = ()) -> None:
+    """Remove the chunks in a verdict's folder.
+
+    Args:
+        folder: the verdict's; None for nowhere.
+        but: the folders of those that stay.
+    """
+    for place in (folder / _CHUNKS).glob("*") if folder is not None else ():
+        if place not in but:
+            shutil.rmtree(place, ignore_errors=True)
+    if folder is not None and not but:
+        shutil.rmtree(folder / _CHUNKS, ignore_errors=True)
 
 
 def own_folder(usual: Path, about: Evaluated, index: np.ndarray, force: bool = False) -> Path:
@@ -28,7 +87,7 @@ def own_folder(usual: Path, about: Evaluated, index: np.ndarray, force: bool = F
 
     Returns:
         The usual one; or, if it holds the verdict of another evaluation, as of other weights or of
-        an attack's file with other contents, one that has a hash in its name.
+        an attack's file with other contents, the one of `other_folder`.
     """
     file = VerdictRecord.find(usual)
     try:
@@ -38,6 +97,17 @@ def own_folder(usual: Path, about: Evaluated, index: np.ndarray, force: bool = F
         if not force:
             raise
         return usual
+    return other_folder(usual, about, index)
+
+
+def other_folder(usual: Path, about: Evaluated, index: np.ndarray) -> Path:
+    """Give a folder like the usual one that has a hash of the evaluation in its name.
+
+    Args:
+        usual: the folder that the evaluation's options give.
+        about: what is evaluated.
+        index: on which test images, int [N].
+    """
     values = about.model_dump(mode="json", exclude={"run"})
     said = json.dumps([values, index.tolist()], sort_keys=True)
     return usual.with_name(f"{usual.name}-{hashlib.sha256(said.encode()).hexdigest()[:8]}")
@@ -48,12 +118,16 @@ class _Held(Folder):
 
 
 @contextmanager
-def held(folder: Path | None) -> Iterator[None]:
+def held(folder: Path | None, wait: float = 0) -> Iterator[None]:
     """Hold a verdict's folder, which is made, against other processes.
+
+    Args:
+        folder: the folder; None for nowhere.
+        wait: seconds to wait for another process that holds it.
 
     Raises:
         RunError: it is a symbolic link or somebody else's, cannot be written, or another process
-            holds it.
+            holds it for longer.
     """
     if folder is None:
         yield
@@ -65,7 +139,7 @@ def held(folder: Path | None) -> Iterator[None]:
         if any(not path.name.startswith(".") for path in files):
             raise RunError(f"{folder}: expected an empty folder or one with a verdict. {_WAY_OUT}.")
         lock = ExitStack()
-        lock.enter_context(_Held(folder).locked())
+        lock.enter_context(_Held(folder).locked(wait))
     except OSError as error:
         raise RunError(f"{folder}: cannot be written: {error.strerror}. {_WAY_OUT}.") from error
     with lock:

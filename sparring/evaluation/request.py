@@ -14,7 +14,6 @@ from typing import Any, Self
 import numpy as np
 from typing_extensions import override
 
-from sparring import attacks
 from sparring import data as datasets
 from sparring.errors import SettingsError, shown, unknown_name
 from sparring.experiments.request import Request, option
@@ -24,6 +23,7 @@ _RANGES = {
     "draws": (1, 10**6),
     "batch_size": (1, None),
     "seed": (0, 2**63 - 1),
+    "chunks": (1, None),
 }
 """The least and the largest value of each field that is an integer."""
 
@@ -41,12 +41,11 @@ class EvaluationRequest(Request):
         SettingsError: a number is out of range, or options are given to an attack without a name.
     """
 
-    defense: Any = option(MISSING, "Name of a trained defense, or a run directory.")
-    attack: Any = option(
-        "pgd",
-        f"{', '.join(attacks.NAMES)} (the defense's reference attack), a library's such as "
-        "autoattack, or a file.py with a function attack(defense, x, y, threat).",
-    )
+    defense: Any
+    """Name of a trained defense, or a run directory."""
+    attack: Any = "pgd"
+    """One of `sparring.attacks.NAMES` or `LIBRARIES`, or a file.py with a function attack(defense,
+    x, y, threat)."""
     options: Mapping[str, Any] = option(
         dict, "Of the attack, as steps=100; repeatable.", "NAME=VALUE", "--option", "-o"
     )
@@ -61,7 +60,7 @@ class EvaluationRequest(Request):
     )
     norm: str = option("Linf", "Norm of the threat model.", "Linf|L2")
     eps: str | float | None = option(
-        None, "Its radius, as 0.03 or 8/255. Default: the data set's.", "X"
+        None, "Its radius, as 0.03 or 8/255, or several. Default: the data set's.", "X,Y,..."
     )
     n: int = option(100, "How many test images.", "N", "--n", "-n")
     images: Sequence[int] | None = option(
@@ -87,6 +86,13 @@ class EvaluationRequest(Request):
     """Whether the verdict is written, and an unfinished one of the same evaluation gone on with."""
     out: Path | None = option(None, "Folder of the verdict. Default: in the run.")
     force: bool = option(False, "Evaluate anew where there is a finished verdict already.")
+    wait: float = 0.0
+    """Seconds to wait for another process that writes the same verdict."""
+    chunks: int = 1
+    """Into how many the attacked images are cut, whole batches each. A verdict is put together from
+    the chunks that are there, and what is missing of them is attacked."""
+    chunk: int | None = None
+    """The one chunk to attack, counted from 0, and nothing else; None for the whole verdict."""
 
     def __post_init__(self) -> None:
         """Check numbers, and take texts for paths."""
@@ -96,6 +102,10 @@ class EvaluationRequest(Request):
             if not isinstance(value := getattr(self, name), bool | np.bool_):
                 raise SettingsError(f"{name}: expected true or false, got {value!r:.80}")
             object.__setattr__(self, name, bool(value))
+        if self.chunk is not None:
+            object.__setattr__(self, "chunk", _integer("chunk", self.chunk, 0, self.chunks - 1))
+        if not _is_number(self.wait) or not 0 <= self.wait <= _LONGEST:
+            raise SettingsError(f"wait: expected a number of seconds, got {self.wait!r:.80}")
         if self.threads is not None:
             object.__setattr__(self, "threads", _integer("threads", self.threads, 1, 4096))
         limit = self.time_limit
@@ -152,10 +162,81 @@ class EvaluationRequest(Request):
             return replace(defense, **options)
         return cls(defense, **options)
 
+    def from_anywhere(self) -> Self:
+        """Give the request with absolute paths, for a process that runs in another folder.
+
+        Those among the attack's options, which are part of the verdict's name, stay as they are.
+        """
+        paths = {name: getattr(self, name) for name in ("data_dir", "runs", "out", "transfer_from")}
+        if isinstance(self.defense, str) and Path(self.defense).is_dir():
+            paths["defense"] = self.defense
+        if isinstance(self.attack, str) and self.attack.endswith(".py"):
+            paths["attack"] = self.attack
+        if isinstance(self.data, str) and self.data not in datasets.NAMES:
+            paths["data"] = self.data
+        absolute: dict[str, Any] = {
+            name: Path(path).expanduser().absolute()
+            for name, path in paths.items()
+            if isinstance(path, str | Path)
+        }
+        return replace(self, **absolute)
+
     @classmethod
     @override
     def from_json(cls, values: Any) -> Self:
         return cls.of(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationPlanRequest(Request):
+    """Many evaluations: each of the attacks on each of the defenses, with each radius and seed."""
+
+    defenses: Sequence[str]
+    """Names, or run directories; "all" alone stands for all that are trained on the data set."""
+    attacks: Sequence[str]
+    """Names, or files."""
+    eps: Sequence[str] = ()
+    """Radii; without any, the common one's."""
+    seeds: Sequence[int] = ()
+    """Of the runs, which lie in runs/seed-N; without any, they lie in runs itself."""
+    common: EvaluationRequest
+    """All the rest. Its defense, attack and eps are not looked at where there are others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedVerdict(Request):
+    """One verdict of a plan: what the schedule has to know of it."""
+
+    request: EvaluationRequest
+    """What to evaluate, with absolute paths; its `out` is the verdict's folder."""
+    run: Path
+    """The run directory of the defense."""
+    folder: Path
+    """The verdict's folder."""
+    title: str
+    """What people know it by."""
+    batches: int = 1
+    """Into how many chunks it can be cut."""
+    chunks: int = 0
+    """Into how many an earlier call cut it; 0 where none did."""
+    done: Sequence[int] = ()
+    """Which of these are finished, counted from 0."""
+    work: float = 0.0
+    """How long it takes, beside others of the plan."""
+    status: str = "new"
+    """new or finished."""
+    error: str = ""
+    """Why it cannot be evaluated."""
+
+
+@dataclass(frozen=True)
+class EvaluationPlan(Request):
+    """What a plan of evaluations found."""
+
+    devices: Sequence[str]
+    """The backend's, the default one first."""
+    verdicts: Sequence[PlannedVerdict]
+    """All of them, finished ones too."""
 
 
 def _integer(name: str, value: Any, least: int, most: int | None) -> int:

@@ -71,6 +71,7 @@ class Verdict:
         margin: float64 [N], by how much the best other logit exceeds the label's, of the
             adversarial images, in the mean over some draws; NaN where that is not known.
         trace: what the first of the attacked images went through, if it was asked for.
+        asked: as in the record, `VerdictRecord.asked`.
     """
 
     about: Evaluated
@@ -85,6 +86,7 @@ class Verdict:
     originals: np.ndarray | None = None
     margin: np.ndarray | None = None
     trace: Trace | None = None
+    asked: list[int] = field(default_factory=list)
 
     index = _Column()
     """Indices [N] of the test images."""
@@ -110,11 +112,6 @@ class Verdict:
     def reasons(self) -> list[str]:
         """What came of each image, in words."""
         return self.reason.tolist()
-
-    @property
-    def left(self) -> np.ndarray:
-        """The rows, int [M], that are to be attacked yet."""
-        return np.flatnonzero(self.attacked & (self.reason == ""))
 
     @property
     def file(self) -> Path | None:
@@ -210,11 +207,12 @@ class Verdict:
             label=self.name,
             threads=self.threads,
             adversarial_sha256=sha256,
+            asked=self.asked,
         )
 
     def as_json(self) -> dict[str, Any]:
         """Give everything but the adversarial images as plain JSON values."""
-        about_the_file = {"finished", "checked", "label", "threads", "adversarial_sha256"}
+        about_the_file = {"finished", "checked", "label", "threads", "adversarial_sha256", "asked"}
         return self.record().model_dump(mode="json", exclude=about_the_file)
 
     def save(self, finished: bool) -> None:
@@ -232,20 +230,22 @@ class Verdict:
         sha256 = write_tensors(self.folder / _IMAGES, arrays, about)
         self.record(finished, sha256).write(self.folder)
 
-    def resume(self, before: VerdictRecord) -> np.ndarray:
-        """Take over the adversarial images that an earlier evaluation of the same left.
+    def resume(self, before: VerdictRecord, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Go on from an earlier evaluation of the same, or of a chunk of it.
+
+        Time, threads and warnings of the attack are taken over.
 
         Args:
-            before: its verdict, in this one's folder.
+            before: its verdict.
+            folder: where that lies.
 
         Returns:
-            Its rows, by which nothing is changed yet.
+            Its rows and its adversarial images, by which nothing is changed yet.
 
         Raises:
             RunError: the images are damaged, or of another shape.
         """
-        assert self.folder is not None
-        file = self.folder / _IMAGES
+        file = folder / _IMAGES
         way_out = "Remove the folder, or evaluate anew with --force"
         try:
             arrays, _, sha256 = read_tensors(file)
@@ -261,17 +261,14 @@ class Verdict:
                 f"{file}: expected images {dtype} {list(shape)}, "
                 f"found {images.dtype} {list(images.shape)}. {way_out}."
             )
-        self.adversarial, self.seconds = images, before.seconds
+        self.seconds += before.seconds
         self.threads = before.threads
-        # Warnings of the checks are found anew with them.
-        self.warnings = [
-            warning
-            for warning in before.warnings
-            if before.finished or warning.name in WITHOUT_CHECKS
-        ]
+        for warning in before.warnings:  # those of the checks are found anew with them
+            if before.finished or warning.name in WITHOUT_CHECKS:
+                self.warn(warning)
         rows = np.array([tuple(dict(image).values()) for image in before.images], ROW)
         rows["reason"] = [printable(text[:LONGEST_REASON]) for text in rows["reason"]]
-        return rows
+        return rows, images
 
     def write_picture(self, dataset: Dataset) -> None:
         """Write examples.svg into the verdict's folder, if it has one and anything was attacked."""

@@ -1,13 +1,13 @@
-"""Many trainings at once: which jobs there are, where they run, and what becomes of them.
+"""Many jobs at once: where they run, and what becomes of them.
 
-A job is one network of one defense with one seed on one data set, in a process of its own; once an
-ensemble's networks are trained, one more job puts them together and tests the defense. The
-scheduler imports no framework: what there is to do it asks a process that does.
+A job is a request that a process of its own works on, as the training of one network (`jobs`) or
+one evaluation (`sparring.evaluation.jobs`); it may need others. The scheduler imports no framework:
+what there is to do it asks a process that does.
 
 Processes are started here, on this machine's cores or GPUs, or by Ray on a cluster whose machines
 share the folder of runs; either way a job that was started is a future of its process's `Answer`.
-A job that is killed goes on from its last checkpoint; one that fails is reported while the others
-finish; when the scheduler stops, its jobs stop too, and the same call goes on from where they were.
+A job that is killed goes on from what it saved; one that fails is reported while the others finish;
+when the scheduler stops, its jobs stop too, and the same call goes on from where they were.
 """
 
 from __future__ import annotations
@@ -19,20 +19,19 @@ import signal
 import socket
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from graphlib import TopologicalSorter
 from importlib import import_module
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from sparring.errors import RunError, SettingsError, SparringError
 from sparring.experiments import machine
-from sparring.experiments.request import Answer, Plan, PlanRequest, TrainingRequest
-from sparring.runs.directory import Run
-from sparring.runs.records import EpochMetrics
+from sparring.experiments.request import Answer, Request
 
 KILLED_AT_MOST = 3
 """How often a job whose process is killed is started again."""
@@ -46,18 +45,31 @@ _SECONDS_BETWEEN_LOOKS = 0.1
 _THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "NPROC")
 
 
+class Standing(NamedTuple):
+    """How far a job is, in words."""
+
+    done: str
+    """How much of it is done."""
+    figures: str = ""
+    """What it came to so far."""
+    seconds_left: float | None = None
+    """The time it still takes; None while nobody knows."""
+
+
 @dataclass(eq=False)
-class Job:
+class Job(ABC):
     """One process's work."""
 
+    verb: ClassVar[str]
+    """What `sparring job` calls it."""
     title: str
     """What people know it by."""
-    run: Path
-    """The run directory it works on."""
-    request: TrainingRequest
-    """What it trains: one network, or the whole defense."""
-    epochs: int
-    """How many it trains; 0 where nothing is left to train."""
+    folder: Path
+    """Where what comes of it is written."""
+    request: Request
+    """What the process is given, as JSON."""
+    log: Path
+    """The file that what it prints goes to."""
     work: float
     """How long it takes beside other jobs."""
     needs: list[Job] = field(default_factory=list)
@@ -72,11 +84,9 @@ class Job:
     """How long its processes ran."""
 
     @property
-    def log(self) -> Path:
-        """The file that what it prints goes to."""
-        network = self.request.network
-        name = "defense" if network is None else f"network-{network:03d}"
-        return self.run / "logs" / f"{name}.log"
+    def task(self) -> dict[str, Any]:
+        """What `sparring job` is asked for, as JSON values."""
+        return {self.verb: self.request.as_json()}
 
     def last_lines(self, count: int = 12) -> list[str]:
         """Read the end of its log, for people."""
@@ -84,11 +94,9 @@ class Job:
             return []
         return self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-count:]
 
-    def progress(self) -> EpochMetrics | None:
-        """Read the last epoch's metrics of what it trains; None before the first."""
-        run, network = Run(self.run), self.request.network
-        lines = run.metrics() if network is None else run.checkpoints(network).metrics()
-        return lines[-1] if lines else None
+    @abstractmethod
+    def standing(self) -> Standing | None:
+        """Read from its files how far it is; None where there is nothing to say."""
 
 
 class Workers(Protocol):
@@ -117,71 +125,44 @@ class Watcher(Protocol):
         """Called about ten times a second while jobs run."""
 
 
-# What there is to do
+# Processes
 
 
-def plan(request: PlanRequest, environment: Mapping[str, str] | None = None) -> Plan:
-    """Ask a process that has a framework, which this one has not, what there is to train.
+def _process(task: Mapping[str, Any], added: Mapping[str, str] | None) -> dict[str, Any]:
+    """What subprocess takes for a process that works on a task."""
+    return machine.python(["-m", "sparring", "job", json.dumps(task)], added or {})
+
+
+def ask(task: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Any:
+    """Ask a process that has a framework, which this one has not.
+
+    Args:
+        task: what `sparring job` is asked for, as JSON values.
+        environment: what the process's is to have besides.
+
+    Returns:
+        What it answers, as JSON values.
 
     Raises:
         SparringError: with the process's message.
     """
     process = subprocess.run(
-        **_process({"plan": request.as_json()}, environment),
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
+        **_process(task, environment), capture_output=True, text=True, encoding="utf-8"
     )
     answer = Answer.from_line(process.stdout, process.returncode)
     if answer.code:
         raise SparringError(answer.message or process.stderr.strip())
-    return Plan.from_json(answer.result)
-
-
-def jobs_of(plan: Plan) -> list[Job]:
-    """List the jobs of a plan's runs that are not finished, in the order of the plan."""
-    jobs: list[Job] = []
-    last: dict[Path, Job] = {}
-    for run in plan.runs:
-        if run.status == "finished":
-            continue
-        whole = Job(run.title, run.path, run.request, run.epochs, run.work)
-        if run.networks > 1:
-            whole.needs = [
-                replace(
-                    whole,
-                    title=f"{run.title}, network {network + 1}",
-                    request=replace(run.request, network=network),
-                    needs=[],
-                )
-                for network in range(run.networks)
-            ]
-            whole.title, whole.epochs = f"{run.title}, all networks", 0
-        jobs += [*whole.needs, whole]
-        if run.needs in last:
-            whole.needs = [*whole.needs, last[run.needs]]
-        if run.error:
-            whole.state, whole.message, whole.needs = "failed", run.error, []
-        last[run.path] = whole
-    return jobs
-
-
-# Processes
-
-
-def _process(request: Mapping[str, Any], added: Mapping[str, str] | None) -> dict[str, Any]:
-    """What subprocess takes for a process that works on a request."""
-    return machine.python(["-m", "sparring", "job", json.dumps(request)], added or {})
+    return answer.result
 
 
 def _start(
-    request: Mapping[str, Any], log: Path, environment: Mapping[str, str]
+    task: Mapping[str, Any], log: Path, environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    """Start a process that works on a request, and stops when this one ends, however it ends."""
+    """Start a process that works on a task, and stops when this one ends, however it ends."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         return subprocess.Popen(
-            **_process({"train": request}, {"PYTHONUNBUFFERED": "1", **environment}),
+            **_process(task, {"PYTHONUNBUFFERED": "1", **environment}),
             # Its end of this pipe closes with the process that holds ours.
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,  # its answer, and nothing else
@@ -220,7 +201,7 @@ class Processes:
         if not self._free:
             return None
         place = self._free.pop()
-        process = _start(job.request.as_json(), job.log, place)
+        process = _start(job.task, job.log, place)
 
         def answer() -> Answer:
             try:
@@ -290,6 +271,9 @@ class Cluster:
         environment: what every job's is to have.
         threads: CPUs of a job where the cluster has no GPU.
 
+    Attributes:
+        places: how many jobs the cluster as it is has room for at a time.
+
     Raises:
         SettingsError: without Ray.
         RunError: when the cluster is not there.
@@ -318,7 +302,9 @@ class Cluster:
             raise RunError(f"--cluster {address}: no Ray cluster answers there: {error}") from error
         finally:
             signal.signal(signal.SIGTERM, handler)  # Ray puts its own in place
-        gpus = 1 if self._ray.cluster_resources().get("GPU") else 0
+        resources = self._ray.cluster_resources()
+        gpus = 1 if resources.get("GPU") else 0
+        self.places = max(1, int(resources["GPU"] if gpus else resources.get("CPU", 1) / threads))
         shares = {} if gpus else dict.fromkeys(_THREADS, str(threads))
         self._environment = {**(environment or {}), **shares}
         # A job that was killed is started again by the scheduler, which counts.
@@ -328,7 +314,7 @@ class Cluster:
 
     def start(self, job: Job) -> Future[Answer] | None:
         """Hand a job to Ray, which starts it once there is room."""
-        reference = self._task.remote(job.request.as_json(), str(job.log), self._environment)
+        reference = self._task.remote(job.task, str(job.log), self._environment)
         started: Future[Answer] = Future()
         self._references[started] = reference
         reference.future().add_done_callback(lambda task: started.set_result(self._answer(task)))
@@ -362,9 +348,9 @@ def _expect_somebody(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def _work(request: Mapping[str, Any], log: str, environment: Mapping[str, str]) -> dict[str, Any]:
+def _work(task: Mapping[str, Any], log: str, environment: Mapping[str, str]) -> dict[str, Any]:
     """Run one job's process to its end; what a Ray worker does."""
-    process = _start(request, Path(log), environment)
+    process = _start(task, Path(log), environment)
     try:
         return asdict(_answer_of(process))
     finally:
@@ -446,7 +432,7 @@ def _end(job: Job, answer: Answer, watcher: Watcher) -> None:
     elif (code < 0 or code in _STOPPED_BY_SIGNAL) and job.killed < KILLED_AT_MOST:
         job.killed += 1
         job.state = "waiting"
-        watcher.change(job, f"killed (exit code {code}); it goes on from its last checkpoint")
+        watcher.change(job, f"killed (exit code {code}); it goes on from what it saved")
     else:
         job.state, job.message = "failed", answer.message or f"exit code {code}"
         watcher.change(job, f"failed: {job.message}")

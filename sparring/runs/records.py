@@ -252,6 +252,8 @@ class VerdictRecord(Evaluated, _File):
             where the file does not say.
         threads: how many of a CPU it was computed with; None where nobody can say.
         adversarial_sha256: the hash of adversarial.safetensors beside it.
+        asked: seeds of the draws that the attack asked a stochastic defense for, the two smallest
+            of several; -1 stands for any. Empty where nobody looked.
     """
 
     format: int = VERDICT_FORMAT
@@ -264,6 +266,7 @@ class VerdictRecord(Evaluated, _File):
     label: str = ""
     threads: Annotated[int | None, Field(ge=1, le=MOST_THREADS)] = None
     adversarial_sha256: str | None = None
+    asked: Annotated[list[int], Field(max_length=2)] = []
 
     @property
     def evaluated(self) -> Evaluated:
