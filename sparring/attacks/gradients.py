@@ -225,8 +225,8 @@ class BPDA(Options, Wrapped):
     @override
     def logits(self, x: Images, chance: Chance | None = None) -> Logits:
         # Copies, since other threads may ask the same networks meanwhile.
-        defense = _copied(unwrapped(self.defense)[0])
-        defense.nets = [_copied(net) for net in defense.nets]
+        defense = copied(unwrapped(self.defense)[0])
+        defense.nets = [copied(net) for net in defense.nets]
         for net in defense.nets:
             for hook in ("transform", "activation"):
                 if (smooth := getattr(self, hook)) is not None:
@@ -257,8 +257,8 @@ def _try_out(net: Any, name: str, smooth: Callable[[Any], Any], x: Any) -> None:
         raise SettingsError(f"{name}: expected a stand-in that gives finite values, got NaN or inf")
 
 
-def _copied(thing: Any) -> Any:
-    """A shallow copy; Keras's layers copy themselves otherwise, deep."""
-    copied = object.__new__(type(thing))
-    vars(copied).update(vars(thing))
-    return copied
+def copied(thing: Any) -> Any:
+    """Copy a defense or a network shallowly; Keras's layers copy themselves otherwise, deep."""
+    copy = object.__new__(type(thing))
+    vars(copy).update(vars(thing))
+    return copy
