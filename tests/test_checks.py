@@ -17,7 +17,7 @@ from sparring import backend
 from sparring.attacks import APGD, BPDA, EOT, FGSM, PGD, Noise
 from sparring.data import Dataset, load
 from sparring.defenses.defense import Defense
-from sparring.evaluation import checks
+from sparring.evaluation import checks, planted
 from sparring.evaluation.checks import Attempt
 from sparring.evaluation.evaluate import evaluate
 from sparring.evaluation.rates import Rate
@@ -252,7 +252,11 @@ class Ours:
 
 @pytest.fixture
 def ours(monkeypatch: pytest.MonkeyPatch) -> dict[str, type[Ours]]:
-    """Noise, Square and PGD as the checks use them, replaced by ones that break nothing."""
+    """Noise, Square and PGD as the checks use them, replaced by ones that break nothing.
+
+    Nothing is planted, which attacks that follow a script would not find.
+    """
+    monkeypatch.setattr(planted, "found", lambda attempt: iter(()))
     kinds: dict[str, type[Ours]] = {}
     for name in ("Noise", "Square", "PGD"):
         kinds[name] = type(name, (Ours,), {"calls": []})

@@ -173,13 +173,46 @@ class Ascent(Options):
         ]
         return best_of(attempts, defense, images, labels)
 
+    def losses(
+        self, defense: Any, x: Images, y: Labels, threat: ThreatModel, after: Sequence[int]
+    ) -> np.ndarray:
+        """Follow the first start, at its first target, and measure the losses on the way.
+
+        Args:
+            defense: the defense or a wrapper around one.
+            x: images float32 [B, H, W, C], numpy array or tensor.
+            y: labels, integers [B], likewise.
+            threat: the threat model.
+            after: how many steps, ascending, at most `steps`.
+
+        Returns:
+            The losses [len(after), B] of the points that it would give after so many.
+        """
+        images, labels = arrays(x, y)
+        aim = next(iter(self.aims(defense, images, labels, threat))) if self.targets else labels
+        wide = filled(np.arange(len(images)))
+        points, *fixed = (ops.convert_to_tensor(a[wide]) for a in (images, images, labels, aim))
+        if self.random_start:
+            points = threat.start(points, uniforms(points, self.seed))
+        step = defense.compiled(("ascent", self, threat), self.step(self._rise(defense), threat))
+        measure = defense.compiled(("losses", self), partial(self._losses, defense))
+        moving, found = tuple(self.moving(points)), []
+        for taken in range(after[-1] + 1):
+            if taken:
+                moving, _ = step(moving, *fixed)
+            if taken in after:
+                losses, _ = measure(moving[self.kept], *fixed[1:])
+                found.append(ops.convert_to_numpy(losses)[: len(images)])
+        return np.stack(found)
+
+    def _losses(self, defense: Any, x: Images, y: Labels, target: Any) -> tuple[Any, Any]:
+        """Losses [B], and which points look broken, [B]."""
+        return self.aimed(defense, x, y, target) if self.targets else self.objective(defense, x, y)
+
     def _rise(self, defense: Any) -> Rise:
         def rise(points: Images, y: Labels, target: Any) -> tuple[Any, Any, Any]:
             def total(images: Images) -> tuple[Any, Any]:
-                if self.targets:
-                    losses, broken = self.aimed(defense, images, y, target)  # [B], [B]
-                else:
-                    losses, broken = self.objective(defense, images, y)
+                losses, broken = self._losses(defense, images, y, target)
                 return ops.sum(losses), (losses, ops.cast(broken, "float32"))
 
             gradient, (losses, broken) = backend.input_gradient_and(total, points)

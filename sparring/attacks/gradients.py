@@ -257,8 +257,13 @@ def _try_out(net: Any, name: str, smooth: Callable[[Any], Any], x: Any) -> None:
         raise SettingsError(f"{name}: expected a stand-in that gives finite values, got NaN or inf")
 
 
-def copied(thing: Any) -> Any:
-    """Copy a defense or a network shallowly; Keras's layers copy themselves otherwise, deep."""
-    copy = object.__new__(type(thing))
+def copied(thing: Any, kind: type | None = None) -> Any:
+    """Copy a defense or a network shallowly; Keras's layers copy themselves otherwise, deep.
+
+    Args:
+        thing: the defense or network.
+        kind: the class of the copy, if not the same.
+    """
+    copy: Any = object.__new__(kind or type(thing))
     vars(copy).update(vars(thing))
     return copy

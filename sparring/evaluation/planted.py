@@ -11,19 +11,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self, final
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, final
 
 import numpy as np
 from typing_extensions import override
 
-from sparring.attacks import drawn
+from sparring.attacks import Matching, Wrapped, drawn, unwrapped
 from sparring.attacks.gradients import copied
 from sparring.backend import ops
 from sparring.defenses.defense import Defense
-from sparring.networks.allconv import in_batches
+from sparring.evaluation.slopes import Sign
+from sparring.networks.allconv import AllConv, in_batches
 from sparring.randomness import Chance
 from sparring.tensors import Images, Logits
 from sparring.threat import ThreatModel
+
+if TYPE_CHECKING:
+    from sparring.evaluation.checks import Attempt
 
 POINTS = 64
 """How many random points of the ball are kept apart from the planted one, and among how many of its
@@ -87,7 +91,7 @@ class Planted(Defense):
     def __init__(self, defense: Defense, layer: Layer) -> None:
         """Put the layer behind a defense."""
         self.notes = _Notes()
-        super().__init__(defense.info, defense.settings, map(self._noting, defense.nets))
+        super().__init__(defense.info, defense.settings, [*map(self._noting, defense.nets)])
         self._defense, self.layer = defense, layer
 
     @classmethod
@@ -139,9 +143,7 @@ class Planted(Defense):
                     raise Bypassed("a planted defense answers by its logits alone")
                 return super().features(x, chance)
 
-        noting = object.__new__(Noting)
-        vars(noting).update(vars(net))
-        return noting
+        return copied(net, Noting)
 
     @contextmanager
     def _asking(self) -> Iterator[Defense]:
@@ -184,9 +186,7 @@ class Planted(Defense):
 def _points(threat: ThreatModel, x: np.ndarray) -> list[np.ndarray]:
     """Random points of each ball, and random ones of its surface, twice [POINTS * N, H, W, C]."""
     copies, chance = drawn(ops.convert_to_tensor(x), POINTS)  # all images once a draw
-    inner, outward = (
-        ops.reshape(chance.uniform(x[0].size), copies.shape) for _ in range(2)
-    )
+    inner, outward = (ops.reshape(chance.uniform(x[0].size), copies.shape) for _ in range(2))
     points = threat.start(copies, inner), threat.moved(copies, outward - 0.5, copies, threat.eps)
     return [np.array(ops.convert_to_numpy(each)) for each in points]
 
@@ -226,3 +226,28 @@ def _line(
     # By one standard deviation of the points within, along the line
     stands_out = planted - last > np.sqrt(squares.max(axis=0))
     return line, np.where(stands_out, last + CLOSENESS * (planted - last), 1.0), stands_out
+
+
+def found(attempt: Attempt) -> Iterator[Sign]:
+    """Whether the attack finds adversarial examples that are planted in the same balls."""
+    attack, (defense, _) = attempt.attack, unwrapped(attempt.defense)
+    # Square asks for no gradient; what Matching looks for is none of the planted defense's.
+    if isinstance(attack, Matching) or defense.stochastic:
+        return
+    if not all(isinstance(net, AllConv) for net in defense.nets):
+        return  # an attack could go by others unnoticed
+    made = Planted.of(defense, attempt.threat, attempt.x, attempt.y)
+    if made is None:
+        return
+    planted, rows = made
+    wrapper = attempt.defense
+    given = wrapper.around(planted) if isinstance(wrapper, Wrapped) else planted
+    try:
+        success = attempt.again(rows=rows, defense=given)
+    except Exception as error:
+        if planted.notes.bypassed or isinstance(error, AttributeError):
+            return  # it goes by parts of the defense that its answers do not pass through here
+        raise
+    if not planted.notes.bypassed and attempt.more(np.ones(len(rows)), success):
+        text = f"the attack finds {np.sum(success):.0f} of {len(rows)} planted adversarial examples"
+        yield "planted", text
