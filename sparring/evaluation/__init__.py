@@ -9,5 +9,7 @@ Which question it answers: how many images did an attack break, and can that be 
     verdict.py   Verdict, what came of it, and its files
     folder.py    where verdicts lie, that one process writes there, and what stays
     checks.py    warnings: signs that a result should be distrusted
+    slopes.py    those that the attack's loss and its gradients give
+    planted.py   adversarial examples that are known to be there, for the attack to find
     rates.py     rates with intervals, means over seeds
 """

@@ -117,7 +117,8 @@ def _mismatched(attempt: Attempt, key: tuple[Any, ...], losses: Losses) -> np.nd
         found = compiled(ops.convert_to_tensor(points), labels)
         return np.array(ops.convert_to_numpy(found), np.float64)
 
-    differences = np.stack([at(x + move) - at(x - move) for move in moves])  # [directions, B]
+    with np.errstate(invalid="ignore"):  # infinite ones
+        differences = np.stack([at(x + move) - at(x - move) for move in moves])  # [directions, B]
     slope = _slopes(attempt, ("slopes of", *key), losses)
     expected = 2 * np.einsum("dbhwc,bhwc->db", moves, slope, dtype=np.float64)
     apart, *lengths = (
