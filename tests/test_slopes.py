@@ -117,7 +117,7 @@ def test_the_margin_is_looked_at_or_what_the_attack_says_it_follows(linear: Line
     @dataclass(frozen=True)
     class Unlike(PGD):
         def objective(self, defense: Any, x: Any, y: Any) -> tuple[Any, Any]:
-            return confident.logits(x)[:, 1], ops.zeros(len(x)) > 0
+            return confident.logits(x)[:, 1], ops.zeros_like(y) > 0
 
     assert mismatch(confident, Own(), x) == {}
     assert mismatch(sound, Unlike(), x) == text(4, 4)
@@ -140,8 +140,9 @@ def test_of_whom_it_is_not_asked(linear: Linear) -> None:
     assert mismatch(lying, PGD(), x, success=[1, 1, 0, 0]) == text(4, 4)
     assert mismatch(lying, PGD(), x, success=[1, 1, 1, 0]) == {}
     assert mismatch(lying, PGD(), gray(9, 0, 1, 2), success=[0, 0, 1, *[0] * 6]) == {}
-    lying.factor = 0.0  # a gradient of zero has a warning of its own
-    assert {name for name, _ in slopes.gradients(attempt(lying, PGD(), x))} == {"zero-gradients"}
+    zero = Lying(linear.direction, linear.bias)
+    zero.factor = 0.0  # a gradient of zero has a warning of its own
+    assert {name for name, _ in slopes.gradients(attempt(zero, PGD(), x))} == {"zero-gradients"}
     assert mismatch(Drawing(linear.direction, linear.bias), PGD(), x) == {}
 
 
