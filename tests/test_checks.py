@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,18 +13,18 @@ import pytest
 from keras import ops
 
 import sparring
-from sparring import backend
+from sparring import attacks, backend
 from sparring.attacks import APGD, BPDA, EOT, FGSM, PGD, Noise
 from sparring.data import Dataset, load
 from sparring.defenses.defense import Defense
-from sparring.evaluation import checks
+from sparring.evaluation import checks, planted, slopes
 from sparring.evaluation.checks import Attempt
 from sparring.evaluation.evaluate import evaluate
 from sparring.evaluation.rates import Rate
 from sparring.randomness import Chance
 from sparring.runs.records import EvaluationWarning
 from sparring.threat import L2, Linf, ThreatModel
-from tests.conftest import Linear, patterns
+from tests.conftest import Linear, Zoo, patterns
 
 pytestmark = pytest.mark.backend
 
@@ -72,6 +72,7 @@ def test_nothing_is_said_of_a_sound_attack_on_the_baseline(
 def test_weak_attacks_are_told(digits_baseline: Defense) -> None:
     assert "more-steps" in warned(digits_baseline, PGD(steps=3, step_size=0.1), Linf(0.12))
     assert "black-box-wins" in warned(digits_baseline, PGD(steps=3, step_size=0.1), Linf(0.12))
+    assert "still-rising" in warned(digits_baseline, PGD(steps=20, step_size=0.01), Linf(0.12))
     assert "unlimited" in warned(digits_baseline, FGSM())
     other = digits_baseline  # what is transferred from the very same network breaks it
     assert "transfer-wins" in warned(digits_baseline, PGD(steps=1, step_size=0.1), None, other)
@@ -133,6 +134,19 @@ def test_masked_gradients_are_told(tmp_path: Path, name: str, settings: dict[str
 
 
 @once
+def test_gradients_that_do_not_see_a_jump_are_told(zoo: Zoo) -> None:
+    assert {"gradient-mismatch", "planted"} <= warned(zoo("jump"), PGD(), Linf(0.05))
+
+
+@once
+def test_nothing_is_said_of_a_stand_in_within_an_attack(zoo: Zoo) -> None:
+    # At this eps it breaks less than half, and the defense itself has no gradient.
+    reference = replace(attacks.get("reference", defense="discretize"), restarts=1)
+    found = warned(zoo("discretize"), reference, Linf(0.04))
+    assert not found & {"zero-gradients", "gradient-mismatch", "planted", "still-rising"}
+
+
+@once
 @pytest.mark.parametrize("name", ["transform", "randomneuron"])
 def test_randomness_without_averaging_is_told(tmp_path: Path, name: str) -> None:
     defense, x, y = train(name, tmp_path)
@@ -178,6 +192,27 @@ def test_few_images_are_told() -> None:
     [only] = checks.few_images(Rate.of(np.arange(60) % 2))
     assert only.name == "few-images"
     assert "60 attacked images leave an interval of 25 points" in only.text
+
+
+@pytest.mark.parametrize(
+    ("success", "told"),
+    [
+        ([1.0, 0.5, 0.6, 0.0, 0.0], True),  # 60 % and 42 %
+        ([1.0, 0.75, 0.7, 0.0, 0.0], True),  # 60 % and 49 %
+        ([1.0, 0.75, 0.8, 0.0, 0.0], False),  # 60 % and 51 %
+        ([1.0, 1.0, 0.0, 0.0], False),
+        ([], False),
+    ],
+)
+def test_success_in_some_draw_is_told_where_it_is_far_above_the_mean(
+    success: list[float], told: bool
+) -> None:
+    found = checks.some_draw(np.array(success), 20)
+    assert [each.name for each in found] == (["some-draw"] if told else [])
+    assert "\n## some-draw\n" in PAGE
+    if success == [1.0, 0.5, 0.6, 0.0, 0.0]:
+        text = "60 % are broken in one of 20 draws or more, 42 % in the mean draw"
+        assert found[0].text == text
 
 
 def test_the_judge_reports_them(digits_baseline: Defense) -> None:
@@ -252,11 +287,16 @@ class Ours:
 
 @pytest.fixture
 def ours(monkeypatch: pytest.MonkeyPatch) -> dict[str, type[Ours]]:
-    """Noise, Square and PGD as the checks use them, replaced by ones that break nothing."""
+    """Noise, Square and PGD as the checks use them, replaced by ones that break nothing.
+
+    Nothing is planted, which attacks that follow a script would not find.
+    """
+    monkeypatch.setattr(planted, "found", lambda attempt: iter(()))
     kinds: dict[str, type[Ours]] = {}
     for name in ("Noise", "Square", "PGD"):
         kinds[name] = type(name, (Ours,), {"calls": []})
-        monkeypatch.setattr(checks, name, kinds[name])
+        for module in (checks, slopes):
+            monkeypatch.setattr(module, name, kinds[name], raising=False)
     return kinds
 
 
@@ -575,6 +615,34 @@ def test_a_wrapper_around_the_defense_averages_for_the_attack(draws: int) -> Non
     verdict = evaluate(EOT(Dice(), draws), asks(None), BASE, dataset, 2, draws=2)
     names = [each.name for each in verdict.warnings]
     assert names.count("not-averaged") == (1 if draws == 1 else 0)
+
+
+class Sometimes(Dice):
+    """Answers class 1 in every second draw, and below one half of the first pixel."""
+
+    def logits(self, x: Any, chance: Any = None) -> Any:
+        seed = 0 if chance is None else chance.seed
+        odd = ops.cast(ops.cast(seed, "int32") % 2, "float32")
+        low = ops.cast(x[:, 0, 0, 0] < 0.5, "float32")
+        return ops.stack([odd * low, 0.5 + 0 * low], axis=-1)
+
+
+def test_the_verdict_tells_success_in_some_draw() -> None:
+    x, y = (255 * corners(40)).astype(np.uint8), np.ones(40, np.int32)
+    dataset = Dataset("linear", x, y, x, y, ("a", "b"))
+
+    def attack(defense: Any, x: Any, y: Any, threat: ThreatModel) -> Any:
+        return broken(x, 30)
+
+    verdict = evaluate(Sometimes(), attack, Linf(0.125), dataset, 40, draws=8)
+    mean, some = verdict.success_rate, verdict.success_in_some_draw
+    assert 0.2 < mean.value < 0.6  # 8 draws of even and odd seeds, of 3 in 4 images
+    assert (some.value, some.n) == (0.75, 40)
+    assert f"\nattack success   {mean}\nin some draw     {some}\nrobust" in str(verdict)
+    [warning] = [each for each in verdict.warnings if each.name == "some-draw"]
+    assert warning.text.startswith("75 % are broken in one of 8 draws or more, ")
+    once = evaluate(Corner(), attack, Linf(0.125), dataset, 40, draws=8, check=False)
+    assert "in some draw" not in str(once)
 
 
 def test_what_breaks_a_rule_has_no_success_under_other_conditions(corner: Corner) -> None:

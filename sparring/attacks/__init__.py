@@ -41,7 +41,15 @@ if TYPE_CHECKING:
     from sparring.attacks.apgd import APGD
     from sparring.attacks.ascent import Ascent
     from sparring.attacks.estimation import Estimated
-    from sparring.attacks.gradients import BPDA, EOT, Wrapped, gradient, logits_of_draws, unwrapped
+    from sparring.attacks.gradients import (
+        BPDA,
+        EOT,
+        Wrapped,
+        drawn,
+        gradient,
+        logits_of_draws,
+        unwrapped,
+    )
     from sparring.attacks.losses import aimed_margins, cross_entropies, logit_ratios, margins
     from sparring.attacks.matching import Matching
     from sparring.attacks.pgd import FGSM, PGD
@@ -55,7 +63,7 @@ _HOMES = {
     "apgd": ("APGD",),
     "ascent": ("Ascent",),
     "estimation": ("Estimated",),
-    "gradients": ("BPDA", "EOT", "Wrapped", "gradient", "logits_of_draws", "unwrapped"),
+    "gradients": ("BPDA", "EOT", "Wrapped", "drawn", "gradient", "logits_of_draws", "unwrapped"),
     "losses": ("aimed_margins", "cross_entropies", "logit_ratios", "margins"),
     "matching": ("Matching",),
     "pgd": ("FGSM", "PGD"),
@@ -90,6 +98,7 @@ __all__ = [
     "aimed_margins",
     "checked",
     "cross_entropies",
+    "drawn",
     "get",
     "gradient",
     "is_name",

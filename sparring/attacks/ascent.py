@@ -155,7 +155,7 @@ class Ascent(Options):
         step = defense.compiled(("ascent", self, threat), self.step(self._rise(defense), threat))
 
         def losses(*at: Any) -> Any:  # compiled where somebody watches
-            return defense.compiled(("losses", self), self._losses(defense))(*at)[0]
+            return defense.compiled(("losses", self), partial(self._losses, defense))(*at)[0]
 
         def attempt(rows: np.ndarray, number: int, restart: int, aim: np.ndarray) -> np.ndarray:
             wide = filled(rows)
@@ -184,20 +184,46 @@ class Ascent(Options):
         loss = IN_WORDS[self.loss] if usual else "a loss of its own"
         return Way(shown(self, 500), type(self).__name__, loss, restart, aim)
 
-    def _losses(self, defense: Any) -> Callable[[Images, Labels, Any], tuple[Any, Any]]:
-        def losses(points: Images, y: Labels, target: Any) -> tuple[Any, Any]:
-            if self.targets:
-                return self.aimed(defense, points, y, target)  # [B], [B]
-            return self.objective(defense, points, y)
+    def losses(
+        self, defense: Any, x: Images, y: Labels, threat: ThreatModel, after: Sequence[int]
+    ) -> np.ndarray:
+        """Follow the first start, at its first target, and measure the losses on the way.
 
-        return losses
+        Args:
+            defense: the defense or a wrapper around one.
+            x: images float32 [B, H, W, C], numpy array or tensor.
+            y: labels, integers [B], likewise.
+            threat: the threat model.
+            after: how many steps, ascending, at most `steps`.
+
+        Returns:
+            The losses [len(after), B] of the points that it would give after so many.
+        """
+        images, labels = arrays(x, y)
+        aim = next(iter(self.aims(defense, images, labels, threat))) if self.targets else labels
+        wide = filled(np.arange(len(images)))
+        points, *fixed = (ops.convert_to_tensor(a[wide]) for a in (images, images, labels, aim))
+        if self.random_start:
+            points = threat.start(points, uniforms(points, self.seed))
+        step = defense.compiled(("ascent", self, threat), self.step(self._rise(defense), threat))
+        measure = defense.compiled(("losses", self), partial(self._losses, defense))
+        moving, found = tuple(self.moving(points)), []
+        for taken in range(after[-1] + 1):
+            if taken:
+                moving, _ = step(moving, *fixed)
+            if taken in after:
+                losses, _ = measure(moving[self.kept], *fixed[1:])
+                found.append(ops.convert_to_numpy(losses)[: len(images)])
+        return np.stack(found)
+
+    def _losses(self, defense: Any, x: Images, y: Labels, target: Any) -> tuple[Any, Any]:
+        """Losses [B], and which points look broken, [B]."""
+        return self.aimed(defense, x, y, target) if self.targets else self.objective(defense, x, y)
 
     def _rise(self, defense: Any) -> Rise:
-        objective = self._losses(defense)
-
         def rise(points: Images, y: Labels, target: Any) -> tuple[Any, Any, Any]:
             def total(images: Images) -> tuple[Any, Any]:
-                losses, broken = objective(images, y, target)
+                losses, broken = self._losses(defense, images, y, target)
                 return ops.sum(losses), (losses, ops.cast(broken, "float32"))
 
             gradient, (losses, broken) = backend.input_gradient_and(total, points)

@@ -150,23 +150,39 @@ def logits_of_draws(defense: Any, x: Images, draws: int, chance: Chance | None =
     Returns:
         float32 [draws, B, K].
     """
-    count = x.shape[0]
-    first = ops.cast(0 if chance is None else chance.seed, "int32")
+    count, first = x.shape[0], 0 if chance is None else chance.seed
 
-    def some(x: Images, seeds: Any) -> Any:
-        """Logits [s, B, K] in s draws, of seeds [s] after the first."""
-        copies = ops.tile(x, (seeds.shape[0], 1, 1, 1))  # [s * B, H, W, C]
-        own = ops.reshape(first + seeds[:, None] + ops.zeros((count,), "int32"), (-1,))
-        logits = defense.logits(copies, Chance(copies, own))
-        return ops.reshape(logits, (seeds.shape[0], count, -1))
+    def some(x: Images, start: Any) -> Any:
+        """Logits [s, B, K] in s draws, of which the first is this many after that given."""
+        logits = defense.logits(*drawn(x, at_once, Chance(x, first + start)))  # [s * B, K]
+        return ops.reshape(logits, (at_once, count, -1))
 
     at_once = max(1, PREDICTION_BATCH // count)
     at_once = max(size for size in range(1, min(at_once, draws) + 1) if draws % size == 0)
-    seeds = np.arange(draws, dtype=np.int32).reshape(-1, at_once)
-    if len(seeds) == 1:
-        return some(x, ops.convert_to_tensor(seeds[0]))
-    logits = backend.one_by_one(some, x, seeds)  # [draws / s, s, B, K]
+    if at_once == draws:
+        return some(x, 0)
+    starts = np.arange(0, draws, at_once, dtype=np.int32)
+    logits = backend.one_by_one(some, x, starts)  # [draws / s, s, B, K]
     return ops.reshape(logits, (draws, count, -1))
+
+
+def drawn(x: Images, draws: int, chance: Chance | None = None) -> tuple[Images, Chance]:
+    """Copy images for several draws of a stochastic defense.
+
+    Args:
+        x: images float32 [B, H, W, C].
+        draws: how many.
+        chance: of the first draw; None means that of seed 0. The seeds of the others follow it.
+
+    Returns:
+        The copies [draws * B, H, W, C], all images once for each draw, and their random numbers.
+    """
+    copies = ops.tile(x, (draws, 1, 1, 1))
+    seeds = np.repeat(np.arange(draws, dtype=np.int32), x.shape[0])  # [draws * B]
+    if chance is not None:
+        first = ops.broadcast_to(ops.cast(chance.seed, "int32"), (x.shape[0],))  # [B]
+        seeds = ops.tile(first, (draws,)) + ops.convert_to_tensor(seeds)
+    return copies, Chance(copies, seeds)
 
 
 def straight_through(
@@ -283,8 +299,8 @@ class BPDA(Options, Wrapped):
     @override
     def logits(self, x: Images, chance: Chance | None = None) -> Logits:
         # Copies, since other threads may ask the same networks meanwhile.
-        defense = _copied(unwrapped(self.defense)[0])
-        defense.nets = [_copied(net) for net in defense.nets]
+        defense = copied(unwrapped(self.defense)[0])
+        defense.nets = [copied(net) for net in defense.nets]
         hooks = [("transform", self.transform), ("activation", self.activation), *self.functions]
         for name, smooth in hooks:
             if smooth is not None:
@@ -316,8 +332,13 @@ def _try_out(net: Any, name: str, smooth: Callable[[Any], Any], x: Any) -> None:
         raise SettingsError(f"{name}: expected a stand-in that gives finite values, got NaN or inf")
 
 
-def _copied(thing: Any) -> Any:
-    """A shallow copy; Keras's layers copy themselves otherwise, deep."""
-    copied = object.__new__(type(thing))
-    vars(copied).update(vars(thing))
-    return copied
+def copied(thing: Any, kind: type | None = None) -> Any:
+    """Copy a defense or a network shallowly; Keras's layers copy themselves otherwise, deep.
+
+    Args:
+        thing: the defense or network.
+        kind: the class of the copy, if not the same.
+    """
+    copy: Any = object.__new__(kind or type(thing))
+    vars(copy).update(vars(thing))
+    return copy

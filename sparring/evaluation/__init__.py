@@ -13,6 +13,8 @@ Which question it answers: how many images did an attack break, and can that be 
     account.py   what each part of an attack did and why images resist, in sentences
     strips.py    the small curves of what an image goes through
     checks.py    warnings: signs that a result should be distrusted
+    slopes.py    those that the attack's loss and its gradients give
+    planted.py   adversarial examples that are known to be there, for the attack to find
     plan.py      what there is to evaluate
     jobs.py      the jobs that a plan of evaluations comes to, verdicts or chunks
     rates.py     rates with intervals, means over seeds

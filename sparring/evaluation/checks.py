@@ -19,17 +19,16 @@ from typing_extensions import override
 from sparring import backend
 from sparring.attacks import (
     PGD,
-    Ascent,
     Attack,
     Noise,
     Square,
     Wrapped,
-    cross_entropies,
-    gradient,
     unwrapped,
 )
 from sparring.backend import ops
 from sparring.errors import printable, told
+from sparring.evaluation import planted, slopes
+from sparring.evaluation.slopes import Sign
 from sparring.networks.allconv import in_batches
 from sparring.randomness import Chance
 from sparring.runs.records import EvaluationWarning
@@ -57,6 +56,9 @@ STEPS_FACTOR = 4
 
 ANY = -1
 """In place of a draw's seed: one that is not known, which is taken for several."""
+
+DRAWS_APART = 0.1
+"""By which share of the images some draw has to break more than the mean one."""
 
 
 @final
@@ -149,11 +151,17 @@ class Attempt:
     y: np.ndarray
     success: np.ndarray
 
+    @property
+    def left(self) -> np.ndarray:
+        """The rows, int [M], of the images that it broke in no more than half of the draws."""
+        return np.flatnonzero(self.success <= 0.5)
+
     def again(
         self,
         attack: Attack | None = None,
         threat: ThreatModel | None = None,
         rows: Any = slice(None),
+        defense: Defense | Wrapped | None = None,
     ) -> np.ndarray:
         """Run an attack under other conditions.
 
@@ -161,17 +169,19 @@ class Attempt:
             attack: another one, if not the same.
             threat: another one, if not the same.
             rows: an index of the images it is run on.
+            defense: another one, if not the same.
 
         Returns:
             Its success on them; what is no valid adversarial image has none.
         """
         attack, threat = attack or self.attack, threat or self.threat
+        defense = self.defense if defense is None else defense
         x, y = self.x[rows], self.y[rows]
         labels = ops.convert_to_tensor(y.astype(backend.label_dtype))
-        given = attack(self.defense, ops.convert_to_tensor(x), labels, threat)
+        given = attack(defense, ops.convert_to_tensor(x), labels, threat)
         adversarial = np.array(ops.convert_to_numpy(given), np.float32)
         images, valid, _, _ = threat.check(adversarial, x)
-        return np.where(valid, self.defense.broken_share(images, y), 0.0)
+        return np.where(valid, defense.broken_share(images, y), 0.0)
 
     def more(self, gained: np.ndarray, before: np.ndarray) -> bool:
         """Say whether one success is so much above another that it is worth telling."""
@@ -185,6 +195,20 @@ def few_images(rate: Rate) -> list[EvaluationWarning]:
         return []
     text = f"{rate.n} attacked images leave an interval of {200 * half:.0f} points; take more"
     return [EvaluationWarning(name="few-images", text=text)]
+
+
+def some_draw(success: np.ndarray, draws: int) -> list[EvaluationWarning]:
+    """Warn when far more images are broken in some draw than in the mean one.
+
+    Args:
+        success: the shares of draws in which images are broken, [N].
+        draws: how many there were.
+    """
+    if not len(success) or np.mean(success > 0) - np.mean(success) < DRAWS_APART:
+        return []
+    some, mean = _percent(success > 0), _percent(success)
+    text = f"{some} are broken in one of {draws} draws or more, {mean} in the mean draw"
+    return [EvaluationWarning(name="some-draw", text=text)]
 
 
 def look(attempt: Attempt, transfer_from: Defense | None = None) -> list[EvaluationWarning]:
@@ -211,10 +235,6 @@ def look(attempt: Attempt, transfer_from: Defense | None = None) -> list[Evaluat
     return warnings
 
 
-Sign = tuple[str, str]
-"""Name and text of a warning."""
-
-
 def _signs(attempt: Attempt, transfer_from: Defense | None) -> Iterator[Sign]:
     """What to warn of, in the order of the checks; each is run when the one before has been."""
     defense, x, success = attempt.defense, attempt.x, attempt.success
@@ -226,7 +246,7 @@ def _signs(attempt: Attempt, transfer_from: Defense | None) -> Iterator[Sign]:
     if one_draw:
         text = "the defense answers at random and the attack did not average over draws"
         yield "not-averaged", text
-    yield from _gradients(attempt)
+    yield from slopes.gradients(attempt)
     if isinstance(attempt.attack, Noise):
         return
     noise = attempt.again(Noise(draws=NOISE_DRAWS))
@@ -245,12 +265,15 @@ def _signs(attempt: Attempt, transfer_from: Defense | None) -> Iterator[Sign]:
         if attempt.more(improved, success):
             text = f"{STEPS_FACTOR} times the steps raise success from {at} to "
             yield "more-steps", text + _percent(improved)
-    if len(left := np.flatnonzero(success <= 0.5)):
-        yield from _stronger(attempt, left, transfer_from)
+    if len(attempt.left):
+        yield from slopes.still_rising(attempt)
+        yield from _stronger(attempt, transfer_from)
+    yield from planted.found(attempt)
 
 
-def _stronger(attempt: Attempt, left: np.ndarray, transfer_from: Defense | None) -> Iterator[Sign]:
+def _stronger(attempt: Attempt, transfer_from: Defense | None) -> Iterator[Sign]:
     """Attacks that know less and should not break more, on the images that are left."""
+    left = attempt.left
     tried: list[tuple[str, str, Attack]] = []
     if not isinstance(attempt.attack, Square):
         square = Square(queries=SQUARE_QUERIES)
@@ -272,34 +295,6 @@ def _stronger(attempt: Attempt, left: np.ndarray, transfer_from: Defense | None)
 
 def _percent(success: np.ndarray) -> str:
     return f"{100 * np.mean(success):.0f} %"
-
-
-def _gradients(attempt: Attempt) -> Iterator[Sign]:
-    """What is odd about the gradients of the attack's loss, at images that it does not break."""
-    defense, attack = attempt.defense, attempt.attack
-    if isinstance(attack, Noise | Square):
-        return
-    # The cross entropy stands for the loss of an attack that does not say its own.
-    own = attack if isinstance(attack, Ascent) else None
-
-    def losses(images: Images, y: Labels) -> Any:
-        if own is not None:
-            return own.objective(defense, images, y)[0]
-        return cross_entropies(y, defense.logits(images))
-
-    compiled: Callable[[Images, Labels], Images] = defense.compiled(
-        ("gradients", own), lambda x, y: gradient(lambda images: losses(images, y), x)
-    )
-    x, y = map(ops.convert_to_tensor, (attempt.x, attempt.y.astype(backend.label_dtype)))
-    sizes = np.abs(np.array(ops.convert_to_numpy(compiled(x, y)))).reshape(len(x), -1)
-    unbroken = attempt.success <= 0.5
-    finite = np.isfinite(sizes).all(axis=1)
-    zero = finite & (sizes == 0).all(axis=1)
-    if bad := int(np.sum(~finite & unbroken)):
-        yield "bad-gradients", f"gradients of {bad} of {len(x)} images are NaN or infinite"
-    # An attack that breaks most of these images gets around their gradients.
-    if np.sum(zero & unbroken) >= max(1, 0.1 * len(x)) and np.mean(unbroken[zero]) >= 0.5:
-        yield "zero-gradients", f"gradients of {np.sum(zero)} of {len(x)} images are zero"
 
 
 def _with_more_steps(attack: Any) -> Attack | None:

@@ -560,6 +560,7 @@ def _checked(verdict: Verdict, parts: Parts) -> list[EvaluationWarning]:
         parts.attacked, parts.attack, parts.threat, x, rows["label"], rows["success"]
     )
     warnings = checks.look(attempt, parts.transfer_from)
+    warnings += checks.some_draw(verdict.success[verdict.attacked], verdict.about.draws)
     return warnings + checks.few_images(verdict.success_rate)
 
 

@@ -134,6 +134,11 @@ class Verdict:
         return Rate.of(self.success[self.attacked])
 
     @property
+    def success_in_some_draw(self) -> Rate:
+        """Of the images attacked: broken in one draw or more, as who may ask again finds."""
+        return Rate.of(self.success[self.attacked] > 0)
+
+    @property
     def robust_accuracy(self) -> Rate:
         """Of all images: answered correctly, and not broken by this attack."""
         return Rate.of(np.where(self.attacked, 1 - self.success, 0.0))
@@ -165,6 +170,8 @@ class Verdict:
             f"attack success   {self.success_rate}",
             f"robust accuracy  {self.robust_accuracy}",
         ]
+        if self.about.draws > 1:
+            lines.insert(4, f"in some draw     {self.success_in_some_draw}")
         reasons = Counter(self.reason[self.attacked])
         del reasons[BROKEN]
         lines += [f"  {count:4d}  {reason}" for reason, count in reasons.most_common(8)]
