@@ -119,8 +119,9 @@ def follow(call: Callable[[], Any], below: Path = PACKAGE) -> dict[Path, set[int
     lines: dict[Path, set[int]] = defaultdict(set)
     for code in entered:
         file = Path(code.co_filename)
-        # Lambdas and comprehensions belong to the function that holds them.
-        if file.is_relative_to(below) and not code.co_name.startswith("<"):
+        # Lambdas and comprehensions belong to the function that holds them; templates have none.
+        python = file.suffix == ".py" and not code.co_name.startswith("<")
+        if python and file.is_relative_to(below):
             lines[file].add(code.co_firstlineno)
     return lines
 

@@ -54,6 +54,8 @@ def test_lines_of_the_functions_that_are_entered(tmp_path: Path) -> None:
         module.outer(3)
         module.Kind().method()
 
+        exec(compile("def block(): pass\nblock()", tmp_path / "page.html.jinja", "exec"), {})
+
     entered = path_lines.follow(call, below=tmp_path)
     assert list(entered) == [file]
     outer, method = path_lines.functions(TEXT, entered[file])
