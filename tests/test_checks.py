@@ -141,7 +141,8 @@ def test_gradients_that_do_not_see_a_jump_are_told(zoo: Zoo) -> None:
 @once
 def test_nothing_is_said_of_a_stand_in_within_an_attack(zoo: Zoo) -> None:
     # At this eps it breaks less than half, and the defense itself has no gradient.
-    reference = replace(attacks.get("reference", defense="discretize"), restarts=1)
+    given: Any = attacks.get("reference", defense="discretize")
+    reference = replace(given, restarts=1)
     found = warned(zoo("discretize"), reference, Linf(0.04))
     assert not found & {"zero-gradients", "gradient-mismatch", "planted", "still-rising"}
 
