@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from sparring import backend
 from sparring.attacks import BPDA, EOT, FGSM, PGD, Estimated, Smallest
 from sparring.attacks.gradients import unwrapped
 from sparring.errors import SettingsError
+from sparring.evaluation import strips
 from sparring.randomness import Chance
 from sparring.threat import L2, Linf
 from tests.conftest import Linear
@@ -249,3 +251,36 @@ def test_smallest_takes_an_attack(linear: Linear) -> None:
     assert verdict.success_rate.value == 1
     assert verdict.about.attack == "Smallest(attack=FGSM(), rounds=5)"
     np.testing.assert_allclose(verdict.distance, 0.0625, atol=0.1 / 32)
+    assert "success by eps" not in str(sparring.evaluate(linear, "fgsm", Linf(0.1), data, 4))
+
+
+def test_success_at_every_radius_is_told_and_drawn(linear: Linear, tmp_path: Path) -> None:
+    x = np.full((4, 8, 8, 1), 128, np.uint8)
+    for image, less in zip(x, (0, 8, 12, -16), strict=True):  # in steps of 1/255 along each pixel
+        image -= (less * linear.direction).astype(np.uint8)
+    data = sparring.Dataset("linear", x, np.ones(4, int), x, np.ones(4, int), ("a", "b"))
+    options: Any = {"min_eps": True, "check": False, "out": tmp_path / "verdict"}
+    verdict = sparring.evaluate(linear, "fgsm", Linf(0.08), data, 4, **options)
+    # Logits are 4 less 64/255 for each step, and smallest perturbations a 64th of that: 0.0625,
+    # 0.0311, 0.0154 and, out of reach, 0.125.
+    assert verdict.about.attack == "Smallest(attack=FGSM(), rounds=5)"
+    assert verdict.name == "fgsm n=4 min-eps"
+    assert [verdict.success_within(eps) for eps in (0.01, 0.02, 0.04, 0.07, 0.08)] == [
+        *(0, 0.25, 0.5, 0.75, 0.75),
+    ]
+    assert (
+        "success by eps   0 % at 0.01, 25 % at 0.02, 25 % at 0.03, 50 % at 0.04, "
+        "50 % at 0.05, 50 % at 0.06, 75 % at 0.07, 75 % at 0.08"
+    ) in str(verdict)
+    page = (tmp_path / "verdict" / "verdict.html").read_text()
+    assert "success grows from 0 to 75 % at eps 0.08" in page
+    again = sparring.evaluate(linear, "fgsm", Linf(0.08), data, 4, **options)
+    np.testing.assert_array_equal(again.rows, verdict.rows)
+
+
+def test_growth_is_drawn_to_scale() -> None:
+    picture = str(strips.growth(np.array([0.05, 0.1]), 4, 0.2))
+    # From 38 to 345 across and from 150 up to 8: a quarter of the way up at a quarter of eps.
+    assert (
+        'points="38.0,150.0 114.8,150.0 114.8,114.5 191.5,114.5 191.5,79.0 345.0,79.0"' in picture
+    )

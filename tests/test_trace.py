@@ -405,8 +405,9 @@ def test_the_verdict_is_the_same_with_and_without(
     assert repr(other.trace).startswith("<Trace: ")
     assert plain.as_json() | {"seconds": 0} == other.as_json() | {"seconds": 0}
     np.testing.assert_array_equal(plain.adversarial, other.adversarial)
-    assert plain.margin is not None
-    np.testing.assert_allclose(plain.margin, margins_of(plain.adversarial), atol=64e-6)
+    assert plain.margin is None  # what is not shown anywhere is not asked for
+    assert other.margin is not None
+    np.testing.assert_allclose(other.margin, margins_of(other.adversarial), atol=64e-6)
 
 
 def test_the_first_ten_of_the_attacked_images_are_traced(linear: Linear, counted: Counted) -> None:

@@ -27,7 +27,7 @@ class Smallest(Options):
     The radii are eps times k / 2^rounds. After the whole eps, each round halves the radii between
     which an image's smallest lies: where it holds, and where it is broken, in more than half of
     the draws of a stochastic defense. What is given is the nearest point that broke it, so a
-    verdict's distances give the success at every radius up to eps (`Verdict.curve`).
+    verdict's distances give the success at every radius up to eps (`Verdict.success_within`).
 
     Attributes:
         attack: any attack.

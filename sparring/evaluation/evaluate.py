@@ -167,8 +167,8 @@ def _show(
     request: EvaluationRequest, parts: Parts, judge: Judge, verdict: Verdict, tell: Progress
 ) -> None:
     """Add what there is to see to a finished verdict: margins, the trace, the picture, the page."""
-    if request.chunk is not None:  # it is seen when the verdict is put together
-        return
+    if request.chunk is not None or (verdict.folder is None and not request.trace):
+        return  # a chunk is seen when its verdict is put together
     shown = verdict.attacked & (verdict.answer >= 0)
     verdict.margin = np.full(len(shown), np.nan)
     if shown.any():
@@ -390,6 +390,8 @@ class Parts:
         else:
             attack = attacks.checked(attack)
         attack = _with_runs(attack)
+        if request.min_eps:
+            attack = attacks.Smallest(attack)
         dataset = of_run(
             defense.info, request.data, request.data_dir, who=defense.name, other=request.other_data
         )
@@ -399,7 +401,7 @@ class Parts:
             threat = threat_model(request.norm, request.eps)
         source = _transfer_source(request, defense, tell)
         by_name = isinstance(request.attack, str)
-        word = Path(request.attack).stem if by_name else short_name(describe(attack))
+        word = Path(request.attack).stem if by_name else short_name(describe(request.attack))
         label = " ".join([word, *request.unusual(), *([f"on {wrappers}"] if wrappers else [])])
         repeatable = plain and (by_name or _identified(attack))
         return cls(

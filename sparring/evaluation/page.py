@@ -132,6 +132,16 @@ class _Shown:
         ]
 
     @property
+    def growth(self) -> Markup | None:
+        """How success grows with the radius, where that is known."""
+        verdict = self.verdict
+        if not (verdict.bisected and verdict.attacked.any()):
+            return None
+        broken = verdict.attacked & (verdict.success > 0.5)
+        count = int(verdict.attacked.sum())
+        return strips.growth(verdict.distance[broken], count, self.eps)
+
+    @property
     def reasons(self) -> list[tuple[str, int]]:
         """What came of the images, and of how many; those broken in most draws first."""
         counts: Counter[tuple[float, str]] = Counter()

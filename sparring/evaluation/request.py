@@ -70,6 +70,9 @@ class EvaluationRequest(Request):
     batch_size: int = option(128, "Images given to the attack at a time.", "N")
     seed: int = option(0, "Of a stochastic defense's draws.", "N")
     check: bool = option(True, "Look for signs that the result should be distrusted.")
+    min_eps: bool = option(
+        False, "Find each image's smallest perturbation up to eps, by bisection, as Smallest does."
+    )
     trace: bool = option(
         False, "Keep what the first 10 attacked images go through, step by step, and show it."
     )
@@ -98,7 +101,7 @@ class EvaluationRequest(Request):
         """Check numbers, and take texts for paths."""
         for name, (least, most) in _RANGES.items():
             object.__setattr__(self, name, _integer(name, getattr(self, name), least, most))
-        for name in ("check", "trace", "transfer", "save", "force", "other_data"):
+        for name in ("check", "min_eps", "trace", "transfer", "save", "force", "other_data"):
             if not isinstance(value := getattr(self, name), bool | np.bool_):
                 raise SettingsError(f"{name}: expected true or false, got {value!r:.80}")
             object.__setattr__(self, name, bool(value))
@@ -137,6 +140,7 @@ class EvaluationRequest(Request):
             said.append(f"images={','.join(map(str, np.flatnonzero(self.images)))}")
         else:
             said.append(f"images={','.join(map(str, sorted(self.images)))}")
+        said += ["min-eps"] if self.min_eps else []
         return said + self._not_as_by_default("draws", "seed")
 
     def _not_as_by_default(self, *names: str) -> list[str]:

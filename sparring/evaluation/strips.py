@@ -92,6 +92,47 @@ def strip(
     ).format(WIDTH, height, _described(points, label, names), Markup("").join(drawn))
 
 
+def growth(distances: np.ndarray, count: int, eps: float) -> Markup:
+    """Draw how success grows with the radius, in steps.
+
+    Args:
+        distances: of the broken images, each its smallest perturbation, float [M].
+        count: of the images attacked, M or more.
+        eps: the largest radius.
+
+    Returns:
+        An SVG, to stand within a page.
+    """
+    left, right, top, floor = 38.0, _RIGHT - 14.0, 8.0, 150.0
+    at, share = [left], [0.0]
+    for place, distance in enumerate(np.sort(distances)):
+        across = left + (right - left) * min(1.0, float(distance) / eps)
+        at += [across, across]
+        share += [place / count, (place + 1) / count]
+    at, share = [*at, right], [*share, share[-1]]
+    drawn: list[Markup] = []
+    for part in (0.0, 0.25, 0.5, 0.75, 1.0):
+        across, up = left + (right - left) * part, floor - (floor - top) * part
+        drawn.append(
+            _tag(
+                "line", x1=left, x2=right, y1=up, y2=up, stroke="currentColor", opacity="0.2",
+                stroke_width="0.75",
+            )
+        )  # fmt: skip
+        drawn.append(_tag("text", f"{100 * part:.0f} %", x=left - 5, y=up + 3.5, text_anchor="end"))
+        text = number(part * eps)
+        drawn.append(_tag("text", text, x=across, y=floor + 14, text_anchor="middle"))
+    path = " ".join(
+        f"{a:.1f},{floor - (floor - top) * part:.1f}" for a, part in zip(at, share, strict=True)
+    )
+    drawn.append(_tag("polyline", points=path, fill="none", stroke=CURVE, stroke_width="1.8"))
+    said = f"success grows from 0 to {100 * share[-1]:.0f} % at eps {number(eps)}"
+    return Markup(
+        '<svg viewBox="0 0 {} 170" role="img" aria-label="{}" fill="currentColor" font-size="10.5" '
+        'style="display:block;width:100%;max-width:36rem;height:auto">{}</svg>'
+    ).format(WIDTH, said, Markup("").join(drawn))
+
+
 def groups(stretches: Sequence[Stretch]) -> list[list[Stretch]]:
     """Put stretches of one attack that follow one another together."""
     together: list[list[Stretch]] = []

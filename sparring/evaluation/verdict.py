@@ -144,6 +144,28 @@ class Verdict:
         return Rate.of(np.where(self.attacked, 1 - self.success, 0.0))
 
     @property
+    def bisected(self) -> bool:
+        """Whether distances are each image's smallest, as far as the attack finds it."""
+        return self.about.attack.startswith("Smallest(")
+
+    def success_within(self, eps: float) -> float:
+        """Give the share of the attacked images whose adversarial images lie within a radius.
+
+        For a verdict that is `bisected` this is the attack's success at that radius; in one of any
+        other attack images lie farther than they need to.
+
+        Args:
+            eps: the radius, in the norm of the threat model.
+
+        Returns:
+            The share, those alone counted that are broken in more than half of the draws.
+        """
+        if not self.attacked.any():
+            return 0.0
+        near = (self.success > 0.5) & (self.distance <= eps * (1 + 1e-9))
+        return float(np.mean(near[self.attacked]))
+
+    @property
     def failed(self) -> list[int]:
         """Indices of the attacked images that are not broken in more than half of the draws."""
         return self.index[self.attacked & (self.success <= 0.5)].tolist()
@@ -163,6 +185,7 @@ class Verdict:
 
     def __str__(self) -> str:
         """Give the rates, why images were not broken, and the warnings."""
+        threat = self.about.threat
         lines = [
             self._title,
             f"clean accuracy   {self.clean_accuracy}",
@@ -170,6 +193,10 @@ class Verdict:
             f"attack success   {self.success_rate}",
             f"robust accuracy  {self.robust_accuracy}",
         ]
+        if self.bisected:
+            radii = [threat.eps * part / 8 for part in range(1, 9)]
+            shares = [f"{100 * self.success_within(eps):.0f} % at {eps:.3g}" for eps in radii]
+            lines.append(f"success by eps   {', '.join(shares)}")
         if self.about.draws > 1:
             lines.insert(4, f"in some draw     {self.success_in_some_draw}")
         reasons = Counter(self.reason[self.attacked])
