@@ -323,9 +323,20 @@ class Prepared:
     folder: Path | None
 
     @classmethod
-    def of(cls, request: EvaluationRequest, tell: Progress) -> Prepared:
-        """Load and check what a request needs; raises what `evaluate` does."""
-        parts = Parts.of(request, tell)
+    def of(
+        cls, request: EvaluationRequest, tell: Progress, dataset: Dataset | None = None
+    ) -> Prepared:
+        """Load and check what a request needs.
+
+        Args:
+            request: the evaluation.
+            tell: is told what is left out.
+            dataset: the request's data set, where it is loaded already.
+
+        Raises:
+            SparringError: what `evaluate` raises before it attacks.
+        """
+        parts = Parts.of(request, tell, dataset)
         index = _index(request, len(parts.dataset.x_test))
         judge = Judge.of(parts.defense, parts.threat, request.draws, request.seed)
         about = parts.about(judge.draws, request.seed)
@@ -375,8 +386,8 @@ class Parts:
     repeatable: bool
 
     @classmethod
-    def of(cls, request: EvaluationRequest, tell: Progress) -> Parts:
-        """Load and check them."""
+    def of(cls, request: EvaluationRequest, tell: Progress, dataset: Dataset | None) -> Parts:
+        """Load and check them; the data set only where none is given."""
         attacked, attack = request.defense, request.attack
         if isinstance(attacked, str):
             attacked = load(_run_directory(request))
@@ -392,8 +403,9 @@ class Parts:
         attack = _with_runs(attack)
         if request.min_eps:
             attack = attacks.Smallest(attack)
+        given = request.data if dataset is None else dataset
         dataset = of_run(
-            defense.info, request.data, request.data_dir, who=defense.name, other=request.other_data
+            defense.info, given, request.data_dir, who=defense.name, other=request.other_data
         )
         if request.eps is None:
             threat = default_threat(request.norm, dataset.key, dataset.name)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sparring import backend, defenses
 from sparring.attacks import Attack
+from sparring.data import Dataset
 from sparring.errors import RunError, SparringError
 from sparring.evaluation import folder
 from sparring.evaluation.evaluate import Prepared
@@ -40,9 +41,12 @@ def plan(request: EvaluationPlanRequest) -> EvaluationPlan:
     """
     verdicts: list[PlannedVerdict] = []
     begun: dict[Path, Prepared] = {}
+    loaded: dict[object, Dataset] = {}  # a large one takes seconds
     for wanted, title in _requests(request):
         try:
-            ready = Prepared.of(wanted, lambda *_: None)
+            of = wanted.data or (wanted.runs, wanted.defense)
+            ready = Prepared.of(wanted, lambda *_: None, loaded.get(of))
+            loaded[of] = ready.parts.dataset
             assert ready.folder is not None
             if (other := begun.get(ready.folder)) is not None and not ready.same(other):
                 own = folder.other_folder(ready.folder, ready.about, ready.index)
