@@ -31,7 +31,7 @@ from sparring.errors import AttackError, RunError, SettingsError
 from sparring.evaluation import checks
 from sparring.evaluation import evaluate as driver
 from sparring.evaluation import verdict as verdicts
-from sparring.evaluation.checks import CHANGED_INPUT
+from sparring.evaluation.checks import CHANGED_INPUT, SHORT_OF_MEMORY
 from sparring.evaluation.evaluate import evaluate
 from sparring.evaluation.rates import Mean, Rate, duration
 from sparring.evaluation.verdict import ROW, Verdict
@@ -1099,6 +1099,45 @@ def test_an_empty_folder_is_taken(linear: Linear, grays: Dataset, tmp_path: Path
     assert {file.name for file in tmp_path.iterdir()} == {
         *(".lock", "adversarial.safetensors", "examples.svg", "verdict.html", "verdict.json")
     }
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        type("ResourceExhaustedError", (Exception,), {})("OOM when allocating tensor"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes."),
+    ],
+)
+def test_batches_shrink_when_memory_is_short(
+    linear: Linear, grays: Dataset, error: Exception
+) -> None:
+    sizes: list[int] = []
+
+    def attack(defense: Any, x: Any, y: Any, threat: Any) -> Any:
+        sizes.append(x.shape[0])
+        if x.shape[0] > 2:
+            raise error
+        return broken_by(linear, x)
+
+    told: list[str] = []
+    verdict = judged(
+        *(linear, grays, attack), batch_size=7, progress=lambda *each: told.append(each[2])
+    )
+    assert sizes == [7, 3, 1] + [1] * 7
+    assert verdict.warnings == [SHORT_OF_MEMORY]
+    assert verdict.success_rate == Rate.of(np.ones(8))
+    assert [text for text in told if "memory" in text] == [
+        f"memory is short: going on with {size} images at a time" for size in (3, 1)
+    ]
+
+    def greedy(defense: Any, x: Any, y: Any, threat: Any) -> Any:
+        raise error
+
+    with pytest.raises(AttackError, match=f"the attack greedy raised {type(error).__name__}"):
+        judged(linear, grays, greedy)
 
 
 def test_images_are_saved_before_the_verdict_that_tells_their_hash(

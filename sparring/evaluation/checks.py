@@ -125,6 +125,11 @@ CHANGED_INPUT = EvaluationWarning(
     text="the attack changed its input in place; it was judged against the original",
 )
 
+SHORT_OF_MEMORY = EvaluationWarning(
+    name="short-of-memory",
+    text="memory was short, so the attack got fewer images at a time than was asked for",
+)
+
 TIME_LIMIT = EvaluationWarning(
     name="time-limit",
     text="the time limit was not kept to: only the main thread, and not on Windows, can keep to it",

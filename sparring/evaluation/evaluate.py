@@ -268,11 +268,21 @@ def _attack_all(
     if request.time_limit is not None and not _can_be_limited():
         verdict.warn(checks.TIME_LIMIT)
     try:
-        for first in range(0, len(left), request.batch_size):
-            batch = left[first : first + request.batch_size]
+        size = request.batch_size
+        while len(left):
+            batch = left[:size]
             x, y = images_of(parts.dataset, verdict.index[batch]), verdict.label[batch]
-            with _guarded(guard, parts.attack):
-                given, changed = _attack(parts, x, y, request.time_limit)
+            try:
+                with _guarded(guard, parts.attack):
+                    given, changed = _attack(parts, x, y, request.time_limit)
+            except _ShortOfMemory:
+                if len(batch) == 1:
+                    raise
+                size = len(batch) // 2
+                tell(done, total, f"memory is short: going on with {size} images at a time")
+                verdict.warn(checks.SHORT_OF_MEMORY)
+                continue
+            left = left[len(batch) :]
             verdict.rows[batch], verdict.adversarial[batch] = judge.judge(
                 verdict.rows[batch], x, given
             )
@@ -557,13 +567,28 @@ def _attack(
     except (AttackError, KeyboardInterrupt):
         raise
     except BaseException as error:  # an attack's own, SystemExit, ...
-        raise AttackError(
+        kind = _ShortOfMemory if _is_short_of_memory(error) else AttackError
+        raise kind(
             f"the attack {describe(parts.attack)} raised {told(error)}{attacks.where(error)}"
         ) from error
     try:
         return given, not np.array_equal(ops.convert_to_numpy(images), x)
     except Exception:  # they cannot be read anymore: JAX deletes what is donated
         return given, True
+
+
+class _ShortOfMemory(AttackError):
+    """An attack asked for more memory than there is."""
+
+
+def _is_short_of_memory(error: BaseException) -> bool:
+    """Whether an error says so, in the way of Python or of a framework."""
+    if isinstance(error, MemoryError):
+        return True
+    # torch.OutOfMemoryError; PyTorch on a CPU; tf.errors.ResourceExhaustedError; JAX
+    said = f"{type(error).__name__}: {error}"[:10_000]
+    signs = ("OutOfMemoryError", "allocate memory", "ResourceExhausted", "RESOURCE_EXHAUSTED")
+    return any(sign in said for sign in signs)
 
 
 def _checked(verdict: Verdict, parts: Parts) -> list[EvaluationWarning]:
