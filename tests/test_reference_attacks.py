@@ -20,7 +20,7 @@ import pytest
 from keras import ops
 
 from sparring import attacks, backend
-from sparring.attacks import BPDA, PGD, InTurn, Square, reference
+from sparring.attacks import APGD, BPDA, PGD, InTurn, Square, reference
 from sparring.attacks.reference import (
     discretize,
     injection,
@@ -144,6 +144,18 @@ def pgd(
     }
 
 
+def apgd(loss: str, targets: int) -> dict[str, Any]:
+    return {
+        "steps": 100,
+        "restarts": 1,
+        "loss": loss,
+        "early_stopping": True,
+        "seed": 0,
+        "targets": targets,
+        "order": "logits",
+    }
+
+
 STRONGEST = [
     ("PGD", pgd(100, "ce")),
     ("PGD", pgd(100, "margin", restarts=4)),
@@ -153,14 +165,15 @@ STRONGEST = [
 ATTACKS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "baseline": [("PGD", pgd(100, "margin", restarts=2))],
     "blur": [("PGD", pgd(100, "margin", restarts=2))],
-    "temperature": [("PGD", pgd(100, "margin", restarts=2))],
+    "temperature": [("PGD", pgd(100, "margin")), ("APGD", apgd("margin", 9))],
     "labelsmooth": [("PGD", pgd(100, "margin", restarts=2))],
     "jump": [("SmoothJump", pgd(200, "margin", restarts=2, momentum=0.75))],
     "mergebinary": [
         ("LargestMargin", pgd(100, "ce", restarts=2)),
         ("PGD", pgd(100, "ce")),
+        ("OneOverAll", apgd("ce", 9)),
     ],
-    "majority": [("TwoOfThree", pgd(200, "ce", restarts=3))],
+    "majority": [("TwoOfThree", pgd(200, "ce", momentum=0.75) | {"targets": 3})],
     "discretize": [("SmoothCode", pgd(100, "margin", restarts=2, momentum=0.75))],
     "randomneuron": [("Underneath", pgd(100, "ce", momentum=0.5))],
     "transform": [("OverDraws", pgd(100, "ce", momentum=0.9, draws=5))],
@@ -181,7 +194,7 @@ def parts(name: str) -> tuple[Any, ...]:
 def test_every_defense_s_reference_attack_is_as_it_was_measured(name: str) -> None:
     assert [(type(each).__name__, asdict(each)) for each in parts(name)] == ATTACKS[name]
     assert isinstance(reference.get(name), InTurn) == (len(ATTACKS[name]) > 1)
-    assert all(isinstance(each, PGD | Square) for each in parts(name))
+    assert all(isinstance(each, PGD | APGD | Square) for each in parts(name))
 
 
 def test_there_are_reference_attacks_on_defenses_only() -> None:
@@ -223,7 +236,7 @@ def test_what_an_attack_s_own_import_lacks_is_told_as_it_is(
     assert reference.get("there") == "found"
 
 
-@pytest.mark.parametrize("name", ["advtrain", "pgdtrain", "trades", "mergebinary"])
+@pytest.mark.parametrize("name", ["advtrain", "pgdtrain", "trades", "mergebinary", "temperature"])
 def test_attacks_run_in_turn_each_on_what_is_left(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,7 +253,8 @@ def test_attacks_run_in_turn_each_on_what_is_left(
         def broken_share(x: np.ndarray, y: np.ndarray) -> np.ndarray:
             return (np.arange(len(x)) == 0).astype(float)
 
-    monkeypatch.setattr(PGD, "__call__", recorded)
+    for kind in (PGD, APGD):
+        monkeypatch.setattr(kind, "__call__", recorded)
     monkeypatch.setattr(Square, "__call__", recorded)
     found = reference.get(name)(
         Breaking(), tensor(np.zeros((5, 1, 1, 1))), tensor(range(5), "int32"), Linf(0.1)
@@ -294,7 +308,7 @@ def test_the_margin_has_a_gradient_where_softmax_is_saturated(name: str) -> None
     # Logits 5,000 and 0: the softmax is 1 and 0 in float32, and cross entropy has no gradient.
     image = np.array([0.5, 0, -0.25], np.float32).reshape(1, 1, 3, 1)
     defense = defense_of(name, [Reads(scale=1e4)], (1, 3, 1), 3)
-    (attack,) = parts(name)
+    attack = parts(name)[0]
     losses, broken, slope = asked(attack, defense, image, [0])
     assert losses == pytest.approx([-5000])
     assert not broken[0]
@@ -535,6 +549,25 @@ def test_majority_s_loss_by_hand() -> None:
     np.testing.assert_allclose(slope[:5, ..., 0], expected, atol=1e-6)
 
 
+def test_majority_s_loss_aims_at_a_class() -> None:
+    images = np.array([case[0] for case in MAJORITY.values()], np.float32)[..., None]
+    labels, losses, broken = (
+        np.array([case[i] for case in MAJORITY.values()]) for i in range(1, 4)
+    )
+    aimed = []
+    for target in range(4):
+        targets = tensor(np.full(len(labels), target), "int32")
+        found, looks = majority.attack.aimed(
+            majority_defense(), tensor(images), tensor(labels, "int32"), targets
+        )
+        aimed.append(array(found))
+        assert array(looks)[:-1].tolist() == broken[:-1].tolist()
+    # Of "none fooled": of class 1 -0.5 and -1, of class 2 -3 and -0.25, of class 3 -2 and -3.
+    assert [each[0] for each in aimed[1:]] == pytest.approx([-1.5, -3.25, -5])
+    others = np.where(np.eye(4)[labels] > 0, -np.inf, np.transpose(aimed))
+    np.testing.assert_allclose(others.max(axis=1), losses, atol=1e-6)
+
+
 def random_tables(shape: tuple[int, ...], classes: int, count: int = 48) -> Any:
     """Images of random pixels in [0, 1], and labels."""
     random = np.random.default_rng(7)
@@ -596,7 +629,7 @@ def test_mergebinary_s_loss_by_hand() -> None:
     gaps = np.array([case[0] for case in MERGED.values()])
     images = np.stack([np.ones_like(gaps), 1 + gaps], axis=-1)[..., None]
     labels, losses, broken = (np.array([case[i] for case in MERGED.values()]) for i in range(1, 4))
-    (attack, _) = mergebinary.attack.attacks
+    attack, *_ = mergebinary.attack.attacks
     found, looks, slope = asked(attack, mergebinary_defense(), images, labels)
     np.testing.assert_allclose(found, losses, atol=1e-5)
     assert looks.tolist() == broken.tolist()
@@ -610,11 +643,26 @@ def test_mergebinary_s_loss_by_hand() -> None:
     np.testing.assert_allclose(slope[..., 0, 0], -expected, atol=1e-6)
 
 
+def test_mergebinary_s_last_loss_puts_one_network_over_all() -> None:
+    gaps = np.array([case[0] for case in MERGED.values()])
+    images = np.stack([np.ones_like(gaps), 1 + gaps], axis=-1)[..., None].astype(np.float32)
+    labels, broken = (np.array([case[i] for case in MERGED.values()]) for i in (1, 3))
+    targets = np.array([1, 0, 2, 1, 0, 3, 2])
+    (_, _, attack) = mergebinary.attack.attacks
+    found, looks = attack.aimed(
+        mergebinary_defense(), tensor(images), tensor(labels, "int32"), tensor(targets, "int32")
+    )
+    # At most 4 of the target's own gap less that of the best other, which is at least -4.
+    expected = [-2 - 3, 4 + 4, 4 - 6, 2 + 1, -0.14 + 4, -12 + 0.2, -5 - 9]
+    np.testing.assert_allclose(array(found), expected, atol=1e-5)
+    assert array(looks).tolist() == broken.tolist()
+
+
 def test_mergebinary_s_loss_by_loops() -> None:
     # Gaps from -20 to 20, most of them large: networks are sure.
     images, labels = random_tables((4, 2, 1), 4)
     defense = mergebinary_defense(20.0)
-    (attack, _) = mergebinary.attack.attacks
+    attack, *_ = mergebinary.attack.attacks
     losses, broken, _ = asked(attack, defense, images, labels)
     expected = [largest_margin(20 * image, y) for image, y in zip(images, labels, strict=True)]
     np.testing.assert_allclose(losses, expected, atol=1e-4)
