@@ -310,6 +310,18 @@ def test_nothing_is_planted_where_answers_are_drawn_or_networks_are_others(linea
         assert bool(told(defense, PGD(steps=2), Linf(0.1), x, y)) is says
 
 
+class Broken(Linear):
+    """Has no finite logits."""
+
+    def logits(self, x: Any, chance: Any = None) -> Any:
+        return super().logits(x) + np.float32(np.inf)
+
+
+def test_nothing_is_planted_where_logits_are_not_finite(linear: Linear) -> None:
+    x, y = images(linear, 5)
+    assert told(Broken(linear.direction, linear.bias), PGD(steps=2), Linf(0.1), x, y) == []
+
+
 def test_it_is_among_the_checks(linear: Linear) -> None:
     x, y = images(linear, 10)
     masked = Masked(linear.direction, linear.bias)

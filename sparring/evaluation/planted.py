@@ -118,12 +118,13 @@ class Planted(Defense):
 
         inner, surface = (logits(points) for points in _points(threat, x))
         origin = logits(x)
-        slope, far, there = _line(origin[0], np.concatenate([origin, inner]), surface)
         rows = np.arange(len(x))
         others = origin[0].copy()  # [N, K]
         others[rows, y] = -np.inf
         rival = others.argmax(axis=1)
-        lead = origin[0, rows, y] - others[rows, rival]
+        with np.errstate(invalid="ignore"):  # logits that are not finite have no line and no lead
+            slope, far, there = _line(origin[0], np.concatenate([origin, inner]), surface)
+            lead = origin[0, rows, y] - others[rows, rival]
         rows = np.flatnonzero(there & (lead > 0))
         if not len(rows):
             return None
@@ -231,7 +232,7 @@ def _line(
 def found(attempt: Attempt) -> Iterator[Sign]:
     """Whether the attack finds adversarial examples that are planted in the same balls."""
     attack, (defense, _) = attempt.attack, unwrapped(attempt.defense)
-    # Square asks for no gradient; what Matching looks for is none of the planted defense's.
+    # Matching goes to logits of other images, which the planted layer of this one does not have.
     if isinstance(attack, Matching) or defense.stochastic:
         return
     if not all(isinstance(net, AllConv) for net in defense.nets):
