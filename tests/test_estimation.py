@@ -278,6 +278,27 @@ def test_success_at_every_radius_is_told_and_drawn(linear: Linear, tmp_path: Pat
     np.testing.assert_array_equal(again.rows, verdict.rows)
 
 
+def test_the_checks_of_a_bisection_run_the_attack_itself(linear: Linear) -> None:
+    asked: list[float] = []
+    before: list[int] = []
+
+    def attack(defense: Any, x: Any, y: Any, threat: Any) -> Any:
+        asked.append(round(threat.eps, 6))
+        return FGSM()(defense, x, y, threat)
+
+    def tell(done: int, total: int, message: str) -> None:
+        if message.startswith("looking for signs"):
+            before.append(len(asked))
+
+    x = np.full((6, 8, 8, 1), 128, np.uint8)
+    x[:3] += (10 * linear.direction).astype(np.int8).astype(np.uint8)  # out of reach
+    data = sparring.Dataset("linear", x, np.ones(6, int), x, np.ones(6, int), ("a", "b"))
+    verdict = sparring.evaluate(linear, attack, Linf(0.07), data, 6, min_eps=True, progress=tell)
+    assert verdict.success_rate.value == 0.5
+    assert min(asked[: before[0]]) < 0.07
+    assert min(asked[before[0] :]) >= 0.07
+
+
 def test_growth_is_drawn_to_scale() -> None:
     picture = str(strips.growth(np.array([0.05, 0.1]), 4, 0.2))
     # From 38 to 345 across and from 150 up to 8: a quarter of the way up at a quarter of eps.

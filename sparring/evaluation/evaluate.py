@@ -595,8 +595,10 @@ def _checked(verdict: Verdict, parts: Parts) -> list[EvaluationWarning]:
     """Warnings about the attack, from running it again on the first of the attacked images."""
     rows = verdict.rows[verdict.attacked][: checks.IMAGES]
     x = images_of(parts.dataset, rows["index"])
+    # What smaller radii come to says nothing of the attack at the whole one.
+    attack = parts.attack.attack if isinstance(parts.attack, attacks.Smallest) else parts.attack
     attempt = checks.Attempt(
-        parts.attacked, parts.attack, parts.threat, x, rows["label"], rows["success"]
+        parts.attacked, attack, parts.threat, x, rows["label"], rows["success"]
     )
     warnings = checks.look(attempt, parts.transfer_from)
     warnings += checks.some_draw(verdict.success[verdict.attacked], verdict.about.draws)
