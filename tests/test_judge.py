@@ -510,15 +510,16 @@ def test_what_a_verdict_says(verdict: Verdict) -> None:
     assert lines[1] == f"clean accuracy   {verdict.clean_accuracy}"
     assert lines[2] == f"rejected         {verdict.clean_rejected}"
     assert lines[3] == f"attack success   {verdict.success_rate}"
-    assert lines[4] == f"robust accuracy  {verdict.robust_accuracy}"
+    assert lines[4] == f"in some draw     {verdict.success_in_some_draw}"
+    assert lines[5] == f"robust accuracy  {verdict.robust_accuracy}"
     # Of the attacked images alone, and not the broken ones.
-    assert sorted(lines[5:7]) == ["     1  broken in 1 of 2 draws", "     1  outside [0, 1]"]
-    assert lines[7:] == ["warning: something is odd [docs/warnings.md#odd]"]
+    assert sorted(lines[6:8]) == ["     1  broken in 1 of 2 draws", "     1  outside [0, 1]"]
+    assert lines[8:] == ["warning: something is odd [docs/warnings.md#odd]"]
     # The most frequent reasons come first, eight of them.
     rows = [0] * 3 + [1] * 2 + list(range(2, 12))
     verdict.rows = verdict.rows[[1] * len(rows)]
     verdict.rows["reason"] = [f"reason {row}" for row in rows]
-    assert str(verdict).splitlines()[5:-1] == [
+    assert str(verdict).splitlines()[6:-1] == [
         *("     3  reason 0", "     2  reason 1"),
         *(f"     1  reason {row}" for row in range(2, 8)),
     ]
@@ -824,8 +825,8 @@ def test_images_go_to_the_attack_in_batches_and_progress_is_told(
     verdict = judged(
         *(linear, grays, attack), batch_size=3, progress=lambda *each: told.append(each), check=True
     )
-    # Three batches, and then the larger eps and no limit, on all eight.
-    assert sizes == [3, 3, 2, 8, 8]
+    # Three batches, and then the larger eps, no limit and what is planted, on all eight.
+    assert sizes == [3, 3, 2, 8, 8, 8]
     assert told == [
         (0, 8, "attacking"),
         (3, 8, "success 66.7 %"),
