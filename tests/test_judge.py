@@ -510,11 +510,11 @@ def test_what_a_verdict_says(verdict: Verdict) -> None:
     assert lines[1] == f"clean accuracy   {verdict.clean_accuracy}"
     assert lines[2] == f"rejected         {verdict.clean_rejected}"
     assert lines[3] == f"attack success   {verdict.success_rate}"
-    assert lines.pop(4) == f"in some draw     {verdict.success_in_some_draw}"
-    assert lines[4] == f"robust accuracy  {verdict.robust_accuracy}"
+    assert lines[4] == f"in some draw     {verdict.success_in_some_draw}"
+    assert lines[5] == f"robust accuracy  {verdict.robust_accuracy}"
     # Of the attacked images alone, and not the broken ones.
-    assert sorted(lines[5:7]) == ["     1  broken in 1 of 2 draws", "     1  outside [0, 1]"]
-    assert lines[7:] == ["warning: something is odd [docs/warnings.md#odd]"]
+    assert sorted(lines[6:8]) == ["     1  broken in 1 of 2 draws", "     1  outside [0, 1]"]
+    assert lines[8:] == ["warning: something is odd [docs/warnings.md#odd]"]
     # The most frequent reasons come first, eight of them.
     rows = [0] * 3 + [1] * 2 + list(range(2, 12))
     verdict.rows = verdict.rows[[1] * len(rows)]

@@ -334,6 +334,7 @@ def test_words_are_told_apart() -> None:
         (["blur", "pgd", "fgms"], "unknown attack 'fgms'. Did you mean 'fgsm'?"),
         (["blur", "auto-attack"], "unknown attack 'auto-attack'. Did you mean 'autoattack'?"),
         (["blur", "--eps", "0.1,,1"], "--eps: expected radii as 0.01,8/255, got '0.1,,1'"),
+        (["all", "--eps", "0.1,O.2"], "eps: expected a number such as 4/255, got 'O.2'"),
         (["blur", "--seeds", "2-1"], "expected the smaller seed first"),
         (["runs/patterns/baseline", "--seeds", "0"], "--seeds: expected names of defenses"),
         (["blur", "--jobs", "none"], "jobs: expected a number from 1, or auto, got 'none'"),

@@ -22,6 +22,7 @@ from sparring.evaluation.request import (
     PlannedVerdict,
 )
 from sparring.runs.directory import Run
+from sparring.threat import threat_model
 
 _PASSES = 40
 """How often an attack that does not say it asks about an image: as PGD does."""
@@ -37,8 +38,11 @@ def plan(request: EvaluationPlanRequest) -> EvaluationPlan:
         What there is to do; of what cannot be evaluated, why.
 
     Raises:
+        SettingsError: for a radius that is none.
         RunError: for all defenses where none is trained.
     """
+    for eps in request.eps:  # a slip of the pen, before hours are spent on the others
+        threat_model(request.common.norm, eps)
     verdicts: list[PlannedVerdict] = []
     begun: dict[Path, Prepared] = {}
     loaded: dict[object, Dataset] = {}  # a large one takes seconds
