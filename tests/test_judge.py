@@ -1124,7 +1124,7 @@ def test_images_are_saved_before_the_verdict_that_tells_their_hash(
     written = json.loads(text)
     values = json.loads(json.dumps(verdict.as_json()))
     about_the_file = {"finished": True, "checked": False, "label": "by_hand n=9 seed=4"}
-    about_the_file |= {"threads": verdict.threads}
+    about_the_file |= {"threads": verdict.threads, "asked": []}
     assert written == {**values, **about_the_file, "adversarial_sha256": sha256}
     assert text.endswith("}\n")
     assert set(arrays) == {"adversarial", "index", "label"}
