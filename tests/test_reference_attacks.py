@@ -165,7 +165,7 @@ STRONGEST = [
 ATTACKS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "baseline": [("PGD", pgd(100, "margin", restarts=2))],
     "blur": [("PGD", pgd(100, "margin", restarts=2))],
-    "temperature": [("PGD", pgd(100, "margin")), ("APGD", apgd("margin", 9))],
+    "temperature": [("APGD", apgd("margin", 9))],
     "labelsmooth": [("PGD", pgd(100, "margin", restarts=2))],
     "jump": [("SmoothJump", pgd(200, "margin", restarts=2, momentum=0.75))],
     "mergebinary": [
@@ -236,7 +236,7 @@ def test_what_an_attack_s_own_import_lacks_is_told_as_it_is(
     assert reference.get("there") == "found"
 
 
-@pytest.mark.parametrize("name", ["advtrain", "pgdtrain", "trades", "mergebinary", "temperature"])
+@pytest.mark.parametrize("name", ["advtrain", "pgdtrain", "trades", "mergebinary"])
 def test_attacks_run_in_turn_each_on_what_is_left(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,7 +297,7 @@ def test_attacks_on_logits_follow_the_loss_they_name(name: str) -> None:
         ],
     }
     for attack in parts(name):
-        if isinstance(attack, PGD):
+        if isinstance(attack, PGD | APGD):
             losses, broken = attack.objective(defense, images, labels)
             np.testing.assert_allclose(array(losses), expected[attack.loss], rtol=1e-5)
             assert array(broken).tolist() == [True, False, True]
@@ -308,7 +308,7 @@ def test_the_margin_has_a_gradient_where_softmax_is_saturated(name: str) -> None
     # Logits 5,000 and 0: the softmax is 1 and 0 in float32, and cross entropy has no gradient.
     image = np.array([0.5, 0, -0.25], np.float32).reshape(1, 1, 3, 1)
     defense = defense_of(name, [Reads(scale=1e4)], (1, 3, 1), 3)
-    attack = parts(name)[0]
+    (attack,) = parts(name)
     losses, broken, slope = asked(attack, defense, image, [0])
     assert losses == pytest.approx([-5000])
     assert not broken[0]

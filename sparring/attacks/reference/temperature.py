@@ -6,6 +6,6 @@ first need not be the one that can be reached, so each is aimed at in turn.
 
 from __future__ import annotations
 
-from sparring.attacks import APGD, PGD, InTurn
+from sparring.attacks import APGD
 
-attack = InTurn((PGD(steps=100, loss="margin"), APGD(loss="margin", targets=9)))
+attack = APGD(loss="margin", targets=9)
