@@ -152,17 +152,20 @@ def logits_of_draws(defense: Any, x: Images, draws: int, chance: Chance | None =
     """
     count, first = x.shape[0], 0 if chance is None else chance.seed
 
-    def some(x: Images, start: Any) -> Any:
-        """Logits [s, B, K] in s draws, of which the first is this many after that given."""
-        logits = defense.logits(*drawn(x, at_once, Chance(x, first + start)))  # [s * B, K]
-        return ops.reshape(logits, (at_once, count, -1))
+    def some(x: Images, chance: Chance | None) -> Any:
+        """Logits [s, B, K] in s draws, of which the first is that given."""
+        return ops.reshape(defense.logits(*drawn(x, at_once, chance)), (at_once, count, -1))
+
+    def after(x: Images, start: Any) -> Any:
+        """The same, of which the first is this many after that given."""
+        return some(x, Chance(x, first + start))
 
     at_once = max(1, PREDICTION_BATCH // count)
     at_once = max(size for size in range(1, min(at_once, draws) + 1) if draws % size == 0)
     if at_once == draws:
-        return some(x, 0)
+        return some(x, chance)
     starts = np.arange(0, draws, at_once, dtype=np.int32)
-    logits = backend.one_by_one(some, x, starts)  # [draws / s, s, B, K]
+    logits = backend.one_by_one(after, x, starts)  # [draws / s, s, B, K]
     return ops.reshape(logits, (draws, count, -1))
 
 
