@@ -57,7 +57,7 @@ def test_a_terminal_that_can_do_nothing(tmp_path: Path) -> None:
     [
         ("sparring tr", ["train"]),
         ("sparring train bas", ["baseline"]),
-        ("sparring attack baseline p", ["pgd"]),
+        ("sparring attack baseline p", ["pgdtrain", "pgd"]),  # another defense, or an attack
         ("sparring train baseline --ep", ["--epochs"]),
         ("sparring train baseline --preset f", ["fast"]),
         ("sparring train baseline --data fash", ["fashion-mnist"]),
