@@ -118,8 +118,8 @@ WITHIN = {"read": _defense}
 class EOT(Options, Wrapped):
     """Expectation over transformation: logits averaged over draws of a stochastic defense.
 
-    An attack on EOT(defense) follows the mean gradient of `draws` draws; a step costs that many, in
-    time and in memory: `evaluate(batch_size=)` gives the attack fewer images at a time.
+    An attack on EOT(defense) follows the mean gradient of `draws` draws. A step costs the time of
+    that many, and the memory of few: see `logits_of_draws`.
     Athalye et al. 2018, https://arxiv.org/abs/1707.07397.
 
     Attributes:
