@@ -118,6 +118,20 @@ def test_an_estimate_of_a_random_defense_asks_each_side_with_the_draw_it_is_give
         assert np.abs(gradient.reshape(3, -1)[:, 1:]).max() <= 0.2 * expected
 
 
+def test_both_sides_are_asked_in_the_draw_that_is_given() -> None:
+    wrapped = Estimated(Numbered(), samples=1)
+    found = values(
+        wrapped.compiled(
+            ("slope",),
+            lambda x: backend.input_gradient(
+                lambda x: ops.sum(wrapped.logits(x, Chance(x, 3))[:, 0]), x
+            ),
+        )(tensor(X))
+    )
+    # The first value counts 9 times in draw 3, and no other; it is its own direction's square.
+    np.testing.assert_allclose(found[:, 0, 0, 0], 9, rtol=1e-3)
+
+
 def test_wrong_options_of_an_estimate(linear: Linear) -> None:
     for options, message in (
         ({"samples": 0}, "samples: expected an integer of 1 or more, got 0"),
