@@ -532,7 +532,8 @@ def test_a_verdict_as_json(verdict: Verdict) -> None:
     assert values["format"] == 2
     about = verdict.about.model_dump()
     assert {key: values[key] for key in about} == about
-    assert set(values) == {"format", "results", "warnings", "seconds", "images", *about}
+    cost = ("seconds", "forward", "backward")
+    assert set(values) == {"format", "results", "warnings", "images", *about, *cost}
     names = ("clean_accuracy", "clean_rejected", "success_rate", "robust_accuracy")
     assert values["results"] == {name: getattr(verdict, name)._asdict() for name in names}
     assert values["warnings"] == [{"name": "odd", "text": "something is odd"}]

@@ -14,7 +14,7 @@ import numpy as np
 from typing_extensions import override
 
 from sparring import backend
-from sparring.attacks.gradients import WITHIN, Wrapped
+from sparring.attacks.gradients import WITHIN, Wrapped, unwrapped
 from sparring.attacks.options import Options, choice, integer, number
 from sparring.backend import ops
 from sparring.randomness import Chance
@@ -49,8 +49,19 @@ class Estimated(Options, Wrapped):
     radius: float = number(0.01, "a number above 0 and at most 1", lambda radius: 0 < radius <= 1)
     directions: str = choice("spsa", DIRECTIONS)
 
+    @property
+    def asks(self) -> int:
+        """As Defense.asks."""
+        return (2 * self.samples + 1) * int(self.defense.asks)
+
     @override
     def logits(self, x: Images, chance: Chance | None = None) -> Logits:
+        # Directions are traced, or gone again, as often as the backend likes.
+        return unwrapped(self.defense)[0].passes.counted(
+            lambda: self._estimated(x, chance), self.asks * x.shape[0], gradient=False
+        )
+
+    def _estimated(self, x: Images, chance: Chance | None) -> Logits:
         here, seed = ops.stop_gradient(x), 0 if chance is None else chance.seed
         rows = np.arange(self.samples, dtype=np.int32)
 

@@ -17,6 +17,7 @@ from sparring.attacks.files import where
 from sparring.attacks.options import Options, integer
 from sparring.backend import keras, ops
 from sparring.defenses.defense import Defense
+from sparring.defenses.passes import uncounted
 from sparring.errors import SettingsError, printable, shown, told, unknown_name
 from sparring.networks.allconv import PREDICTION_BATCH, AllConv
 from sparring.randomness import Chance
@@ -76,6 +77,26 @@ class Wrapped(ABC):
         return wrapper
 
 
+class Apart(Wrapped):
+    """A wrapper that keeps what is compiled for it, so that nothing of it stays with the defense.
+
+    Attributes:
+        defense: the defense.
+    """
+
+    def __init__(self, defense: Defense) -> None:
+        """Compile nothing yet."""
+        self.defense = defense
+        self._compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
+
+    @override
+    def compiled(self, key: tuple[Any, ...], function: Callable[..., Any]) -> Callable[..., Any]:
+        if key not in self._compiled:
+            compiled = backend.compile(function, self.defense.variables)
+            self._compiled[key] = self.defense.passes.of_compiled(compiled)
+        return self._compiled[key]
+
+
 def unwrapped(defense: Defense | Wrapped) -> tuple[Defense, str]:
     """Find the defense within wrappers.
 
@@ -130,6 +151,11 @@ class EOT(Options, Wrapped):
     defense: Any = field(metadata=WITHIN)
     draws: int = integer(20)
 
+    @property
+    def asks(self) -> int:
+        """As Defense.asks."""
+        return self.draws * int(self.defense.asks)
+
     @override
     def logits(self, x: Images, chance: Chance | None = None) -> Logits:
         return ops.mean(logits_of_draws(self.defense, x, self.draws, chance), axis=0)
@@ -154,19 +180,24 @@ def logits_of_draws(defense: Any, x: Images, draws: int, chance: Chance | None =
 
     def some(x: Images, chance: Chance | None) -> Any:
         """Logits [s, B, K] in s draws, of which the first is that given."""
-        return ops.reshape(defense.logits(*drawn(x, at_once, chance)), (at_once, count, -1))
+        with uncounted():  # this is traced, or made again, as often as the backend likes
+            logits = defense.logits(*drawn(x, at_once, chance))
+        return ops.reshape(logits, (at_once, count, -1))
 
     def after(x: Images, start: Any) -> Any:
         """The same, of which the first is this many after that given."""
         return some(x, Chance(x, first + start))
 
+    def all_of_them() -> Any:
+        if at_once == draws:
+            return some(x, chance)
+        starts = np.arange(0, draws, at_once, dtype=np.int32)
+        logits = backend.one_by_one(after, x, starts)  # [draws / s, s, B, K]
+        return ops.reshape(logits, (draws, count, -1))
+
     at_once = max(1, PREDICTION_BATCH // count)
     at_once = max(size for size in range(1, min(at_once, draws) + 1) if draws % size == 0)
-    if at_once == draws:
-        return some(x, chance)
-    starts = np.arange(0, draws, at_once, dtype=np.int32)
-    logits = backend.one_by_one(after, x, starts)  # [draws / s, s, B, K]
-    return ops.reshape(logits, (draws, count, -1))
+    return unwrapped(defense)[0].passes.counted(all_of_them, draws * count * defense.asks)
 
 
 def drawn(x: Images, draws: int, chance: Chance | None = None) -> tuple[Images, Chance]:

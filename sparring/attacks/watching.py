@@ -15,7 +15,7 @@ import numpy as np
 from typing_extensions import override
 
 from sparring import backend
-from sparring.attacks.gradients import Wrapped, unwrapped
+from sparring.attacks.gradients import Apart, Wrapped, unwrapped
 from sparring.attacks.search import Watcher
 from sparring.backend import ops
 from sparring.defenses.defense import Defense
@@ -32,10 +32,8 @@ class Onlooker(Watcher):
 
 
 @final
-class Watched(Wrapped):
+class Watched(Apart):
     """A defense that tells a watcher what it is asked.
-
-    What is compiled for it is its own, so that nothing of the watcher stays with the defense.
 
     Attributes:
         defense: the defense.
@@ -44,8 +42,8 @@ class Watched(Wrapped):
 
     def __init__(self, defense: Defense, watcher: Onlooker) -> None:
         """Watch a defense."""
-        self.defense, self.watcher = defense, watcher
-        self._compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
+        super().__init__(defense)
+        self.watcher = watcher
         self._quiet = 0
 
     @override
@@ -70,12 +68,11 @@ class Watched(Wrapped):
 
     @override
     def compiled(self, key: tuple[Any, ...], function: Callable[..., Any]) -> Callable[..., Any]:
-        if key not in self._compiled:
-            self._compiled[key] = backend.compile(function, self.defense.variables)
+        compiled = super().compiled(key, function)
 
         def call(*arguments: Any) -> Any:
             with self._silence():  # these are steps, which are told of once they are taken
-                return self._compiled[key](*arguments)
+                return compiled(*arguments)
 
         return call
 

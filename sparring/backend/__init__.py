@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     on_cpu = _it.on_cpu
     readable = _it.readable
     look = _it.look
+    on_gradient = _it.on_gradient
 
 
 @cache

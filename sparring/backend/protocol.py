@@ -175,3 +175,17 @@ class Backend(Protocol):
             tensor: of any device.
             see: is called with a numpy array.
         """
+
+    def on_gradient(self, tensor: Any, call: Callable[[], object]) -> Any:
+        """Have a function called whenever a gradient comes back through a tensor.
+
+        In what is compiled or traced that is while it is traced, and on JAX while the way back is
+        laid, also where a gradient goes forward. PyTorch's transforms call nothing.
+
+        Args:
+            tensor: of floats.
+            call: is called without arguments.
+
+        Returns:
+            The tensor, to go on with.
+        """

@@ -355,3 +355,15 @@ def look(tensor: Any, see: Callable[[np.ndarray], object]) -> None:
     """Copy a tensor that is no tracer's."""
     if not (is_functorch_wrapped_tensor(tensor) or torch.jit.is_tracing() or tensor.is_meta):
         see(tensor.detach().cpu().numpy())
+
+
+def on_gradient(tensor: Any, call: Callable[[], object]) -> Any:
+    """Hook it onto a tensor that is no tracer's."""
+    plain = type(tensor) is torch.Tensor and not torch.jit.is_tracing()
+    if plain and tensor.requires_grad and not is_functorch_wrapped_tensor(tensor):
+
+        def called(gradient: Any) -> None:
+            call()
+
+        tensor.register_hook(called)
+    return tensor

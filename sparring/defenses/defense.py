@@ -15,6 +15,7 @@ from sparring import backend
 from sparring.backend import keras, ops
 from sparring.data import Dataset, DatasetInfo
 from sparring.defenses.facts import CourseFiles, Expected
+from sparring.defenses.passes import Passes
 from sparring.errors import DataError, SettingsError
 from sparring.networks.allconv import AllConv, in_batches, to_float
 from sparring.randomness import Chance, Stream, spread
@@ -30,10 +31,14 @@ def _with_images_checked(answer: _Answer) -> _Answer:
 
     @wraps(answer)
     def asked(self: Defense, x: Any, chance: Chance | None = None) -> Any:
+        def passed() -> Any:
+            images = self._as_tensor(x)
+            return self.passes.counted(lambda: answer(self, images, chance), images.shape[0])
+
         if backend.isolated.active:  # a step of an attack costs about as little as entering
-            return answer(self, self._as_tensor(x), chance)
+            return passed()
         with backend.isolated:
-            return answer(self, self._as_tensor(x), chance)
+            return passed()
 
     return cast(_Answer, asked)
 
@@ -54,6 +59,7 @@ class Defense:
         results: of a loaded run, what its training came to.
         path: of a loaded run, its directory.
         weights_sha256: of a loaded run, the hash of its weights.
+        passes: how often it was asked.
     """
 
     name: ClassVar[str]
@@ -90,6 +96,9 @@ class Defense:
     course_settings: ClassVar[Settings] = Settings()
     """The settings that the course trained it with on CIFAR-10; follows from the table."""
 
+    asks: ClassVar[int] = 1
+    """How many passes one answer takes; a wrapper around it may ask it more often."""
+
     course_files: ClassVar[CourseFiles | None] = None
     """How the course kept it; None for a defense that the course had not."""
     expected: ClassVar[Expected] = Expected()
@@ -117,6 +126,7 @@ class Defense:
         self.results: dict[str, Any] = {}
         self.path: Path | None = None
         self.weights_sha256: str | None = None
+        self.passes = Passes()
         self._compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
     def __repr__(self) -> str:
@@ -303,7 +313,8 @@ class Defense:
             The compiled function.
         """
         if key not in self._compiled:
-            self._compiled[key] = backend.compile(function, self.variables)
+            compiled = backend.compile(function, self.variables)
+            self._compiled[key] = self.passes.of_compiled(compiled)
         return self._compiled[key]
 
     @backend.isolated
@@ -317,7 +328,12 @@ class Defense:
         if not (whole and 0 <= seed < 2**31):
             raise SettingsError(f"seed: expected an integer from 0 to {2**31 - 1}, got {seed!r}")
         compiled, drawn = self.compiled((key,), asked), ops.convert_to_tensor(int(seed), "int32")
-        return in_batches(lambda images: compiled(images, drawn), self._checked(x))
+        images = self._checked(x)
+        return self.passes.counted(
+            lambda: in_batches(lambda batch: compiled(batch, drawn), images),
+            len(images),
+            gradient=False,
+        )
 
     def _read(self, x: Any) -> np.ndarray:
         try:

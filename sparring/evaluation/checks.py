@@ -8,7 +8,7 @@ the flags of Croce and Hein 2020, https://arxiv.org/abs/2003.01690.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, final
@@ -25,6 +25,7 @@ from sparring.attacks import (
     Wrapped,
     unwrapped,
 )
+from sparring.attacks.gradients import Apart
 from sparring.backend import ops
 from sparring.errors import printable, told
 from sparring.evaluation import planted, slopes
@@ -62,10 +63,10 @@ DRAWS_APART = 0.1
 
 
 @final
-class Observed(Wrapped):
+class Observed(Apart):
     """A stochastic defense that notes with which draws its logits are asked.
 
-    What is compiled for it is its own, so that every function is traced, and notes its draws, once.
+    Every function is compiled for it anew, so traced, and notes its draws, once.
 
     Attributes:
         defense: the defense.
@@ -75,20 +76,14 @@ class Observed(Wrapped):
 
     def __init__(self, defense: Defense) -> None:
         """Observe a defense that was asked for nothing yet."""
-        self.defense, self.seeds = defense, set[int]()
-        self._compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
+        super().__init__(defense)
+        self.seeds = set[int]()
 
     @override
     def logits(self, x: Images, chance: Chance | None = None) -> Logits:
         seed = 0 if chance is None else chance.seed
         self.seeds |= {ANY} if ops.is_tensor(seed) else set(np.unique(seed).tolist())
         return self.defense.logits(x, chance)
-
-    @override
-    def compiled(self, key: tuple[Any, ...], function: Callable[..., Any]) -> Callable[..., Any]:
-        if key not in self._compiled:
-            self._compiled[key] = backend.compile(function, self.defense.variables)
-        return self._compiled[key]
 
 
 def observed(defense: Defense | Wrapped) -> Observed | Wrapped:

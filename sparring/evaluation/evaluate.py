@@ -260,6 +260,7 @@ def _attack_all(
 ) -> None:
     """Attack what is left of a share, by batches, then check; the verdict is written as it goes."""
     start, saved = time.perf_counter() - verdict.seconds, time.monotonic()
+    passes = parts.defense.passes
     guard = Guard(parts.defense, parts.threat)
     left = share[verdict.reason[share] == ""]
     total = len(share)
@@ -272,6 +273,7 @@ def _attack_all(
         while len(left):
             batch = left[:size]
             x, y = images_of(parts.dataset, verdict.index[batch]), verdict.label[batch]
+            forward, backward = passes.forward, passes.backward
             try:
                 with _guarded(guard, parts.attack):
                     given, changed = _attack(parts, x, y, request.time_limit)
@@ -283,6 +285,8 @@ def _attack_all(
                 verdict.warn(checks.SHORT_OF_MEMORY)
                 continue
             left = left[len(batch) :]
+            verdict.forward += passes.forward - forward
+            verdict.backward += passes.backward - backward
             verdict.rows[batch], verdict.adversarial[batch] = judge.judge(
                 verdict.rows[batch], x, given
             )

@@ -162,6 +162,7 @@ class _Shown:
             ("attack", about.attack),
             ("threat model", f"{about.threat.norm}, eps {about.threat.eps:.6g}"),
             ("data set", f"{about.dataset['name']}{' (other data)' if other else ''}"),
+            ("cost", self.verdict.cost or "-"),
             ("draws", str(about.draws)),
             ("seed", str(about.seed)),
             ("computed with", f"{about.backend}, Sparring {about.sparring}, in {self.time}"),

@@ -12,7 +12,7 @@ import numpy as np
 from sparring import plots
 from sparring.data import Dataset
 from sparring.errors import RunError, printable
-from sparring.evaluation.rates import Rate
+from sparring.evaluation.rates import Rate, duration
 from sparring.runs.files import read_tensors, write_atomically, write_tensors
 from sparring.runs.records import (
     LONGEST_REASON,
@@ -63,6 +63,8 @@ class Verdict:
             came.
         warnings: what to distrust; docs/warnings.md explains each.
         seconds: how long it took.
+        forward: forward passes that the attack made, see `VerdictRecord`.
+        backward: its backward passes.
         threads: how many of a CPU it was computed with; None where nobody can say.
         folder: where it is written, if anywhere.
         name: the attack's short name, and what is unusual about the evaluation.
@@ -79,6 +81,8 @@ class Verdict:
     adversarial: np.ndarray
     warnings: list[EvaluationWarning] = field(default_factory=list)
     seconds: float = 0.0
+    forward: int = 0
+    backward: int = 0
     threads: int | None = None
     folder: Path | None = None
     name: str = ""
@@ -166,6 +170,15 @@ class Verdict:
         return float(np.mean(near[self.attacked]))
 
     @property
+    def cost(self) -> str:
+        """What the attack cost for each image attacked, in words; "" where nobody counted."""
+        judged = int((self.attacked & (self.reason != "")).sum())
+        if not (self.forward and judged):
+            return ""
+        forward, backward = (f"{count / judged:.1f}" for count in (self.forward, self.backward))
+        return f"{forward} forward and {backward} backward passes an image"
+
+    @property
     def failed(self) -> list[int]:
         """Indices of the attacked images that are not broken in more than half of the draws."""
         return self.index[self.attacked & (self.success <= 0.5)].tolist()
@@ -199,6 +212,8 @@ class Verdict:
             lines.append(f"success by eps   {', '.join(shares)}")
         if self.about.draws > 1:
             lines.insert(4, f"in some draw     {self.success_in_some_draw}")
+        if self.cost:
+            lines.append(f"cost             {self.cost}, {duration(self.seconds)} in all")
         reasons = Counter(self.reason[self.attacked])
         del reasons[BROKEN]
         lines += [f"  {count:4d}  {reason}" for reason, count in reasons.most_common(8)]
@@ -235,6 +250,8 @@ class Verdict:
             results=RatesRecord(**results),
             warnings=self.warnings,
             seconds=round(self.seconds, 3),
+            forward=self.forward,
+            backward=self.backward,
             images=[ImageRecord(**dict(zip(names, row, strict=True))) for row in rows.tolist()],
             finished=finished,
             checked=self.checked,
@@ -267,7 +284,7 @@ class Verdict:
     def resume(self, before: VerdictRecord, folder: Path) -> tuple[np.ndarray, np.ndarray]:
         """Go on from an earlier evaluation of the same, or of a chunk of it.
 
-        Time, threads and warnings of the attack are taken over.
+        Time, passes, threads and warnings of the attack are taken over.
 
         Args:
             before: its verdict.
@@ -296,6 +313,8 @@ class Verdict:
                 f"found {images.dtype} {list(images.shape)}. {way_out}."
             )
         self.seconds += before.seconds
+        self.forward += before.forward
+        self.backward += before.backward
         self.threads = before.threads
         for warning in before.warnings:  # those of the checks are found anew with them
             if before.finished or warning.name in WITHOUT_CHECKS:

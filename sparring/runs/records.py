@@ -245,6 +245,9 @@ class VerdictRecord(Evaluated, _File):
         results: the rates; until it is finished, of the images judged so far.
         warnings: what to distrust.
         seconds: how long it took.
+        forward: forward passes that the attack made, one for each image it asked the defense about;
+            see `sparring.defenses.passes`. 0 where nobody counted.
+        backward: backward passes, one for each image that a gradient came back to.
         images: one entry an image.
         finished: whether every image was judged and all was looked at that was asked for.
         checked: whether it was looked for signs that the result should be distrusted.
@@ -260,6 +263,8 @@ class VerdictRecord(Evaluated, _File):
     results: RatesRecord
     warnings: list[EvaluationWarning]
     seconds: Annotated[float, Field(ge=0, lt=1e100)]
+    forward: Count = 0
+    backward: Count = 0
     images: list[ImageRecord]
     finished: bool
     checked: bool = False
