@@ -9,7 +9,9 @@ their draws follow from the order of the calls.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from enum import IntEnum
+from itertools import count as count_from
 from typing import Any
 
 import numpy as np
@@ -57,11 +59,22 @@ def spread(seed: int, stream: Stream, *place: int) -> int:
     return int(sequence.generate_state(1)[0] >> 1)
 
 
-def _mix(x: Any) -> Any:
-    """A bijection of int32 that looks random: Wellons' lowbias32, on signed integers."""
-    x = ops.bitwise_xor(x, ops.bitwise_and(ops.right_shift(x, 16), 0xFFFF)) * 0x7FEB352D
-    x = ops.bitwise_xor(x, ops.bitwise_and(ops.right_shift(x, 15), 0x1FFFF)) * (0x846CA68B - 2**32)
-    return ops.bitwise_xor(x, ops.bitwise_and(ops.right_shift(x, 16), 0xFFFF))
+def _mix(x: Any, of: Any = ops) -> Any:
+    """A bijection of int32 that looks random: Wellons' lowbias32, on signed integers.
+
+    What computes on integers, here and below, is keras.ops or numpy, which have the same names.
+    """
+    x = of.bitwise_xor(x, of.bitwise_and(of.right_shift(x, 16), 0xFFFF)) * 0x7FEB352D
+    x = of.bitwise_xor(x, of.bitwise_and(of.right_shift(x, 15), 0x1FFFF)) * (0x846CA68B - 2**32)
+    return of.bitwise_xor(x, of.bitwise_and(of.right_shift(x, 16), 0xFFFF))
+
+
+def _draw(keys: Any, calls: Any, count: int, of: Any = ops) -> Any:
+    """Integers in [0, 2^24), int32 [B, count], of keys int32 [B] in the call of that number."""
+    offset = of.bitwise_and(calls * _PIXEL, 2**31 - 1)
+    places = _mix(of.arange(count, dtype="int32") + offset, of)  # [count]
+    bits = _mix(of.bitwise_xor(keys[:, None] * _STAGE, places[None, :]), of)  # [B, count]
+    return of.bitwise_and(of.right_shift(bits, 8), 0xFFFFFF)
 
 
 class Chance:
@@ -101,7 +114,22 @@ class Chance:
     def uniform(self, count: int) -> Any:
         """Draw the next `count` numbers in [0, 1) for every image: float32 [B, count]."""
         self._used += 1
-        offset = ops.bitwise_and(ops.cast(self._used, "int32") * _PIXEL, 2**31 - 1)
-        places = _mix(ops.arange(count, dtype="int32") + offset)  # [count]
-        bits = _mix(ops.bitwise_xor(self._keys[:, None] * _STAGE, places[None, :]))  # [B, count]
-        return ops.cast(ops.bitwise_and(ops.right_shift(bits, 8), 0xFFFFFF), "float32") / 2**24
+        drawn = _draw(self._keys, ops.cast(self._used, "int32"), count)
+        return ops.cast(drawn, "float32") / 2**24
+
+    def on_host(self) -> Callable[[int], np.ndarray]:
+        """Give what draws the same numbers as `uniform` from here on, by numpy.
+
+        For many small draws, which cost a framework more than the numbers themselves; the images
+        have to have values.
+
+        Returns:
+            A function of a count that gives the next numbers, float32 [B, count].
+        """
+        keys, numbers = np.array(ops.convert_to_numpy(self._keys)), count_from(self._used + 1)
+
+        def uniform(count: int) -> np.ndarray:
+            calls = np.array([next(numbers)], np.int32)
+            return _draw(keys, calls, count, np).astype(np.float32) / np.float32(2**24)
+
+        return uniform

@@ -570,6 +570,19 @@ def test_uniform_draws_follow_from_seed_and_image() -> None:
     np.testing.assert_array_equal(values(uniforms(x, 3)), numbers.reshape(IMAGES.shape))
 
 
+@pytest.mark.backend
+def test_numpy_draws_on_as_the_framework_does() -> None:
+    x = ops.convert_to_tensor(IMAGES)
+    chance, other = Chance(x, 3), Chance(x, 3)
+    chance.uniform(5)
+    on_host = chance.on_host()
+    other.uniform(5)
+    for count in (1, 24, 3):
+        np.testing.assert_array_equal(on_host(count), values(other.uniform(count)))
+        assert on_host(count).dtype == np.float32
+        other.uniform(count)
+
+
 # Losses and gradients
 
 

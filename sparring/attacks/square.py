@@ -110,10 +110,10 @@ class _Draws:
     """Random numbers for each image, as numpy arrays; they follow from seed and image alone."""
 
     def __init__(self, chance: Chance) -> None:
-        self._chance = chance
+        self._uniform = chance.on_host()
 
     def uniform(self, count: int) -> np.ndarray:
-        return np.array(ops.convert_to_numpy(self._chance.uniform(count)))
+        return self._uniform(count)
 
     def signs(self, *shape: int) -> np.ndarray:
         """-1 and 1, float32 [B, *shape]."""
