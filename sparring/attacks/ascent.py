@@ -228,7 +228,7 @@ class Ascent(Options):
 
             gradient, (losses, broken) = backend.input_gradient_and(total, points)
             # Without this, NaN would spread to the points, which no defense takes.
-            return losses, ops.where(ops.isfinite(gradient), gradient, 0.0), broken
+            return losses, ops.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0), broken
 
         return rise
 
