@@ -14,7 +14,7 @@ import numpy as np
 from typing_extensions import override
 
 from sparring import backend
-from sparring.attacks.gradients import WITHIN, Wrapped, unwrapped
+from sparring.attacks.gradients import WITHIN, Wrapped
 from sparring.attacks.options import Options, choice, integer, number
 from sparring.backend import ops
 from sparring.randomness import Chance
@@ -57,9 +57,10 @@ class Estimated(Options, Wrapped):
     @override
     def logits(self, x: Images, chance: Chance | None = None) -> Logits:
         # Directions are traced, or gone again, as often as the backend likes.
-        return unwrapped(self.defense)[0].passes.counted(
+        logits: Logits = self.defense.passes.counted(
             lambda: self._estimated(x, chance), self.asks * x.shape[0], gradient=False
         )
+        return logits
 
     def _estimated(self, x: Images, chance: Chance | None) -> Logits:
         here, seed = ops.stop_gradient(x), 0 if chance is None else chance.seed

@@ -197,7 +197,7 @@ def logits_of_draws(defense: Any, x: Images, draws: int, chance: Chance | None =
 
     at_once = max(1, PREDICTION_BATCH // count)
     at_once = max(size for size in range(1, min(at_once, draws) + 1) if draws % size == 0)
-    return unwrapped(defense)[0].passes.counted(all_of_them, draws * count * defense.asks)
+    return defense.passes.counted(all_of_them, draws * count * defense.asks)
 
 
 def drawn(x: Images, draws: int, chance: Chance | None = None) -> tuple[Images, Chance]:

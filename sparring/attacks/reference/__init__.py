@@ -9,17 +9,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from sparring.attacks import PGD, InTurn, Square
+from sparring.attacks import Strong
 from sparring.errors import SettingsError
 
-STRONGEST = InTurn(
-    (
-        PGD(steps=100, loss="ce"),
-        PGD(steps=100, loss="margin", restarts=4),
-        PGD(steps=100, loss="margin", momentum=0.75, restarts=2, seed=100),
-        Square(queries=2000),
-    )
-)
+STRONGEST = Strong(queries=2000)
 """The strongest we have, one attack after the other: for defenses that hold."""
 
 
