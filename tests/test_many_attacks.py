@@ -292,6 +292,15 @@ def test_what_cannot_be_evaluated_fails_alone(home: Path) -> None:
     assert "no such run directory. Train it first: " in jobs[2].message
 
 
+def test_what_keeps_all_from_beginning_is_told_once(home: Path) -> None:
+    with pytest.raises(SettingsError, match="unknown option of the attack 'stepz'"):
+        planned(home, ["baseline"], ["pgd", "pgd"], options={"stepz": "3"})
+    # None of these is there, but each for its own reason.
+    assert [bool(one.error) for one in planned(home, ["blur", "jump"], ["pgd"]).verdicts] == [
+        True
+    ] * 2
+
+
 def test_seeds_are_folders_of_runs(home: Path) -> None:
     for seed in (0, 2):
         shutil.copytree(home / "runs" / "patterns", home / "runs" / f"seed-{seed}" / "patterns")

@@ -38,12 +38,13 @@ def plan(request: EvaluationPlanRequest) -> EvaluationPlan:
         What there is to do; of what cannot be evaluated, why.
 
     Raises:
-        SettingsError: for a radius that is none.
+        SparringError: for a radius that is none, and for what keeps all from beginning.
         RunError: for all defenses where none is trained.
     """
     for eps in request.eps:  # a slip of the pen, before hours are spent on the others
         threat_model(request.common.norm, eps)
     verdicts: list[PlannedVerdict] = []
+    errors: list[SparringError] = []
     begun: dict[Path, Prepared] = {}
     loaded: dict[object, Dataset] = {}  # a large one takes seconds
     for wanted, title in _requests(request):
@@ -59,12 +60,15 @@ def plan(request: EvaluationPlanRequest) -> EvaluationPlan:
                 verdicts.append(_looked_at(wanted, ready, title))
                 begun[verdicts[-1].folder] = ready
         except SparringError as error:
+            errors.append(error)
             nowhere = Path(f"{title} {len(verdicts)}")
             verdicts.append(
                 PlannedVerdict(
                     request=wanted, run=nowhere, folder=nowhere, title=title, error=str(error)
                 )
             )
+    if len(errors) == len(verdicts) and len({str(error) for error in errors}) == 1:
+        raise errors[0]  # an option, say, that no attack takes: told once
     return EvaluationPlan(backend.devices(), verdicts)
 
 
