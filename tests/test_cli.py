@@ -57,7 +57,7 @@ def test_help_is_for_newcomers(call: Callable[..., Result]) -> None:
         assert name in answer.output
         assert text[0].isupper() or text.startswith(("cpu", "digits")), name
         assert text.endswith("."), name
-    for verb in ("list", "train", "attack", "convert", "exercise", "doctor", "report"):
+    for verb in ("list", "train", "attack", "convert", "exercise", "hint", "doctor", "report"):
         assert f"Example: sparring {verb} " in call(verb, "--help").output
     assert "train" in call("--help").output
     assert call("--version").output.startswith("sparring 0.")

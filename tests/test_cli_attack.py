@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 import sparring
 from sparring.cli import app
 from sparring.data import Dataset
+from sparring.defenses import describe
 from sparring.defenses.defense import Defense
 
 
@@ -95,6 +96,24 @@ def test_an_exercise_from_beginning_to_end(call: Callable[..., Result], tmp_path
     assert "0 *" not in file.read_text()
     assert call("exercise", "baseline", "--force").exit_code == 0
     assert file.read_text() == text
+
+
+def test_hints_come_one_at_a_time(call: Callable[..., Result]) -> None:
+    hints = describe("jump").hints
+    answers = [call("hint", "jump", *number) for number in ([], ["2"], ["3"])]
+    for number, answer in enumerate(answers, 1):
+        assert answer.exit_code == 0
+        assert answer.output.startswith(f"Hint {number} of 3: {hints[number - 1]}\n")
+        others = {*hints} - {hints[number - 1]}
+        assert not any(other in answer.output for other in others)
+    assert "hint jump 2" in answers[0].output
+    assert "attack jump reference" in answers[2].output
+    assert "attack jump reference" not in answers[1].output
+    for outside in ("0", "4"):
+        wrong = call("hint", "jump", outside)
+        assert wrong.exit_code == 1
+        assert f"number: expected one from 1 to 3, got {outside}" in wrong.output
+    assert "Did you mean 'jump'?" in call("hint", "jmp").output
 
 
 @pytest.mark.parametrize(

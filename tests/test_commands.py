@@ -94,6 +94,7 @@ RUN = {
     "sparring list": "blur",
     "sparring train blur -s momentum=0.8 --explain": "momentum",
     "sparring exercise blur": "attack_blur.py",
+    "sparring hint blur": "Hint 1 of 3",
     "sparring attack blur attack_blur.py": "0.0 %",
     "sparring attack blur reference": "Verdict",
     "sparring attack baseline pgd": "Verdict",

@@ -27,8 +27,20 @@ def test_what_is_read_of_the_source_is_what_the_class_says(name: str) -> None:
     assert described == {key: getattr(get(name), key) for key in described}
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_hints_lead_from_a_question_to_the_way(name: str) -> None:
+    hints = describe(name).hints
+    assert len(hints) == 3
+    assert "?" in hints[0] or "before you look" in hints[0]
+    for hint in hints:
+        assert hint[0].isupper()
+        assert hint[-1] in ".?"
+        assert "  " not in hint
+        assert not ({*NAMES} - {name}) & {*hint.split()}
+
+
 def test_names_are_those_of_the_files() -> None:
-    helpers = {"__init__", "defense", "facts", "exercise", "adversarial"}
+    helpers = {"__init__", "defense", "passes", "facts", "exercise", "adversarial"}
     assert {file.stem for file in (PACKAGE / "defenses").glob("*.py")} - helpers == set(NAMES)
     assert list(DEFENSES) == list(NAMES)
     assert BASELINE in NAMES

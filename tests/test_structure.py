@@ -90,6 +90,7 @@ main()
         (["--version"], 0, "sparring "),
         (["list"], 0, "baseline"),
         (["exercise", "blur"], 0, "attack_blur.py"),
+        (["hint", "blur"], 0, "Hint 1 of 3"),
         (["exercise", "blurr"], 1, "Did you mean 'blur'?"),
         (["train", "blurr"], 1, "Did you mean 'blur'?"),
         (["train", "blur", "--data", "digit"], 1, "Did you mean 'digits'?"),

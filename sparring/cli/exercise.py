@@ -34,5 +34,6 @@ def exercise(
         print(
             f"{path}\n"
             f"Train     {command_line('train', defense)}\n"
-            f"Grade     {command_line('attack', defense, path)}"
+            f"Grade     {command_line('attack', defense, path)}\n"
+            f"Stuck?    {command_line('hint', defense)}"
         )

@@ -62,6 +62,14 @@ class AdvTrain(Defense):
 
     name = "advtrain"
     idea = "trains on images moved along their loss gradient, one step in L2"
+    hints = (
+        "It holds in part. Which of your images are nearest to breaking, and does the loss "
+        "still rise at the last step?",
+        "It was trained against single steps in L2. What do many small steps find that one "
+        "large step does not?",
+        "Several attacks in turn, each on what is left: APGD on the cross entropy, targeted "
+        "losses on the logits, and a search without gradients.",
+    )
     step_cost = 2.6
     recipe = AdvTrainRecipe
     settings_class = AdvTrainSettings

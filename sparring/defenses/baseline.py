@@ -25,6 +25,14 @@ class Baseline(Defense):
 
     name = "baseline"
     idea = "a plain network, no defense: what the others are measured against"
+    hints = (
+        "Nothing is in the way: print how the loss changes from step to step. What makes it "
+        "stop rising?",
+        "Steps of the sign of the gradient, brought back into the ball after each, need to "
+        "add up to more than eps.",
+        "Projected gradient descent (PGD): some 40 steps of eps / 10 from a random start; the "
+        "margin of the logits wastes no step on images that are broken already.",
+    )
     course_files = CourseFiles(folders=("baseline",))
     published_success = 97
     expected = Expected(accuracy=0.97, pgd=(0.55, 0.9), reference=0.85)

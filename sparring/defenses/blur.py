@@ -43,6 +43,13 @@ class Blur(Defense):
 
     name = "blur"
     idea = "blurs images before the network sees them"
+    hints = (
+        "Is what you differentiate what the defense answers with, the blur included?",
+        "The blur is a linear layer: a gradient goes through it like through any other. What "
+        "does it do to a perturbation that changes from pixel to pixel?",
+        "Plain PGD through defense.logits is enough, with as many steps as on a network "
+        "without a defense; smooth perturbations survive the blur by themselves.",
+    )
     network = BlurNet
     course_files = CourseFiles(folders=("blur",))
     published_success = 95

@@ -66,6 +66,8 @@ class Defense:
     """The file's name."""
     idea: ClassVar[str]
     """What it does, in one line."""
+    hints: ClassVar[tuple[str, ...]] = ()
+    """What helps who tries to break it, from a first question to the way; three sentences or so."""
     networks: ClassVar[str] = "1"
     """How many networks it trains, in words."""
     stochastic: ClassVar[bool] = False

@@ -46,6 +46,13 @@ class Discretize(Defense):
 
     name = "discretize"
     idea = "turns each channel into 20 bits, which have no gradient"
+    hints = (
+        "Print the gradient by the images. What is it, and which layer made it so?",
+        "Pixels become bits, by steps that are flat everywhere else. Forward nothing else has "
+        "to change: only the way back is missing.",
+        "Let a sum of sigmoids, one around each of the code's steps, stand in on the backward "
+        "pass (BPDA).",
+    )
     step_cost = 1.3
     differentiable = False
     network = CodeNet

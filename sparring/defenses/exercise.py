@@ -13,6 +13,7 @@ Goal: {goal}
 
     sparring train {name}
     sparring attack {name} {file}
+    sparring hint {name}
 
 How {name} works, training and answering, stands in sparring/defenses/{name}.py.
 """

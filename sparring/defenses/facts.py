@@ -12,6 +12,7 @@ class Description:
 
     name: str
     idea: str
+    hints: tuple[str, ...]
     networks: str
     stochastic: bool
     differentiable: bool

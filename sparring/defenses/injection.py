@@ -149,6 +149,15 @@ class Injection(Defense):
 
     name = "injection"
     idea = "plants trapdoors in the network and rejects what falls into them"
+    hints = (
+        "Does your attack change the label? What then keeps the images from counting?",
+        "Features that look like a class's trapdoor give you away; an attack towards a class "
+        "is drawn to just these. What do the features of ordinary images of that class look "
+        "like?",
+        "Work on everything at once, each part only as far as it is needed: another class "
+        "ahead, and features and logits as those of an ordinary image, so that the detector "
+        "sees nothing.",
+    )
     outside = "the rejection of what falls into a trapdoor"
     step_cost = 1.9
     network = TrapdoorNet

@@ -55,6 +55,14 @@ class Jump(Defense):
 
     name = "jump"
     idea = "adds a jump to the activation that its gradient does not see"
+    hints = (
+        "Compare the gradient with finite differences of a larger and larger radius. From "
+        "where on do they disagree?",
+        "The activation has a jump that its derivative does not see: forward the outputs "
+        "change abruptly, backward nothing is known of it.",
+        "Put a smooth step, such as a steep sigmoid, in the place of the jump on the backward "
+        "pass alone (BPDA), and give momentum and restarts to what is still rough.",
+    )
     step_cost = 1.1
     network = JumpNet
     recipe = JumpRecipe

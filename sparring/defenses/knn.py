@@ -138,6 +138,14 @@ class Knn(Defense):
 
     name = "knn"
     idea = "answers with the labels of the nearest training images"
+    hints = (
+        "The answer is a count of neighbors, so its gradient is zero. What does the count "
+        "depend on that has one?",
+        "The network gives an embedding; the nearest stored ones vote. Moving the embedding "
+        "towards those of another class changes who is nearest.",
+        "Replace the hard vote with a soft one on the backward pass: every stored embedding "
+        "votes with a weight that falls steeply with its distance.",
+    )
     outside = "the stored embeddings and the vote of the nearest; the outputs are embeddings"
     step_cost = 2.3
     network = EmbeddingNet

@@ -45,6 +45,14 @@ class LabelSmooth(Defense):
 
     name = "labelsmooth"
     idea = "trains against smoothed labels for a flatter loss"
+    hints = (
+        "The loss surface is flat. Does a sign of a small gradient point less well than that "
+        "of a large one?",
+        "Logits lie close together here, so that their order is easily changed; a loss is "
+        "small all the same.",
+        "PGD with enough steps; the margin of the logits tells when an image is broken, "
+        "whatever the scale of the loss.",
+    )
     recipe = LabelSmoothRecipe
     settings_table = {("*", "*"): {"weight_decay": 0}}
     course_files = CourseFiles(folders=("labelsmooth",))

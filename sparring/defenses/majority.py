@@ -47,6 +47,14 @@ class Majority(Defense):
 
     name = "majority"
     idea = "three networks vote; rejects when all three differ"
+    hints = (
+        "A vote has no gradient. What do the three networks say by themselves about your "
+        "adversarial images?",
+        "Two networks are enough, if they name the same other class; three that differ are "
+        "rejected.",
+        "Sum the two largest of the networks' margins for one class, let a network that is "
+        "fooled well enough stop counting, and stay with one target class for a whole run.",
+    )
     outside = "the vote, and the rejection when all three differ"
     networks = "3"
     detects = True

@@ -56,6 +56,14 @@ class MergeBinary(Defense):
 
     name = "mergebinary"
     idea = "one yes-or-no network a class; rejects when none stands out"
+    hints = (
+        "Which images get another label and still do not count? Look at what is rejected, and "
+        "when.",
+        "Two things have to happen in different networks: one has to say no, another one yes, "
+        "and no third. The probabilities are saturated; the networks' own logits are not.",
+        "Of the two shortfalls work on the larger one: raise the margin of one other class "
+        "over all networks, and aim at each of the other classes in turn.",
+    )
     outside = "the merging, and the rejection when none stands out"
     networks = "one a class"
     detects = True

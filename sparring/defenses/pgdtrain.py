@@ -48,6 +48,14 @@ class PgdTrain(Defense):
 
     name = "pgdtrain"
     idea = "trains on multi-step Linf adversarial examples (ours, after Madry et al.)"
+    hints = (
+        "It is meant to hold. Compare your rate with that of the suite strong before you look "
+        "for a mistake.",
+        "Gradients are sound here, so what is left to gain comes from other losses and other "
+        "starts.",
+        "Several attacks in turn, each on what is left: APGD on the cross entropy, targeted "
+        "losses on the logits, and a search without gradients.",
+    )
     step_cost = 5.8
     recipe = PgdTrainRecipe
     settings_class = PgdSettings

@@ -55,6 +55,14 @@ class RandomNeuron(Defense):
 
     name = "randomneuron"
     idea = "drops neurons at random when the baseline's network answers"
+    hints = (
+        "Ask about the same image several times. In how many draws is your adversarial image "
+        "broken?",
+        "Each gradient belongs to one draw of dropped units, and the next answer comes from "
+        "another one. What is the same in all draws?",
+        "Average over draws (EOT), or attack the network underneath, from which nothing is "
+        "dropped, and go on when it is fooled: the surer it is, the more draws agree.",
+    )
     outside = "the random dropping of neurons; the network drops none"
     network = DroppingNet
     networks = "the baseline's"

@@ -72,6 +72,14 @@ class Temperature(Defense):
 
     name = "temperature"
     idea = "trains at a rising softmax temperature, so that gradients of the served softmax vanish"
+    hints = (
+        "Print the gradient of the cross entropy: for how many images is it exactly zero?",
+        "The logits are so far apart that the softmax is 0 and 1 in float32, so nothing can "
+        "change it. Are the logits themselves saturated?",
+        "Follow the margin of the logits in place of the cross entropy, and aim at several "
+        "other classes in turn: the nearest one at first need not be the one that can be "
+        "reached.",
+    )
     network = TemperatureNet
     recipe = TemperatureRecipe
     settings_class = TemperatureSettings

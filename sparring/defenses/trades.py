@@ -66,6 +66,14 @@ class Trades(Defense):
 
     name = "trades"
     idea = "trades accuracy for answers that stay alike nearby (ours, after Zhang et al.)"
+    hints = (
+        "It is meant to hold. Compare your rate with that of the suite strong before you look "
+        "for a mistake.",
+        "The loss keeps the answer from moving, so the cross entropy is flat around an image; "
+        "differences of logits are less so.",
+        "Several attacks in turn, each on what is left: APGD on the cross entropy, targeted "
+        "losses on the logits, and a search without gradients.",
+    )
     step_cost = 9.1
     recipe = TradesRecipe
     settings_class = TradesSettings

@@ -40,6 +40,14 @@ class Transform(Defense):
 
     name = "transform"
     idea = "augments images strongly and at random before it answers"
+    hints = (
+        "Ask about the same image several times. In how many draws is your adversarial image "
+        "broken?",
+        "Every answer sees other colors and another place of the image. A perturbation has to "
+        "work in most of them, not in one.",
+        "Follow the mean gradient over several fresh draws at every step (EOT), with "
+        "momentum, and let a draw stop counting once it is fooled.",
+    )
     outside = "the random augmentation before each answer"
     step_cost = 1.2
     recipe = TransformRecipe
