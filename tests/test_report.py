@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -394,6 +395,18 @@ def test_one_seed_has_its_interval(tmp_path: Path) -> None:
     assert "| 50.0 % | 25.0 to 75.0 | 40.0 %<br>20.0 to 70.0 | 80.0 % | 8 of 10 | 1 |" in texts(
         found
     )
+
+
+def test_what_attacks_cost(tmp_path: Path) -> None:
+    for seed, forward in enumerate((80, 160)):  # of 8 images each
+        verdict(run(tmp_path / f"{seed}", seed=seed), forward=forward, backward=40)
+    found = gather(tmp_path)
+    assert "| 2 | 15.0<br>5.0 back |" in texts(found)
+    # Nobody counted for those of before; an unfinished one says nothing yet.
+    for seed in range(2):
+        shutil.rmtree(tmp_path / f"{seed}" / "attacks")
+        verdict(tmp_path / f"{seed}", forward=80 * seed, finished=not seed)
+    assert "| 1 | - |" in texts(gather(tmp_path))
 
 
 def test_other_attacks_are_not_mixed(tmp_path: Path) -> None:

@@ -222,6 +222,17 @@ def _images_attacked(judged: Judged) -> str:
     return f"{tried:,} of {sum(each.robust_accuracy.n for each in rates):,}"
 
 
+def _passes(judged: Judged) -> Cell | None:
+    """Forward and backward passes an image, in the mean over seeds; None where nobody counted."""
+    counted = [
+        (verdict.record.forward, verdict.record.backward, verdict.record.results.success_rate.n)
+        for verdict in judged.attacked.verdicts
+        if verdict.record.finished and verdict.record.forward
+    ]
+    forward, backward, images = (sum(counts[at] for counts in counted) for at in range(3))
+    return Cell(f"{forward / images:.1f}", [f"{backward / images:.1f} back"]) if images else None
+
+
 def _warnings(judged: Judged) -> Cell:
     first, *others = judged.attacked.warnings or [""]
     return Cell(first, others, alarm=bool(first))
@@ -244,6 +255,7 @@ VERDICT_COLUMNS: tuple[Column[Judged], ...] = (
     ),
     Column("images attacked", _images_attacked),
     Column("seeds", lambda row: len(row.attacked.rates)),
+    Column("passes an image", _passes),
     Column("warnings", _warnings, numeric=False),
     Column("attack in full", _in_full, numeric=False),
 )
