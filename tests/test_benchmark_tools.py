@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import re
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import results_table, success_curves
+from benchmarks import cifar10, results_table, success_curves
 from sparring import plots
 from tests.test_report import run
 
@@ -51,6 +52,24 @@ def test_a_folder_of_unfinished_runs_has_no_results(
         results_table.main()
     assert ended.value.code == 2
     assert "expected finished runs, found unfinished baseline" in capsys.readouterr().err
+
+
+def test_presets_over_seeds(tmp_path: Path) -> None:
+    for seed, accuracy in enumerate((0.9, 0.92, None)):
+        run(tmp_path / f"fast/seed-{seed}/cifar10/baseline", accuracy, seed=seed)
+    run(tmp_path / "fast/seed-3/digits/baseline", 0.99, seed=3)  # of other data
+    arguments = argparse.Namespace(out=tmp_path, data="cifar10")
+    _, _, *rows = cifar10.presets(arguments)
+    # The course's are not there. The standard deviation of 0.9 and 0.92 is 0.01 * sqrt(2).
+    [row] = rows
+    assert row.startswith("| fast | 4 | 3 | 2 | 91.00 ± 1.41 % | 90.0 % | ")
+    arguments = argparse.Namespace(
+        out=tmp_path, data="cifar10", data_dir=Path("d"), jobs="2", settings=["filters=16"]
+    )
+    assert " ".join(cifar10.trainings("zoo", arguments)) == (
+        "train all --preset fast --data cifar10 --eval-every 0 --data-dir d "
+        f"--out {tmp_path}/zoo --jobs 2 -s filters=16"
+    )
 
 
 def test_tables_of_the_page_on_benchmarks_have_the_columns_that_are_printed() -> None:
