@@ -147,11 +147,3 @@ def _expect_sensible(forms: dict[str, np.ndarray], packed: int) -> None:
 
 def _with_channels(key: str, array: np.ndarray) -> np.ndarray:
     return array[..., None] if key.startswith("x") and array.ndim == 3 else array
-
-
-def _memory() -> float:
-    """Bytes of the machine's memory, infinity where it does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not on Windows
-        return math.inf
