@@ -1,10 +1,10 @@
 """Where do images come from?
 
 In reading order: dataset.py, `Dataset` and `DatasetInfo`; source.py, what a built-in data set has
-to say; digits.py, fashion_mnist.py, cifar10.py, one file each; npz.py, folder.py, parquet.py, anybody's
-images, one form each; encoded.py and decoded.py, decoding image files, once; reading.py, finding
-and verifying files; usual.py, the usual threat model of a data set. Add a data set as
-docs/add-a-data-source.md shows: a file, and a line in `SOURCES`.
+to say; digits.py, fashion_mnist.py, cifar10.py, one file each; npz.py, folder.py, parquet.py,
+anybody's images, one form each; encoded.py and decoded.py, decoding image files, and only once;
+reading.py, finding and verifying files; usual.py, the usual threat model of a data set. Add a data
+set as docs/add-a-data-source.md shows: a file, and a line in `SOURCES`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from sparring.data import encoded, folder, npz, parquet
+from sparring.data import folder, npz, parquet
 from sparring.data.cifar10 import Cifar10
 from sparring.data.dataset import SMALLEST, Dataset, DatasetInfo
 from sparring.data.digits import Digits
+from sparring.data.encoded import Tell, checked_resize, silent
 from sparring.data.fashion_mnist import FashionMnist
 from sparring.data.reading import cache_folder, nearest_existing, to_path
 from sparring.data.source import Source
@@ -31,13 +32,16 @@ __all__ = [
     "Dataset",
     "DatasetInfo",
     "Source",
+    "Tell",
     "accepted",
     "cache_folder",
+    "checked_resize",
     "file_of",
     "files",
     "load",
     "name_of",
     "nearest_existing",
+    "silent",
     "sized",
     "to_path",
 ]
@@ -85,9 +89,9 @@ def accepted(data: Any) -> str | Dataset:
     kind = type(data)
     raise SettingsError(
         f"data: expected the name of a data set ({', '.join(NAMES)}), the path of an .npz file, a "
-        "parquet file or a folder of images, a sparring.Dataset, or arrays ((x_train, y_train), (x_test, y_test)) with images uint8 "
-        f"[N, H, W, C] and integer labels [N]; got {kind.__module__}.{kind.__qualname__}. Bring "
-        "other forms to such arrays first."
+        "parquet file or a folder of images, a sparring.Dataset, or arrays ((x_train, y_train), "
+        "(x_test, y_test)) with images uint8 [N, H, W, C] and integer labels [N]; got "
+        f"{kind.__module__}.{kind.__qualname__}. Bring other forms to such arrays first."
     )
 
 
@@ -99,7 +103,7 @@ def load(
     name: str | Path | Dataset,
     data_dir: str | Path | None = None,
     resize: int | None = None,
-    tell: encoded.Tell | None = None,
+    tell: Tell = silent,
 ) -> Dataset:
     """Read a data set by its name, or from a path.
 
@@ -125,7 +129,7 @@ def load(
             there is nothing to decode.
     """
     name = accepted(name)
-    encoded.checked_resize(resize)
+    checked_resize(resize)
     if resize is not None and (isinstance(name, Dataset) or not sized(name)):
         raise SettingsError(
             "resize: expected it with a folder of images or a parquet file, whose images are "
@@ -138,11 +142,11 @@ def load(
             raise SettingsError(
                 f"a data folder goes with built-in data sets; {name} is a file by itself"
             )
-        if path.suffix == ".npz":
+        if name.endswith(".npz"):
             dataset = npz.load(path)
         else:
             read = parquet if _has_parquet(path) else folder
-            dataset = read.load(path, resize, tell or (lambda text: None))
+            dataset = read.load(path, resize, tell)
         return replace(dataset, path=str(path.absolute()), given=name)
     place = None if data_dir is None else to_path(data_dir)
     if place is not None and not place.is_dir():
@@ -170,7 +174,7 @@ def file_of(name: str) -> Path | None:
     if name in SOURCES:
         return None
     path = to_path(name)
-    if path.suffix not in (".npz", ".parquet") and not path.is_dir():
+    if not name.endswith((".npz", ".parquet")) and not path.is_dir():
         if len(path.parts) > 1:
             raise DataError(f"{path}: no such folder, and no file that ends in .npz or .parquet")
         _source(name)  # which refuses it
@@ -195,8 +199,7 @@ def sized(name: str) -> bool:
     Args:
         name: as for `file_of`, which says what is raised.
     """
-    path = file_of(name)
-    return path is not None and path.suffix != ".npz"
+    return file_of(name) is not None and not name.endswith(".npz")
 
 
 def _has_parquet(path: Path) -> bool:

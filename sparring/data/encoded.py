@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import time
 import warnings
@@ -90,6 +91,10 @@ class Collection:
     """Gives the images in order, some at a time."""
     notes: tuple[str, ...] = ()
     """What is to be said of them."""
+
+
+def silent(text: str) -> None:
+    """Tell nobody."""
 
 
 def pillow() -> ModuleType:
@@ -185,7 +190,7 @@ def _held_out(collection: Collection, ranks: np.ndarray) -> np.ndarray:
 
 def _decoded(
     collection: Collection, order: np.ndarray, resize: int | None, tell: Tell
-) -> tuple[np.ndarray, list[str]]:
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """All images, uint8 [N, H, W, C], in an order, and what is to be said of how they were made."""
     number = len(order)
     sizes: dict[tuple[int, int], str] = {}
@@ -194,35 +199,35 @@ def _decoded(
         for (size, is_grey), where in looks:
             sizes.setdefault(size, where)
             grey = grey and is_grey
-    (width, height), where = next(iter(sizes.items()))
+    [((width, height), where), *others] = sizes.items()
+    notes: list[str] = []
     if resize is not None:
         notes = _resized(list(sizes), resize)
         width = height = resize
-    elif len(sizes) > 1:
-        (other_width, other_height), other = list(sizes.items())[1]
+    elif others:
+        [((other_width, other_height), other), *_] = others
         raise DataError(
-            f"expected images of one size, found {len(sizes)} sizes: {where} has "
-            f"{width}x{height} pixels, {other} {other_width}x{other_height}. --resize N (resize=N) "
-            "brings all to N x N"
+            f"{collection.name}: expected images of one size, found {len(sizes)} sizes: {where} "
+            f"has {width}x{height} pixels, {other} {other_width}x{other_height}. --resize N "
+            "(resize=N) brings all to N x N"
         )
-    else:
-        notes = []
-        if not all(SMALLEST <= side <= LARGEST for side in (width, height)):
-            raise DataError(
-                f"{where}: expected sides of {SMALLEST} to {LARGEST} pixels, found "
-                f"{width}x{height}. --resize N (resize=N) brings all to N x N"
-            )
-    shape = (number, height, width, 1 if grey else 3)
-    if (size := int(np.prod(shape, dtype=object))) > (memory := machine_memory()):
+    elif not all(SMALLEST <= side <= LARGEST for side in (width, height)):
         raise DataError(
-            f"{number:,} images of {width}x{height} take {size:,} bytes, and this machine has "
+            f"{where}: expected sides of {SMALLEST} to {LARGEST} pixels, found "
+            f"{width}x{height}. --resize N (resize=N) brings all to N x N"
+        )
+    channels = 1 if grey else 3
+    needed = number * height * width * channels
+    if needed > (memory := machine_memory()):
+        raise DataError(
+            f"{number:,} images of {width}x{height} take {needed:,} bytes, and this machine has "
             f"{memory:,.0f}. --resize N (resize=N) makes them smaller"
         )
-    images = np.empty(shape, np.uint8)
+    images = np.empty((number, height, width, channels), np.uint8)
     place = np.argsort(order)  # of each image, in the order of the collection
     counts: Counter[str] = Counter()
     done = 0
-    make = partial(_pixels, shape=shape[1:], resize=resize is not None)
+    make = partial(_pixels, shape=(height, width, channels), resize=resize is not None)
     for made in in_threads(make, collection.chunks(), number, "Decoding", tell):
         images[place[done : done + len(made)]] = [pixels for pixels, _ in made]
         done += len(made)
@@ -233,7 +238,7 @@ def _decoded(
         for kind, what in _CONVERTED.items()
         if counts[kind]
     ]
-    return images, notes
+    return images, tuple(notes)
 
 
 def _resized(sizes: Sequence[tuple[int, int]], resize: int) -> list[str]:
@@ -242,7 +247,7 @@ def _resized(sizes: Sequence[tuple[int, int]], resize: int) -> list[str]:
         return []
     cut = any(width != height for width, height in sizes)
     middle = "; of those that are not square the middle is taken" if cut else ""
-    largest = "x".join(map(str, max(sizes, key=lambda size: size[0] * size[1])))
+    largest = "x".join(map(str, max(sizes, key=math.prod)))
     return [f"images of up to {largest} pixels were resized to {resize}x{resize}{middle}"]
 
 
@@ -265,7 +270,7 @@ def in_threads(
     Yields:
         The results of a chunk.
     """
-    threads = min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
+    threads = min(16, os.cpu_count() or 1)
     waiting: deque[Future[list[Result]]] = deque()
     done, told = 0, time.monotonic()
 
@@ -368,7 +373,8 @@ def _kinds(image: Image.Image, channels: int) -> list[str]:
         "palette": mode in ("P", "PA"),
         "alpha": image.has_transparency_data,
         # Pillow drops the low bits of color by itself, and says so only here.
-        "deep": mode.startswith("I") or any(";16" in str(part) for part in image.tile),
+        "deep": mode.startswith("I")
+        or any(";16" in str(part) for part in getattr(image, "tile", ())),
         "space": mode in ("CMYK", "YCbCr", "LAB", "HSV"),
         "turned": _turned(image) > 1,
         "frames": getattr(image, "is_animated", False),

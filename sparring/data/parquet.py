@@ -129,7 +129,9 @@ def _collection(library: ModuleType, path: Path) -> Collection:
         splits = np.array([str(split).lower() for table in tables for split in table.splits or ()])
         held_out, keep = _by_column(path, splits, notes)
     numbers, class_names = _numbered(path, labels, names.pop())
-    _check_classes(path, numbers[keep], held_out if held_out is None else held_out[keep], class_names)
+    _check_classes(
+        path, numbers[keep], held_out if held_out is None else held_out[keep], class_names
+    )
 
     def chunks() -> Iterator[Sequence[Encoded]]:
         for table, kept in _rows(tables, keep):
@@ -235,7 +237,11 @@ def _features(metadata: dict[bytes, bytes]) -> dict[str, dict[str, Any]]:
 
 
 def _column(
-    path: Path, names: list[str], features: dict[str, dict[str, Any]], kind: str, usual: tuple[str, ...]
+    path: Path,
+    names: list[str],
+    features: dict[str, dict[str, Any]],
+    kind: str,
+    usual: tuple[str, ...],
 ) -> str:
     """The one column of a kind, by the features, or else by its name."""
     found = [name for name in names if features.get(name, {}).get("_type") == kind]
@@ -270,9 +276,7 @@ def _numbered(
     return np.array(labels), names or tuple(map(str, range(classes)))
 
 
-def _by_column(
-    path: Path, splits: np.ndarray, notes: list[str]
-) -> tuple[np.ndarray, np.ndarray]:
+def _by_column(path: Path, splits: np.ndarray, notes: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Which rows are for testing, and which are for that or training, by the column split."""
     values = sorted(set(splits.tolist()))
     test = [name for name in TEST_FOLDERS if name in values]
