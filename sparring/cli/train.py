@@ -247,7 +247,9 @@ def _train_many(request: PlanRequest, how: HowOptions, backend: str) -> None:
     environment = {"KERAS_BACKEND": backend}
     with display.shown(how.quiet) as progress:
         progress.message("Looking at what there is to do.")
-    plan = jobs.plan(request, environment)
+        plan = jobs.plan(request, environment)
+        for note in plan.notes:
+            progress.message(note)
     # A device that was named is every job's; else each gets its own.
     devices = [] if request.common.device else plan.devices
     done = places.run(lambda _: jobs.jobs_of(plan), devices, environment, how.quiet)

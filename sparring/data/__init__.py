@@ -175,7 +175,7 @@ def file_of(name: str) -> Path | None:
         return None
     path = to_path(name)
     if not name.endswith((".npz", ".parquet")) and not path.is_dir():
-        if len(path.parts) > 1:
+        if path.name != name:
             raise DataError(f"{path}: no such folder, and no file that ends in .npz or .parquet")
         _source(name)  # which refuses it
     return path

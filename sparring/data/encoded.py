@@ -359,8 +359,8 @@ def _pixels(
             picture = over
         picture = picture.convert("L" if channels == 1 else "RGB")
         if resize and picture.size != (width, height):
-            # reducing_gap would be sooner, but takes other pixels.
-            picture = ImageOps.fit(picture, (width, height), library.Resampling.BICUBIC)
+            # As torchvision's Resize and CenterCrop; averages over all pixels that it makes one of.
+            picture = ImageOps.fit(picture, (width, height), library.Resampling.BILINEAR)
         return np.asarray(picture, np.uint8).reshape(shape), kinds
 
 

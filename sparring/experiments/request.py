@@ -296,6 +296,8 @@ class Plan(Request):
     """The backend's, the default one first."""
     runs: Sequence[PlannedRun]
     """All of them, finished ones too; a run comes after the one it needs."""
+    notes: Sequence[str] = ()
+    """What a user should know of how the data were read."""
 
 
 @dataclass(frozen=True)
