@@ -6,6 +6,7 @@ import io
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -641,7 +642,7 @@ def mine() -> Dataset:
     return Dataset("mine", x[:10], y[:10], x[10:], y[10:], ("0", "1"))
 
 
-def arrays_of(dataset: Dataset) -> dict[str, np.ndarray]:
+def arrays_of(dataset: Dataset) -> dict[str, Any]:
     names = ("x_train", "y_train", "x_test", "y_test")
     return {name: getattr(dataset, name) for name in names}
 
@@ -658,7 +659,7 @@ def arrays_of(dataset: Dataset) -> dict[str, np.ndarray]:
 )
 def test_other_names_of_arrays(tmp_path: Path, mine: Dataset, names: tuple[str, ...]) -> None:
     values = arrays_of(mine).values()
-    np.savez(tmp_path / "mine.npz", **dict(zip(names, values, strict=True)))
+    np.savez(tmp_path / "mine.npz", **dict[str, Any](zip(names, values, strict=True)))
     dataset = load(tmp_path / "mine.npz")
     assert dataset.sha256 == mine.sha256
     said = f"{', '.join(names)} are taken as x_train, y_train, x_test, y_test"
@@ -726,10 +727,10 @@ def test_arrays_that_can_mean_one_thing(
     tmp_path: Path, mine: Dataset, which: str, change: Callable[[np.ndarray], np.ndarray], note: str
 ) -> None:
     arrays = arrays_of(mine)
-    # Of 255.25 is more than 255, which is no image.
+    # 255 and a quarter is more than white.
     arrays |= {f"x_{part}": np.minimum(arrays[f"x_{part}"], 254) for part in ("train", "test")}
-    expected = Dataset("mine", *arrays.values(), ("0", "1"))
-    changed = {
+    expected = replace(mine, x_train=arrays["x_train"], x_test=arrays["x_test"])
+    changed: dict[str, Any] = {
         name: change(array) if name.startswith(which) else array for name, array in arrays.items()
     }
     np.savez(tmp_path / "mine.npz", **changed)
