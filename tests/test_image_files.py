@@ -135,8 +135,8 @@ def palette(path: Path) -> Path:
 
 
 def deep(path: Path) -> Path:
-    # 16 bits a channel: 65535 is white, so 51400 = 257 * 200 is 200.
-    return save(Image.fromarray(np.full((8, 8), 51400, np.uint16)), path.with_suffix(".png"))
+    # 65535 is white, so 40000 is 40000 / 257 = 155.6.
+    return save(Image.fromarray(np.full((8, 8), 40000, np.uint16)), path.with_suffix(".png"))
 
 
 def frames(path: Path) -> Path:
@@ -153,7 +153,7 @@ CONVERTED: list[tuple[str, Callable[[Path], Path], tuple[int, int, int]]] = [
     ("1 of 17 images are with transparency, laid on", odd((0, 51), "LA"), (204, 204, 204)),
     ("1 of 17 images are with a palette", palette, (200, 7, 9)),
     ("1 of 17 images are with transparency", transparent_palette, (255, 255, 255)),
-    ("1 of 17 images are of 16 bits a channel", deep, (200, 200, 200)),
+    ("1 of 17 images are of 16 bits a channel", deep, (156, 156, 156)),
     ("1 of 17 images are of several frames", frames, (200, 7, 9)),
     (
         "1 of 17 images are of another color space",
@@ -712,6 +712,7 @@ UNDERSTOOD: list[tuple[str, Callable[[np.ndarray], np.ndarray], str]] = [
     ("x", in_unit, "float32 is taken as images of which white is 1"),
     ("x", lambda x: x / 255, "float64 is taken as images of which white is 1"),
     ("x", lambda x: x + 0.25, "float64 is taken as images of which white is 255"),
+    ("x", lambda x: x - 0.25, "float64 is taken as images of which white is 255"),
     ("x", lambda x: x.astype(np.int64), "int64 is taken as images of which white is 255"),
     ("x", channels_first, "3, 8, 9] is taken as [N, channels, height, width]"),
     (
@@ -727,8 +728,8 @@ def test_arrays_that_can_mean_one_thing(
     tmp_path: Path, mine: Dataset, which: str, change: Callable[[np.ndarray], np.ndarray], note: str
 ) -> None:
     arrays = arrays_of(mine)
-    # 255 and a quarter is more than white.
-    arrays |= {f"x_{part}": np.minimum(arrays[f"x_{part}"], 254) for part in ("train", "test")}
+    # 255 and a quarter is more than white, and a quarter below 0 less than black.
+    arrays |= {f"x_{part}": np.clip(arrays[f"x_{part}"], 1, 254) for part in ("train", "test")}
     expected = replace(mine, x_train=arrays["x_train"], x_test=arrays["x_test"])
     changed: dict[str, Any] = {
         name: change(array) if name.startswith(which) else array for name, array in arrays.items()

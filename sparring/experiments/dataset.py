@@ -127,9 +127,8 @@ def _remembered(info: DatasetInfo, data_dir: str | Path | None, was: str, tell: 
         places = dict.fromkeys((info.path, info.given or info.path))
         there = [Path(place).absolute() for place in places if _seen(place, Path.exists)]
         for place in there:
-            if (dataset := _load(str(place), info, data_dir, tell)).has_test_images_of(
-                info
-            ) is not False:
+            dataset = _load(str(place), info, data_dir, tell)
+            if dataset.has_test_images_of(info) is not False:
                 return replace(dataset, given=info.given)
         state = f"has other test images now, {dataset.info}" if there else "is not there now"
         raise SettingsError(
