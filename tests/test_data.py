@@ -138,9 +138,16 @@ def _nan(a: np.ndarray) -> np.ndarray:
 
 
 WRONG_ARRAYS: list[tuple[str, Callable[[np.ndarray], np.ndarray], str]] = [
-    ("x_train", _float, r"expected uint8.*found float64 \[40, 8, 8, 1\] in \[0, 0.9"),
+    ("x_train", _float, r"expected one range, found images of which white is 1 and others.* 255"),
+    ("x_train", lambda a: a - 9.0, r"expected uint8.*found float64 \[40, 8, 8, 1\] in \[-9, 2"),
+    (
+        "x_train",
+        lambda a: a / 200,
+        r"float64 from 0 to 1\.1.*white is 1\.1.*, or dark.* is 255",
+    ),
     ("x_train", _nan, r"with 1 NaN or infinite values"),
-    ("x_test", lambda a: a.astype(np.int64), r"x_test: expected uint8.*found int64"),
+    ("x_test", lambda a: a.astype(np.int64) * 9, r"x_test: expected uint8.*found int64"),
+    ("x_test", lambda a: a.astype(int) // 16, r"x_test: found int64 from 0 to 14, which may be im"),
     ("x_train", lambda a: a[:, :7], r"two sides of 8 to 4096.*found uint8 \[40, 7, 8, 1\]"),
     ("x_train", lambda a: np.repeat(a, 2, axis=3), r"1 or 3 channels; found uint8 \[40, 8, 8, 2\]"),
     ("x_train", lambda a: a.reshape(40, 64), r"found uint8 \[40, 64\]"),

@@ -80,14 +80,16 @@ LABELS = [
     (np.full(40, -1), "at least two classes"),
     (np.array([0.0, 1, 2, 3] * 10), "expected integers.*found float64"),
     (np.full(40, np.nan), "expected integers.*found float64"),
-    (np.eye(4, dtype=int)[[0, 1, 2, 3] * 10], r"expected integers.*found int64 \[40, 4\]"),
+    (np.eye(4, dtype=int)[[0, 1, 2, 3] * 10] * 2, r"expected integers.*found int64 \[40, 4\]"),
+    (np.ones((40, 4)), r"one-hot with a single 1 an image, found float64 \[40, 4\]"),
     (np.ones(40, bool), "found bool"),
     (np.array(["a", "b", "c", "d"] * 10), "found <U1"),
     (np.zeros(40, "datetime64[D]"), "found datetime64"),
     (np.zeros(40, "i4,i4"), r"found \[\('f0'"),
     (np.array([], int), r"found int64 \[0\]"),
     (np.array(3), r"found int64 \[\]"),
-    (np.array([[0], [1], [2], [3]] * 10), r"found int64 \[40, 1\]"),
+    (np.array([[0.5], [1], [2], [3]] * 10), r"expected integers.*found float64 \[40\]"),
+    (np.zeros((40, 4, 1), int), r"found int64 \[40, 4, 1\]"),
     (np.array([0, 1, 2, 3] * 10, object), "pickled objects, which are never loaded"),
 ]
 
@@ -103,7 +105,7 @@ IMAGES = [
     np.zeros((0, 8, 8, 1), np.uint8),
     np.zeros((40, 5000, 8, 1), np.uint8),
     np.zeros((40, 8, 8, 4), np.uint8),
-    np.zeros((40, 8, 8), ">u2"),
+    np.full((40, 8, 8), 256, ">u2"),
     np.zeros((40, 8, 8, 1), complex),
     np.array(7, np.uint8),
 ]
@@ -419,7 +421,7 @@ def test_arrays_are_taken(dataset: Dataset) -> None:
     with pytest.raises(DataError, match="expected labels 0 to at most 39"):
         accepted(((dataset.x_train, dataset.y_train + 10**9), test))
     with pytest.raises(DataError, match=r"x_train: expected uint8.*found float64"):
-        accepted(((dataset.x_train / 255, dataset.y_train), test))
+        accepted(((dataset.x_train - 255.0, dataset.y_train), test))
     for part in range(2):
         masked: list[Any] = [dataset.x_train, dataset.y_train]
         masked[part] = np.ma.masked_array(masked[part], masked[part] > 2)

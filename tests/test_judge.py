@@ -1402,12 +1402,10 @@ def test_names_are_looked_up(
     monkeypatch.setattr(attacks, "get", noting(by_hand))
     monkeypatch.setattr(datasets, "load", noting(grays))
     options: dict[str, Any] = {"threat": THREAT, "check": False, "n": 10}
-    verdict = evaluate("runs/linear", dataset="this", data_dir="there", **options)
-    assert asked == [
-        ((Path("runs/linear"),), {}),
-        (("pgd", {}), {"defense": "linear"}),
-        (("this", Path("there")), {}),
-    ]
+    verdict = evaluate("runs/linear", dataset="this.npz", data_dir="there", **options)
+    assert asked[:2] == [((Path("runs/linear"),), {}), (("pgd", {}), {"defense": "linear"})]
+    [((name, folder, resize, _), _)] = asked[2:]
+    assert (name, folder, resize) == ("this.npz", Path("there"), None)
     assert verdict.about.attack == "by_hand"
     asked.clear()
     evaluate(linear, by_hand, **options)  # the defense's own data

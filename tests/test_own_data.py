@@ -82,7 +82,7 @@ def test_its_own_images_are_taken_not_the_built_in_ones_of_its_name(own: Path) -
 
 def test_a_file_that_is_gone_is_asked_for(own: Path, tmp_path: Path) -> None:
     moved = (own / "mine" / "digits.npz").rename(tmp_path / "elsewhere.npz")
-    message = r"a data set of your own called digits, from the file .*is not there now.*--data FILE"
+    message = r"a data set of your own called digits, from .*is not there now.*--data PATH"
     with pytest.raises(SettingsError, match=message):
         attack(own)
     attack(own, dataset=moved)
@@ -105,7 +105,7 @@ def test_a_relative_path_is_looked_for_from_here_too(
 def test_a_file_that_changed_is_refused(own: Path, mine: Dataset) -> None:
     write(own / "mine" / "digits.npz", shifted(mine))
     expected = of_run(load_info(own), mine).limit(32, 12).sha256[:12]
-    message = rf"has other test images now.*expected the file as it was.*SHA-256 {expected}"
+    message = rf"has other test images now.*expected it as it was.*SHA-256 {expected}"
     with pytest.raises(SettingsError, match=message):
         attack(own)
 

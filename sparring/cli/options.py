@@ -123,7 +123,7 @@ def _typer_option(
     if part.default is False and not names:
         names = (f"--{part.name.replace('_', '-')}",)
     metavar = part.metadata["metavar"]
-    # Of "N|auto" and "NAME|FILE.npz", auto is a word to be typed.
+    # Of "N|auto" and "NAME|FILE.yaml", auto is a word to be typed.
     choices = [word for word in metavar.split("|") if not word.isalpha() or not word.isupper()]
     words = words or [word for word in choices if word and "." not in word]
     # A path that is an option is a folder's; of other types typer does not look at `file_okay`.

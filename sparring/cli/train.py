@@ -149,10 +149,11 @@ def train(
     data: Annotated[
         list[str],
         typer.Option(
-            metavar="NAME|FILE.npz",
+            metavar="NAME|FILE|FOLDER",
             autocompletion=completed(*data_sets.NAMES),
-            help="digits (embedded), fashion-mnist, cifar10, or your own images as an .npz file "
-            "with x_train, y_train, x_test, y_test; repeatable.",
+            help="digits (embedded), fashion-mnist, cifar10, or your own images: a folder with "
+            "train/CLASS/*.png and test/CLASS/*.png, a parquet file, or an .npz file with x_train, "
+            "y_train, x_test, y_test; repeatable.",
         ),
     ] = ["digits"],  # noqa: B006 - never changed
     request: partial[TrainingRequest],
@@ -246,7 +247,9 @@ def _train_many(request: PlanRequest, how: HowOptions, backend: str) -> None:
     environment = {"KERAS_BACKEND": backend}
     with display.shown(how.quiet) as progress:
         progress.message("Looking at what there is to do.")
-    plan = jobs.plan(request, environment)
+        plan = jobs.plan(request, environment)
+        for note in plan.notes:
+            progress.message(note)
     # A device that was named is every job's; else each gets its own.
     devices = [] if request.common.device else plan.devices
     done = places.run(lambda _: jobs.jobs_of(plan), devices, environment, how.quiet)
@@ -281,6 +284,7 @@ def summary(trained: Defense, request: TrainingRequest) -> str:
         options = ["--data", *data, "--eps", "8/255"]
     elif request.data_dir:
         data, options = [*data, str(request.data_dir)], ["--data-dir", str(request.data_dir)]
+    arguments = [*map(repr, data), *([f"resize={request.resize}"] if request.resize else [])]
     return (
         f"{trained.name} on {trained.info.name}: {results.tested} "
         f"(EMA weights, {trained.info.test_images:,} images{rejected}), "
@@ -292,6 +296,6 @@ def summary(trained: Defense, request: TrainingRequest) -> str:
         f"          or, in Python ({python()}):\n"
         f"              import sparring\n"
         f"              defense = sparring.load({str(run.shown)!r})\n"
-        f"              data = sparring.load_data({', '.join(map(repr, data))})\n"
+        f"              data = sparring.load_data({', '.join(arguments)})\n"
         f"              print(defense.classify(data.x_test[:10]), data.y_test[:10])"
     )

@@ -186,6 +186,8 @@ class Dataset:
     """Absolute path of its file or, of a built-in one, of the folder that was given."""
     given: str | None = None
     """The path as it was given, which may be relative."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of how it was read: what was converted, passed over or held out."""
     whole: Dataset | None = field(init=False, default=None)
     """What `limit` took it from, if anything."""
 

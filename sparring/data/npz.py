@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from sparring.data.dataset import Dataset, check_images, check_labels
-from sparring.data.reading import read
+from sparring.data.reading import machine_memory, read
 from sparring.errors import DataError
 
 NEEDED = ("x_train", "y_train", "x_test", "y_test")
 """Names of the arrays that a file has to have; class_names may be there too."""
+
+_PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
+    ("val", "valid", "validation"), "val"
+)
+_KINDS = dict.fromkeys(("x", "image", "images", "img", "imgs", "data"), "x") | dict.fromkeys(
+    ("y", "label", "labels", "target", "targets"), "y"
+)
+"""What the words of other names stand for, as train_images or labels_test, in any case."""
+
+_WHITE = 128
+"""Images in 0..255 have a brighter pixel somewhere; without one their range may be another."""
 
 _HEADER = 10_000
 """Bytes that an array's header may have, as for numpy."""
@@ -29,8 +40,9 @@ def load(path: Path) -> Dataset:
     """Read a data set from an .npz file, as numpy.savez writes.
 
     Args:
-        path: a file with images uint8 [N, H, W, C] or, for one channel, [N, H, W], as x_train and
-            x_test, labels, integers [N], as y_train and y_test and, if wanted, class_names.
+        path: a file with images and labels, as `of_arrays` takes them, called x_train, x_test,
+            y_train and y_test, or by other words for these, as train_images, and, if wanted,
+            class_names. Those for validation are the test images where there are no others.
 
     Returns:
         The data set, named after the file, without a key. Without class_names classes are numbers.
@@ -41,7 +53,9 @@ def load(path: Path) -> Dataset:
     """
     read(path, first_bytes=512)
     try:
-        return of_arrays(path.stem, _arrays(path))
+        arrays, notes = _arrays(path)
+        dataset = of_arrays(path.stem, arrays)
+        return replace(dataset, notes=(*notes, *dataset.notes))
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     except Exception as error:  # damaged bytes make zipfile and numpy raise nearly everything
@@ -57,16 +71,23 @@ def of_arrays(name: str, arrays: Mapping[str, np.ndarray]) -> Dataset:
 
     Args:
         name: of the data set.
-        arrays: by their names in `NEEDED`, as in a file, with class_names, if wanted.
+        arrays: by their names in `NEEDED`, as in a file, with class_names, if wanted. Images are
+            [N, H, W, C], [N, C, H, W] or, for one channel, [N, H, W]: uint8, booleans, or other
+            numbers in [0, 1] (floating-point ones) or 0..255. Labels are integers [N] or [N, 1], or
+            one-hot [N, classes].
 
     Returns:
-        The data set, without a key. Without class_names classes are numbers.
+        The data set, without a key. Without class_names classes are numbers. Its notes say what was
+        taken otherwise than as uint8 [N, H, W, C] and integers [N].
 
     Raises:
-        DataError: for other types and shapes, and when a class has no training image.
+        DataError: for other types and shapes, for images that may be in one range or another, and
+            when a class has no training image.
     """
-    x_train, y_train, x_test, y_test = (_with_channels(key, arrays[key]) for key in NEEDED)
+    notes: list[str] = []
+    x_train, x_test = _images(arrays["x_train"], arrays["x_test"], notes)
     check_images("x_train", x_train)
+    y_train, y_test = (_labels(key, arrays[key], notes) for key in ("y_train", "y_test"))
     check_labels("y_train", y_train, len(x_train))
     names = arrays.get("class_names")
     if names is not None and (names.dtype.kind != "U" or names.ndim != 1):
@@ -80,7 +101,7 @@ def of_arrays(name: str, arrays: Mapping[str, np.ndarray]) -> Dataset:
             f"{len(y_train)} labels of {classes} classes"
         )
     class_names = tuple(map(str, range(classes) if names is None else names))
-    dataset = Dataset(name, x_train, y_train, x_test, y_test, class_names)
+    dataset = Dataset(name, x_train, y_train, x_test, y_test, class_names, notes=tuple(notes))
     absent = np.setdiff1d(np.arange(classes), y_train)
     if len(absent):
         raise DataError(
@@ -90,24 +111,131 @@ def of_arrays(name: str, arrays: Mapping[str, np.ndarray]) -> Dataset:
     return dataset
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays by name."""
+def _images(
+    x_train: np.ndarray, x_test: np.ndarray, notes: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images as uint8 [N, H, W, C] where that is what they may be; others as they are."""
+    taken, whites = [], []
+    for name, x in (("x_train", x_train), ("x_test", x_test)):
+        shaped = _channels_last(x)
+        if shaped.ndim == x.ndim and shaped.shape != x.shape:
+            notes.append(f"{name}: {list(x.shape)} is taken as [N, channels, height, width]")
+        white = _white(name, shaped)
+        if white is not None:
+            whites.append(white)
+            if x.dtype != np.uint8:
+                notes.append(f"{name}: {x.dtype} is taken as images of which white is {white:g}")
+                shaped = _in_bytes(shaped, white)
+        taken.append(shaped)
+    if len(set(whites)) > 1:
+        raise DataError(
+            f"x_train and x_test: expected one range, found images of which white is {whites[0]:g} "
+            f"and others of which it is {whites[1]:g}"
+        )
+    return taken[0], taken[1]
+
+
+def _channels_last(x: np.ndarray) -> np.ndarray:
+    """Images as [N, H, W, C], of [N, H, W] or [N, C, H, W] too; sides are 8 at least."""
+    if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] not in (1, 3):
+        return x.transpose(0, 2, 3, 1)
+    return x[..., None] if x.ndim == 3 else x
+
+
+def _white(name: str, x: np.ndarray) -> float | None:
+    """The value that stands for white, 1 or 255; None where the values can be no images."""
+    if x.dtype == np.uint8 or x.dtype.kind not in "biuf" or not x.size:
+        return 255 if x.dtype == np.uint8 else None
+    if isinstance(x, np.ma.MaskedArray):
+        return None
+    if x.dtype.kind == "b":
+        return 1
+    low, high = x.min(), x.max()
+    if not (low >= 0 and high <= 255):  # nor is NaN
+        return None
+    if x.dtype.kind == "f" and high <= 1:
+        return 1
+    if high < _WHITE:
+        raise DataError(
+            f"{name}: found {x.dtype} from {low:g} to {high:g}, which may be images of which white "
+            f"is {high:g}, or dark ones of which it is 255. Multiply them by 255 / {high:g}, or "
+            'leave them, and convert them with astype("uint8")'
+        )
+    return 255
+
+
+def _in_bytes(x: np.ndarray, white: float) -> np.ndarray:
+    """Images as uint8, rounded, made in parts: 64 bits a value take eight times the memory."""
+    made = np.empty(x.shape, np.uint8)
+    for start in range(0, len(x), 1024):
+        part = x[start : start + 1024].astype(np.float32)
+        made[start : start + 1024] = np.rint(part * np.float32(255 / white))
+    return made
+
+
+def _labels(name: str, y: np.ndarray, notes: list[str]) -> np.ndarray:
+    """Labels as [N], of [N, 1] and one-hot [N, classes] too; others as they are."""
+    if y.ndim != 2 or y.dtype.kind not in "biuf" or not y.size or isinstance(y, np.ma.MaskedArray):
+        return y
+    if y.shape[1] == 1:
+        notes.append(f"{name}: {list(y.shape)} is taken as one label an image")
+        return y[:, 0]
+    if ((y == 0) | (y == 1)).all() and (np.count_nonzero(y, axis=1) == 1).all():
+        notes.append(f"{name}: {list(y.shape)} is taken as one-hot of {y.shape[1]} classes")
+        return y.argmax(axis=1)
+    raise DataError(
+        f"{name}: expected integers [{len(y)}], or one-hot with a single 1 an image, found "
+        f"{y.dtype} {list(y.shape)}: several classes an image, or something else"
+    )
+
+
+def _roles(keys: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Say which array is which of `NEEDED`, and class_names; and what is to be said of that."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for key in keys:
+        first, _, second = key.lower().partition("_")
+        for part, kind in ((first, second), (second, first)):
+            if part in _PARTS and kind in _KINDS:
+                found.setdefault((_KINDS[kind], _PARTS[part]), []).append(key)
+    test = "test" if ("x", "test") in found or ("y", "test") in found else "val"
+    places = {"x_train": ("x", "train"), "y_train": ("y", "train")}
+    places |= {"x_test": ("x", test), "y_test": ("y", test)}
+    if missing := [name for name, place in places.items() if place not in found]:
+        raise DataError(
+            f"expected arrays {', '.join(NEEDED)}, or train_images, train_labels and so on; "
+            f"missing {', '.join(missing)}, found {', '.join(keys)[:200] or 'none'}"
+        )
+    for name, place in places.items():
+        if len(found[place]) > 1:
+            raise DataError(
+                f"expected one array for {name}, found {' and '.join(found[place])}, and either "
+                "may be meant: leave one"
+            )
+    roles = {name: found[place][0] for name, place in places.items()}
+    notes = []
+    if list(roles.values()) != list(NEEDED):
+        notes.append(f"{', '.join(roles.values())} are taken as {', '.join(NEEDED)}")
+    if "class_names" in keys:
+        roles["class_names"] = "class_names"
+    if unused := [key for key in keys if key not in roles.values()]:
+        notes.append(f"not used: {', '.join(unused)[:200]}")
+    return roles, notes
+
+
+def _arrays(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays by their names in `NEEDED`, and what is to be said of these."""
     with zipfile.ZipFile(path) as file:
         members = {info.filename.removesuffix(".npy"): info for info in file.infolist()}
-        if missing := [key for key in NEEDED if key not in members]:
-            raise DataError(
-                f"expected arrays {', '.join(NEEDED)}; missing {', '.join(missing)}, "
-                f"found {', '.join(members)[:200] or 'none'}"
-            )
-        wanted = {key: members[key] for key in (*NEEDED, "class_names") if key in members}
+        roles, notes = _roles(list(members))
+        wanted = {name: members[key] for name, key in roles.items()}
         _expect_sensible(
-            {key: _form(file, member) for key, member in wanted.items()}, path.stat().st_size
+            {name: _form(file, member) for name, member in wanted.items()}, path.stat().st_size
         )
         arrays = {}
-        for key, member in wanted.items():
+        for name, member in wanted.items():
             with file.open(member) as stream:
-                arrays[key] = np.lib.format.read_array(stream, allow_pickle=False)
-        return arrays
+                arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
+        return arrays, notes
 
 
 def _form(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
@@ -131,27 +259,18 @@ def _form(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
 
 def _expect_sensible(forms: dict[str, np.ndarray], packed: int) -> None:
     """Raise DataError unless the arrays are images and labels by their forms, and fit in memory."""
-    size, memory = sum(form.nbytes for form in forms.values()), _memory()
+    size, memory = sum(form.nbytes for form in forms.values()), machine_memory()
     if size > memory or (size > _LARGE and size > _PACKED * packed):
         raise DataError(
             f"expected images, found a file of {packed:,} bytes that unpacks to {size:,}; this "
             f"machine has {memory:,.0f}. Images that are nearly empty are taken uncompressed."
         )
     for part in ("train", "test"):
-        x = _with_channels(f"x_{part}", forms[f"x_{part}"])
+        x, y = _channels_last(forms[f"x_{part}"]), forms[f"y_{part}"]
         # Small arrays of another type are read, for their range in the message.
         if x.dtype == np.uint8 or x.nbytes > _LARGE // 4:
-            check_images(f"x_{part}", x)
-        check_labels(f"y_{part}", forms[f"y_{part}"], len(x) if x.ndim else 0)
-
-
-def _with_channels(key: str, array: np.ndarray) -> np.ndarray:
-    return array[..., None] if key.startswith("x") and array.ndim == 3 else array
-
-
-def _memory() -> float:
-    """Bytes of the machine's memory, infinity where it does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not on Windows
-        return math.inf
+            known = x.dtype.kind in "biuf"
+            check_images(f"x_{part}", np.broadcast_to(np.uint8(0), x.shape) if known else x)
+        if y.ndim == 2 and y.size and y.dtype.kind in "biuf":  # of one column, or one-hot
+            y = np.broadcast_to(0, len(y))
+        check_labels(f"y_{part}", y, len(x) if x.ndim else 0)

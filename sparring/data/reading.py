@@ -160,3 +160,11 @@ def download(name: str, file: str, url: str, **options: str) -> Path:
             f"{name} could not be downloaded: {error}. Without a network, put its files into a "
             "folder and name it with --data-dir."
         ) from error
+
+
+def machine_memory() -> float:
+    """Give the bytes of the machine's memory, infinity where it does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on Windows
+        return math.inf

@@ -25,7 +25,7 @@ from sparring import attacks, backend, defenses
 from sparring.attacks import Attack, Wrapped, watching
 from sparring.attacks.options import RUN
 from sparring.backend import ops
-from sparring.data import Dataset
+from sparring.data import Dataset, name_of
 from sparring.data.usual import default_threat
 from sparring.defenses.defense import Defense
 from sparring.errors import (
@@ -419,8 +419,15 @@ class Parts:
             attack = attacks.Smallest(attack)
         given = request.data if dataset is None else dataset
         dataset = of_run(
-            defense.info, given, request.data_dir, who=defense.name, other=request.other_data
+            defense.info,
+            given,
+            request.data_dir,
+            who=defense.name,
+            other=request.other_data,
+            tell=lambda text: tell(0, 0, text),
         )
+        for note in dataset.notes if given is not None else ():  # else they were said in training
+            tell(0, 0, note)
         if request.eps is None:
             threat = default_threat(request.norm, dataset.key, dataset.name)
         else:
@@ -459,10 +466,11 @@ def _run_directory(request: EvaluationRequest) -> Path:
     if path.is_dir() or len(path.parts) > 1:
         return path
     name = defenses.get(request.defense).name
-    data = request.data.name if isinstance(request.data, Dataset) else request.data or "digits"
-    path = Path(request.runs) / Path(data).stem / name
+    data = request.data or "digits"
+    path = Path(request.runs) / (data.name if isinstance(data, Dataset) else name_of(data)) / name
     if not path.exists():
         out = [] if request.runs == type(request).runs else ["--out", str(request.runs)]
+        data = data.name if isinstance(data, Dataset) else data
         command = shlex.join(["sparring", "train", name, "--data", data, *out])
         raise RunError(f"{path}: no such run directory. Train it first: {command}")
     return path

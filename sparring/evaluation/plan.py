@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sparring import backend, defenses
 from sparring.attacks import Attack
-from sparring.data import Dataset
+from sparring.data import Dataset, name_of
 from sparring.errors import RunError, SparringError
 from sparring.evaluation import folder
 from sparring.evaluation.evaluate import Prepared
@@ -91,7 +91,7 @@ def _requests(request: EvaluationPlanRequest) -> Iterator[tuple[EvaluationReques
 def _trained(request: EvaluationRequest) -> list[str]:
     """The defenses with a finished run on the data set of a request, in its folder of runs."""
     data = request.data or "digits"
-    place = request.runs / Path(data).stem
+    place = request.runs / name_of(data)
     names = [name for name in defenses.NAMES if Run(place / name).status() == "finished"]
     if not names:
         command = ["sparring", "train", "all", "--data", data, "--out", str(request.runs)]

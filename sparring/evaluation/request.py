@@ -52,7 +52,7 @@ class EvaluationRequest(Request):
     data: Any = option(
         None,
         "Data set of the defense named. Default: digits, or a run directory's own.",
-        "NAME|FILE.npz",
+        "NAME|FILE|FOLDER",
     )
     data_dir: Path | None = option(None, "Folder with the data set's files.")
     other_data: bool = option(

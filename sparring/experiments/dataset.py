@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sparring import data as datasets
-from sparring.data import Dataset, DatasetInfo
+from sparring.data import Dataset, DatasetInfo, Tell, silent
 from sparring.errors import DataError, SettingsError
 
 
@@ -42,6 +42,7 @@ def of_run(
     *,
     who: str = "the run",
     other: bool = False,
+    tell: Tell = silent,
 ) -> Dataset:
     """Load the data set of a run, or take one that is given, and compare its test images.
 
@@ -51,9 +52,11 @@ def of_run(
         data_dir: folder with a built-in data set's files.
         who: what was trained, for messages.
         other: whether the given one may have other test images.
+        tell: told what is being done where loading takes long.
 
     Returns:
-        The data set; it may have more images than the run was trained and tested on, or fewer.
+        The data set, its images resized to the run's where they can be; it may have more images
+        than the run was trained and tested on, or fewer.
 
     Raises:
         SettingsError: for images of other sizes, classes or, unless `other` is set, contents; and
@@ -64,12 +67,12 @@ def of_run(
     if given is None:
         if other:
             raise SettingsError("other data: expected them as data (--data), got none")
-        dataset = _remembered(info, data_dir, was)
+        dataset = _remembered(info, data_dir, was, tell)
     else:
         given = datasets.accepted(given)
         if not other and given in datasets.SOURCES and not _may_be(info, given, data_dir):
             raise SettingsError(f"{was} {info}; {given} is another data set. {_WAYS}")
-        dataset = datasets.load(given, data_dir)
+        dataset = _load(given, info, data_dir, tell)
     if dataset.shape != info.shape or dataset.classes != info.classes:
         raise SettingsError(
             f"{was} {info.name}, images {list(info.shape)} of {info.classes} classes; "
@@ -105,24 +108,38 @@ def _seen(text: str, kind: Callable[[Path], bool]) -> bool:
         return False
 
 
-def _remembered(info: DatasetInfo, data_dir: str | Path | None, was: str) -> Dataset:
+def _load(
+    given: str | Dataset, info: DatasetInfo, data_dir: str | Path | None, tell: Tell
+) -> Dataset:
+    """Load a data set with images of a run's size.
+
+    Those of a run that was trained with `resize` are square, and resizing leaves images alone that
+    have the size already: so the run's shape says all that is to be known of it.
+    """
+    height, width, _ = info.shape
+    square = height == width and isinstance(given, str) and datasets.sized(given)
+    return datasets.load(given, data_dir, height if square else None, tell)
+
+
+def _remembered(info: DatasetInfo, data_dir: str | Path | None, was: str, tell: Tell) -> Dataset:
     """Load the data set of a run from where it was."""
     if info.key is None and info.path is not None:
         places = dict.fromkeys((info.path, info.given or info.path))
-        there = [Path(place).absolute() for place in places if _seen(place, Path.is_file)]
+        there = [Path(place).absolute() for place in places if _seen(place, Path.exists)]
         for place in there:
-            if (dataset := datasets.load(place, data_dir)).has_test_images_of(info) is not False:
+            dataset = _load(str(place), info, data_dir, tell)
+            if dataset.has_test_images_of(info) is not False:
                 return replace(dataset, given=info.given)
         state = f"has other test images now, {dataset.info}" if there else "is not there now"
         raise SettingsError(
-            f"{was} a data set of your own called {info.name}, from the file {info.path}, which "
-            f"{state}: expected the file as it was, {info}, as data (--data FILE.npz)"
+            f"{was} a data set of your own called {info.name}, from {info.path}, which "
+            f"{state}: expected it as it was, {info}, as data (--data PATH)"
         )
     if info.key is None and (info.sha256 or info.name in datasets.SOURCES):
         like = f", not on the built-in {info.name}" if info.name in datasets.SOURCES else ""
         raise SettingsError(
-            f"{was} a data set of your own called {info.name}{like}: expected its file as data "
-            "(--data FILE.npz)"
+            f"{was} a data set of your own called {info.name}{like}: expected it as data "
+            "(--data PATH)"
         )
     if data_dir is None and info.path and _seen(info.path, Path.is_dir):
         data_dir = info.path
@@ -130,6 +147,6 @@ def _remembered(info: DatasetInfo, data_dir: str | Path | None, was: str) -> Dat
     if dataset.has_test_images_of(info) is False:
         raise SettingsError(
             f"{was} {info}, whose test images are not those at hand, {dataset.info}: expected its "
-            "own as data (--data FILE.npz), or the folder of its files (--data-dir)"
+            "own as data (--data PATH), or the folder of its files (--data-dir)"
         )
     return dataset

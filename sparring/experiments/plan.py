@@ -28,11 +28,12 @@ def plan(request: PlanRequest) -> Plan:
     names = list(dict.fromkeys(request.defenses))
     names = list(defenses.NAMES) if names == ["all"] else names
     names.sort(key=lambda name: defenses.get(name).borrows is not None)  # after their lenders
-    runs = []
+    runs, notes = [], []
     with device_scope(common.device):
         for source in request.data:
             on_source = replace(common, data=source).from_anywhere()
             dataset = load_data(on_source)
+            notes += [f"{dataset.name}: {note}" for note in dataset.notes]
             for seed, name in product(request.seeds or [common.seed], names):
                 out = common.out / f"seed-{seed}" if request.seeds else common.out
                 wanted = replace(on_source, defense=name, seed=seed, out=out)
@@ -49,7 +50,7 @@ def plan(request: PlanRequest) -> Plan:
                     runs.append(replace(run, request=wanted, needs=needs, status=status))
                 else:
                     runs.append(_looked_at(run, wanted, dataset))
-    return Plan(backend.devices(), runs)
+    return Plan(backend.devices(), runs, notes)
 
 
 def _looked_at(run: PlannedRun, request: TrainingRequest, dataset: Dataset) -> PlannedRun:

@@ -130,14 +130,14 @@ class TrainingRequest(Request):
     """
 
     _not_json = (
-        "a training in another process needs the name of a data set or the path of an .npz file, "
+        "a training in another process needs the name or the path of a data set, "
         "got a Dataset, which is in this process's memory; sparring.train takes it ({error})"
     )
     defense: str
     """Name of the defense, as in `sparring list`."""
     data: str | InstanceOf[Dataset] = "digits"
-    """A built-in data set's name, or the path of an .npz file; within one process also a Dataset.
-    """
+    """A built-in data set's name, or the path of an .npz or parquet file or a folder of images;
+    within one process also a Dataset."""
     preset: str = option(
         "course",
         "How it learns: by the course's recipe, or by Muon in far fewer steps.",
@@ -145,6 +145,11 @@ class TrainingRequest(Request):
     )
     data_dir: Path | None = option(
         None, "Folder with the data set's files, instead of downloading them."
+    )
+    resize: int | None = option(
+        None,
+        "Bring a folder's images to N x N pixels: the shorter side resampled, then the middle.",
+        "N",
     )
     limit_train: int | None = option(None, "Use only the first N training images.", "N")
     limit_test: int | None = option(None, "Use only the first N test images.", "N")
@@ -169,6 +174,7 @@ class TrainingRequest(Request):
         """Check the types, and take texts for paths and numpy's numbers for Python's."""
         object.__setattr__(self, "data", datasets.accepted(self.data))
         self._expect_counts(0, "seed", "restarts", "eval_every")
+        datasets.checked_resize(self.resize)
         limits = ("limit_train", "limit_test")
         self._expect_counts(1, *(name for name in limits if getattr(self, name) is not None))
         if self.threads is not None:
@@ -233,8 +239,7 @@ class TrainingRequest(Request):
         for name in defenses if list(defenses) != ["all"] else ():
             registry.describe(name)
         for name in data:
-            if name not in datasets.NAMES and not name.endswith(".npz"):
-                datasets.load(name)  # which refuses it
+            datasets.file_of(name)
 
     def from_anywhere(self) -> Self:
         """Give the request with absolute paths, for a process that runs in another folder."""
@@ -252,7 +257,7 @@ class PlanRequest(Request):
     defenses: Sequence[str]
     """Names; "all" alone stands for all."""
     data: Sequence[str]
-    """Names, or paths of .npz files."""
+    """Names, or paths."""
     seeds: Sequence[int] = ()
     """Each trains into out/seed-N; without any, the common one's trains into out."""
     common: TrainingRequest
@@ -291,6 +296,8 @@ class Plan(Request):
     """The backend's, the default one first."""
     runs: Sequence[PlannedRun]
     """All of them, finished ones too; a run comes after the one it needs."""
+    notes: Sequence[str] = ()
+    """What a user should know of how the data were read."""
 
 
 @dataclass(frozen=True)

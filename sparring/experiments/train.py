@@ -64,7 +64,7 @@ def train(
 
     Args:
         name: of the defense, as in `sparring list`; or a request, which has all but `progress`.
-        data: a Dataset, or what `sparring.data.load` takes: a name or the path of an .npz file.
+        data: a Dataset, or what `sparring.data.load` takes: a name or a path.
         settings: any of the defense's settings by name; the rest is its own.
         progress: told how it goes; None shows it in a notebook, and tells nobody elsewhere.
         **options: fields of `TrainingRequest`, as seed=1; other names are settings too, as
@@ -86,11 +86,13 @@ def train(
             f"train trains all networks of {request.defense}, and train_network one; got network "
             f"{request.network + 1}"
         )
-    training = Training(request)
+    training = Training(request, tell=progress.message if progress else datasets.silent)
     run = training.run
     with device_scope(request.device) as device, run.locked(request.wait):
         record = training.begin(device, request.force)
         with training.logs(progress) as callback:
+            for note in training.dataset.notes:
+                callback.message(note)
             if record.finished:
                 run.tidy()  # what a kill at its end left
                 callback.message(f"{run.shown} is finished already; --force trains it anew.")
@@ -174,6 +176,7 @@ class Training:
     Args:
         request: what to train.
         dataset: the request's data where they are loaded already, within its limits.
+        tell: told what is being done where loading takes long.
 
     Attributes:
         defense: the class.
@@ -184,12 +187,17 @@ class Training:
         borrowed: the arrays of another defense that it serves; None where it trains its own.
     """
 
-    def __init__(self, request: TrainingRequest, dataset: Dataset | None = None) -> None:
+    def __init__(
+        self,
+        request: TrainingRequest,
+        dataset: Dataset | None = None,
+        tell: datasets.Tell = datasets.silent,
+    ) -> None:
         """Load the data, and what is borrowed, and check all arguments."""
         if request.tensorboard:
             tensorboard_library()  # is missed before anything is downloaded
         self.request, self.defense = request, defenses.get(request.defense)
-        self.dataset = dataset or load_data(request)
+        self.dataset = dataset or load_data(request, tell)
         folder = request.out / self.dataset.name
         self.run = Run(folder / request.defense)
         self.borrowed: dict[str, np.ndarray] | None = None
@@ -415,9 +423,9 @@ def _expect_callback(progress: Callback | None) -> None:
         )
 
 
-def load_data(request: TrainingRequest) -> Dataset:
-    """Load the images that a request asks for."""
-    dataset = datasets.load(request.data, request.data_dir)
+def load_data(request: TrainingRequest, tell: datasets.Tell = datasets.silent) -> Dataset:
+    """Load the images that a request asks for, told what is being done where it takes long."""
+    dataset = datasets.load(request.data, request.data_dir, request.resize, tell)
     return dataset.limit(request.limit_train, request.limit_test)
 
 
