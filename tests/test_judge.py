@@ -514,12 +514,13 @@ def test_what_a_verdict_says(verdict: Verdict) -> None:
     assert lines[5] == f"robust accuracy  {verdict.robust_accuracy}"
     # Of the attacked images alone, and not the broken ones.
     assert sorted(lines[6:8]) == ["     1  broken in 1 of 2 draws", "     1  outside [0, 1]"]
-    assert lines[8:] == ["warning: something is odd [docs/warnings.md#odd]"]
+    assert lines[8] == "isolation        in-process"
+    assert lines[9:] == ["warning: something is odd [docs/warnings.md#odd]"]
     # The most frequent reasons come first, eight of them.
     rows = [0] * 3 + [1] * 2 + list(range(2, 12))
     verdict.rows = verdict.rows[[1] * len(rows)]
     verdict.rows["reason"] = [f"reason {row}" for row in rows]
-    assert str(verdict).splitlines()[6:-1] == [
+    assert str(verdict).splitlines()[6:-2] == [
         *("     3  reason 0", "     2  reason 1"),
         *(f"     1  reason {row}" for row in range(2, 8)),
     ]
@@ -532,7 +533,8 @@ def test_a_verdict_as_json(verdict: Verdict) -> None:
     assert values["format"] == 2
     about = verdict.about.model_dump()
     assert {key: values[key] for key in about} == about
-    assert set(values) == {"format", "results", "warnings", "seconds", "images", *about}
+    came = {"results", "warnings", "seconds", "images", "drawn", "eight_bit"}
+    assert set(values) == {"format", *came, *about}
     names = ("clean_accuracy", "clean_rejected", "success_rate", "robust_accuracy")
     assert values["results"] == {name: getattr(verdict, name)._asdict() for name in names}
     assert values["warnings"] == [{"name": "odd", "text": "something is odd"}]
@@ -1184,6 +1186,7 @@ def test_images_are_saved_before_the_verdict_that_tells_their_hash(
         "draws": 1,
         "backend": sparring.backend.name,
         "sparring": sparring.__version__,
+        "isolation": "in-process",
     }
     assert about["about"] == expected
     assert verdict.about.model_dump(mode="json") == expected

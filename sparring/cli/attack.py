@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from traceback import print_exception
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -28,6 +28,9 @@ from sparring.cli.program import app, command_line, handled
 from sparring.errors import AttackError, SettingsError, unknown_name
 from sparring.evaluation.request import EvaluationPlanRequest, EvaluationRequest
 from sparring.experiments.request import option
+
+if TYPE_CHECKING:
+    from sparring.evaluation.verdict import Verdict
 
 _option = partial(option_of, EvaluationRequest)
 
@@ -100,7 +103,7 @@ def attack(
             attack=by[0],
             data=data,
             eps=radii[0] if radii else None,
-            images=_indices(images),
+            images=indices(images),
             options=assignments(options or [], "--option"),
         )
         several = max(len(named), len(by), len(radii)) > 1 or named == ["all"]
@@ -132,8 +135,13 @@ def _attack_one(request: EvaluationRequest, traceback: bool, quiet: bool) -> Non
     with _explained(traceback), display.counted(quiet, total) as progress:
         verdict = evaluate(request, progress=progress)
     print(verdict)
+    told_of_files(verdict)
+
+
+def told_of_files(verdict: Verdict) -> None:
+    """Print where a verdict lies, and how to attack what failed."""
     file = verdict.file
-    assert file is not None  # a request from here is saved
+    assert file is not None  # a request from the command line is saved
     if file.is_relative_to(Path.cwd()):
         file = file.relative_to(Path.cwd())
     print(f"Verdict   {file}, adversarial.safetensors and examples.svg")
@@ -211,8 +219,8 @@ def _explained(wanted: bool) -> Iterator[None]:
         raise
 
 
-def _indices(text: str | None) -> list[int] | None:
-    """Indices of images, from I,J,..."""
+def indices(text: str | None) -> list[int] | None:
+    """Read indices of images, from I,J,...; None of None."""
     if text is None:
         return None
     try:

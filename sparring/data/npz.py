@@ -101,7 +101,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             )
         wanted = {key: members[key] for key in (*NEEDED, "class_names") if key in members}
         _expect_sensible(
-            {key: _form(file, member) for key, member in wanted.items()}, path.stat().st_size
+            {key: form(file, member) for key, member in wanted.items()}, path.stat().st_size
         )
         arrays = {}
         for key, member in wanted.items():
@@ -110,7 +110,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         return arrays
 
 
-def _form(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+def form(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     """An array without memory of its own, of the dtype and shape of one in the file."""
     compressions = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
     if member.flag_bits & 1 or member.compress_type not in compressions:

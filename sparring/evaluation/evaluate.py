@@ -6,6 +6,7 @@ import copy
 import hashlib
 import inspect
 import math
+import secrets
 import shlex
 import signal
 import sys
@@ -42,15 +43,18 @@ from sparring.evaluation import checks, folder, page, trace
 from sparring.evaluation.guard import Guard
 from sparring.evaluation.judge import Judge
 from sparring.evaluation.request import EvaluationRequest
+from sparring.evaluation.submission import Submission
 from sparring.evaluation.verdict import Verdict, images_of
 from sparring.experiments.dataset import of_run
 from sparring.experiments.load import load
 from sparring.runs.directory import Run
 from sparring.runs.files import write_atomically
 from sparring.runs.records import (
+    IN_PROCESS,
     LONGEST_REASON,
     MOST_IMAGES,
     MOST_TRACED,
+    TO_BE_DRAWN,
     Evaluated,
     EvaluationWarning,
     ThreatRecord,
@@ -64,6 +68,7 @@ from sparring.training.threads import Threads, candidates
 from sparring.version import __version__
 
 _SECONDS_BETWEEN_SAVES = 10
+_BITS_OF_SEED = 48  # nobody can try so many, and every reader of JSON keeps them
 
 Progress = Callable[[int, int, str], None]
 """Progress callback (images_done, images_total, message)."""
@@ -148,7 +153,7 @@ def _run(request: EvaluationRequest, tell: Progress) -> Verdict:
                 folder.drop_chunks(where)  # a kill may have left them
                 tell(0, 0, f"Evaluated already: {where}. --force evaluates anew.")
                 with threads.in_use():
-                    _show(request, parts, judge, verdict, tell)
+                    show(request, parts, judge, verdict, tell)
                 return verdict
         if earlier:
             tell(0, 0, f"Going on with the evaluation in {where}.")
@@ -157,16 +162,24 @@ def _run(request: EvaluationRequest, tell: Progress) -> Verdict:
             _attack_all(request, parts, judge, verdict, share, tell)
             if before is None and where is not None:
                 (where / trace.FILE).unlink(missing_ok=True)  # of an earlier evaluation
-            _show(request, parts, judge, verdict, tell)
+            show(request, parts, judge, verdict, tell)
         if request.chunk is None:
             folder.drop_chunks(where)
     return verdict
 
 
-def _show(
+def show(
     request: EvaluationRequest, parts: Parts, judge: Judge, verdict: Verdict, tell: Progress
 ) -> None:
-    """Add what there is to see to a finished verdict: margins, the trace, the picture, the page."""
+    """Add what there is to see to a finished verdict: margins, the trace, the picture, the page.
+
+    Args:
+        request: of the evaluation.
+        parts: what its names stand for.
+        judge: who judged.
+        verdict: the verdict, whose folder gets the files.
+        tell: is told what takes time.
+    """
     if request.chunk is not None or (verdict.folder is None and not request.trace):
         return  # a chunk is seen when its verdict is put together
     shown = verdict.attacked & (verdict.answer >= 0)
@@ -324,6 +337,7 @@ class Prepared:
         about: what is evaluated.
         index: on which test images, int [N].
         folder: where its verdict is written, or a chunk of it; None for nowhere.
+        drawn: whether the judge's seed was drawn from the system.
     """
 
     parts: Parts
@@ -331,10 +345,15 @@ class Prepared:
     about: Evaluated
     index: np.ndarray
     folder: Path | None
+    drawn: bool = False
 
     @classmethod
     def of(
-        cls, request: EvaluationRequest, tell: Progress, dataset: Dataset | None = None
+        cls,
+        request: EvaluationRequest,
+        tell: Progress,
+        dataset: Dataset | None = None,
+        isolation: str = IN_PROCESS,
     ) -> Prepared:
         """Load and check what a request needs.
 
@@ -342,18 +361,31 @@ class Prepared:
             request: the evaluation.
             tell: is told what is left out.
             dataset: the request's data set, where it is loaded already.
+            isolation: how the attack is kept from the judge.
 
         Raises:
             SparringError: what `evaluate` raises before it attacks.
         """
         parts = Parts.of(request, tell, dataset)
         index = _index(request, len(parts.dataset.x_test))
-        judge = Judge.of(parts.defense, parts.threat, request.draws, request.seed)
-        about = parts.about(judge.draws, request.seed)
+        seed = request.seed or 0
+        judge = Judge.of(parts.defense, parts.threat, request.draws, seed)
+        if isinstance(parts.attack, Submission) and parts.defense.stochastic:
+            seed = TO_BE_DRAWN if request.seed is None else seed
+        about = parts.about(judge.draws, seed, isolation)
         where = _folder(request, parts, about, index)
         if where is not None and request.chunk is not None:
             where = folder.chunk_folder(where, request.chunk, request.chunks)
         return cls(parts, judge, about, index, where)
+
+    def with_seed_drawn(self) -> Prepared:
+        """Draw the judge's seed from the system, where that was left for when the images are in."""
+        if self.about.seed != TO_BE_DRAWN:
+            return self
+        seed = secrets.randbits(_BITS_OF_SEED)
+        judge = Judge.of(self.judge.defense, self.judge.threat, self.judge.draws, seed)
+        about = self.about.model_copy(update={"seed": seed})
+        return replace(self, judge=judge, about=about, drawn=True)
 
     def same(self, other: Prepared) -> bool:
         """Whether another one is of the same evaluation."""
@@ -400,7 +432,7 @@ class Parts:
         """Load and check them; the data set only where none is given."""
         attacked, attack = request.defense, request.attack
         if isinstance(attacked, str):
-            attacked = load(_run_directory(request))
+            attacked = load(run_directory(request))
         defense, wrappers = attacks.unwrapped(attacked)  # the judge asks the defense itself
         plain = not isinstance(attacked, Wrapped) or _identified(attacked, defense)
         unobserved = attacked
@@ -408,7 +440,7 @@ class Parts:
             attacked = checks.observed(attacked)
         if isinstance(attack, str):
             attack = attacks.get(attack, request.options, defense=defense.name)
-        else:
+        elif not isinstance(attack, Submission):
             attack = attacks.checked(attack)
         attack = _with_runs(attack)
         if request.min_eps:
@@ -422,8 +454,11 @@ class Parts:
         else:
             threat = threat_model(request.norm, request.eps)
         source = _transfer_source(request, defense, tell)
-        by_name = isinstance(request.attack, str)
-        word = Path(request.attack).stem if by_name else short_name(describe(request.attack))
+        by_name = isinstance(request.attack, str | Submission)
+        if isinstance(request.attack, Submission):
+            word = request.attack.name
+        else:
+            word = Path(request.attack).stem if by_name else short_name(describe(request.attack))
         label = " ".join([word, *request.unusual(), *([f"on {wrappers}"] if wrappers else [])])
         repeatable = plain and (by_name or _identified(attack))
         return cls(
@@ -431,7 +466,7 @@ class Parts:
             *(word, label, repeatable),
         )
 
-    def about(self, draws: int, seed: int) -> Evaluated:
+    def about(self, draws: int, seed: int, isolation: str) -> Evaluated:
         """What is evaluated, for the verdict."""
         other = self.dataset.has_test_images_of(self.defense.info) is False
         return Evaluated(
@@ -446,11 +481,12 @@ class Parts:
             draws=draws,
             backend=backend.name,
             sparring=__version__,
+            isolation=isolation,
         )
 
 
-def _run_directory(request: EvaluationRequest) -> Path:
-    """The run directory of the defense: a path, or where a name's run on the data set lies."""
+def run_directory(request: EvaluationRequest) -> Path:
+    """Find the run directory of the defense: a path, or where a name's run on the data set lies."""
     path = Path(request.defense)
     if path.is_dir() or len(path.parts) > 1:
         return path
@@ -689,6 +725,8 @@ def _source_hash(attack: Any) -> str | None:
     """SHA-256 of the file an attack is defined in: another text is another attack."""
     if isinstance(attack, partial):
         return _source_hash(attack.func)
+    if isinstance(attack, Submission):
+        return attack.sha256
     try:
         kind = attack if inspect.isfunction(attack) else type(attack)
         return hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest()

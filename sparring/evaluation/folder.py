@@ -14,7 +14,7 @@ import numpy as np
 
 from sparring.errors import RunError
 from sparring.runs.directory import Folder
-from sparring.runs.records import Evaluated, VerdictRecord
+from sparring.runs.records import IN_PROCESS, Evaluated, VerdictRecord
 
 _WAY_OUT = "Choose another folder with --out (out=)"
 _CHUNKS = ".chunks"
@@ -108,7 +108,9 @@ def other_folder(usual: Path, about: Evaluated, index: np.ndarray) -> Path:
         about: what is evaluated.
         index: on which test images, int [N].
     """
-    values = about.model_dump(mode="json", exclude={"run"})
+    # As it was before there were others.
+    usual_ones = {"isolation"} if about.isolation == IN_PROCESS else set[str]()
+    values = about.model_dump(mode="json", exclude={"run", *usual_ones})
     said = json.dumps([values, index.tolist()], sort_keys=True)
     return usual.with_name(f"{usual.name}-{hashlib.sha256(said.encode()).hexdigest()[:8]}")
 

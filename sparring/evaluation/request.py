@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from sparring import data as datasets
 from sparring.errors import SettingsError, shown, unknown_name
+from sparring.evaluation.submission import Submission
 from sparring.experiments.request import Request, option
 
 _RANGES = {
@@ -68,7 +69,9 @@ class EvaluationRequest(Request):
     )
     draws: int = option(20, "How often a stochastic defense is asked.", "N")
     batch_size: int = option(128, "Images given to the attack at a time.", "N")
-    seed: int = option(0, "Of a stochastic defense's draws.", "N")
+    seed: int | None = option(
+        None, "Of a stochastic defense's draws. Default: 0; drawn where images are judged.", "N"
+    )
     check: bool = option(True, "Look for signs that the result should be distrusted.")
     min_eps: bool = option(
         False, "Find each image's smallest perturbation up to eps, by bisection, as Smallest does."
@@ -100,7 +103,8 @@ class EvaluationRequest(Request):
     def __post_init__(self) -> None:
         """Check numbers, and take texts for paths."""
         for name, (least, most) in _RANGES.items():
-            object.__setattr__(self, name, _integer(name, getattr(self, name), least, most))
+            if (value := getattr(self, name)) is not None or name != "seed":
+                object.__setattr__(self, name, _integer(name, value, least, most))
         for name in ("check", "min_eps", "trace", "transfer", "save", "force", "other_data"):
             if not isinstance(value := getattr(self, name), bool | np.bool_):
                 raise SettingsError(f"{name}: expected true or false, got {value!r:.80}")
@@ -141,7 +145,8 @@ class EvaluationRequest(Request):
         else:
             said.append(f"images={','.join(map(str, sorted(self.images)))}")
         said += ["min-eps"] if self.min_eps else []
-        return said + self._not_as_by_default("draws", "seed")
+        said += self._not_as_by_default("draws")
+        return said + ([f"seed={self.seed}"] if self.seed else [])
 
     def _not_as_by_default(self, *names: str) -> list[str]:
         own, usual = vars(self), vars(type(self))
@@ -279,6 +284,8 @@ def _chosen(images: Any) -> tuple[int, ...]:
 
 def _own_options(attack: Any) -> Mapping[str, Any]:
     """What an attack that is no name says of itself: fields and arguments not as by default."""
+    if isinstance(attack, Submission):
+        return attack.options
     if isinstance(attack, partial):
         return {**_own_options(attack.func), **attack.keywords}
     if not is_dataclass(attack) or isinstance(attack, type):
