@@ -245,7 +245,8 @@ def test_a_wrapped_defense_is_judged_itself_while_the_attack_sees_the_wrapper(
         evaluate(defense, attack, out=tmp_path / "both", force=True, **options)
         for defense in (EOT(coin, 3), coin)
     )
-    assert seen == [EOT(coin, 3), coin]  # the second did not go on with the first
+    # The second did not go on with the first; each was given a copy.
+    assert list(map(repr, seen)) == list(map(repr, [EOT(coin, 3), coin]))
     assert (wrapped.about.attack, plain.about.attack) == ("attack on EOT(draws=3)", "attack")
     assert wrapped.about.defense == plain.about.defense == "linear"
     np.testing.assert_array_equal(wrapped.success, plain.success)
@@ -1277,7 +1278,7 @@ def test_checks_get_forty_attacked_images_and_the_defense_to_transfer_from(
     options: dict[str, Any] = {"n": 50, "threat": Linf(0.2), "transfer_from": other}
     verdict = judged(linear, data, attack, check=True, **options)
     attempt, transfer_from = looked
-    assert (attempt.defense, attempt.attack) == (linear, attack)
+    assert (repr(attempt.defense), attempt.attack) == (repr(linear), attack)
     assert (attempt.threat, transfer_from) == (Linf(0.2), other)
     np.testing.assert_array_equal(attempt.x, x[1:41].astype(np.float32) / 255)
     assert attempt.y.tolist() == [1] * 40

@@ -8,7 +8,7 @@ the flags of Croce and Hein 2020, https://arxiv.org/abs/2003.01690.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, final
@@ -134,6 +134,23 @@ TIME_LIMIT = EvaluationWarning(
     name="time-limit",
     text="the time limit was not kept to: only the main thread, and not on Windows, can keep to it",
 )
+
+
+_MOST_CHANGES = 8  # that are named
+
+
+def changed_defense(changes: Sequence[str]) -> EvaluationWarning:
+    """Warn that an attack changed the defense it was given.
+
+    Args:
+        changes: what it changed, in words.
+    """
+    named = ", ".join(changes[:_MOST_CHANGES])
+    text = (
+        f"the attack changed the defense it was given: {named}; it was judged by another copy, and "
+        "each batch began with it as it was"
+    )
+    return EvaluationWarning(name="changed-defense", text=printable(text))
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ from sparring.errors import (
     told,
 )
 from sparring.evaluation import checks, folder, page, trace
-from sparring.evaluation.guard import Guard
+from sparring.evaluation.guard import Guard, second_copy
 from sparring.evaluation.judge import Judge
 from sparring.evaluation.request import EvaluationRequest
 from sparring.evaluation.submission import Submission
@@ -215,7 +215,7 @@ def _traced(
     problem = ""
     try:
         if len(rows):
-            with _guarded(Guard(parts.defense, parts.threat), parts.attack):
+            with _guarded(Guards.of(parts), parts.attack):
                 given, _ = _attack(watched, x, y, request.time_limit)
             tracer.given(given)
     except AttackError as error:  # as one that needs more images; the verdict does not hang on it
@@ -273,7 +273,7 @@ def _attack_all(
 ) -> None:
     """Attack what is left of a share, by batches, then check; the verdict is written as it goes."""
     start, saved = time.perf_counter() - verdict.seconds, time.monotonic()
-    guard = Guard(parts.defense, parts.threat)
+    guards = Guards.of(parts)
     left = share[verdict.reason[share] == ""]
     total = len(share)
     done = total - len(left)
@@ -286,7 +286,7 @@ def _attack_all(
             batch = left[:size]
             x, y = images_of(parts.dataset, verdict.index[batch]), verdict.label[batch]
             try:
-                with _guarded(guard, parts.attack):
+                with _guarded(guards, parts.attack):
                     given, changed = _attack(parts, x, y, request.time_limit)
             except _ShortOfMemory:
                 if len(batch) == 1:
@@ -301,6 +301,8 @@ def _attack_all(
             )
             if changed:
                 verdict.warn(checks.CHANGED_INPUT)
+            if guards.changed:
+                verdict.warn(checks.changed_defense(guards.changed))
             verdict.asked = sorted(checks.asked(parts.attacked))[:2]
             verdict.seconds = time.perf_counter() - start
             done += len(batch)
@@ -311,9 +313,11 @@ def _attack_all(
                 saved = time.monotonic()
         if request.check and request.chunk is None:
             tell(done, total, "looking for signs to distrust the result")
-            with _guarded(guard, parts.attack):
+            with _guarded(guards, parts.attack):
                 verdict.warnings += _checked(verdict, parts)
             verdict.checked = True
+        with _guarded(guards, parts.attack):
+            pass  # what runs on, as in a thread, may have changed it since
     except _Cheated:
         raise
     except BaseException:
@@ -412,7 +416,8 @@ class Parts:
     """What a request's names stand for.
 
     The attack is given `attacked`: the defense in its `wrappers`, which is `unobserved`, or that
-    observed. `repeatable` says whether the attack is known well enough to tell it from any other.
+    observed; within them, where the attack is not one of ours, is a second copy of it. `repeatable`
+    says whether the attack is known well enough to tell it from any other.
     """
 
     defense: Defense
@@ -435,6 +440,9 @@ class Parts:
             attacked = load(run_directory(request))
         defense, wrappers = attacks.unwrapped(attacked)  # the judge asks the defense itself
         plain = not isinstance(attacked, Wrapped) or _identified(attacked, defense)
+        if not _is_ours(request.attack):
+            twin = second_copy(defense)
+            attacked = attacked.around(twin) if isinstance(attacked, Wrapped) else twin
         unobserved = attacked
         if request.check and defense.stochastic:
             attacked = checks.observed(attacked)
@@ -526,6 +534,13 @@ def _transfer_source(
         tell(0, 0, f"The checks leave out images made for the baseline beside it: {error}")
         return None
     return source if source.info.shape == defense.info.shape else None
+
+
+def _is_ours(attack: Any) -> bool:
+    """Whether an attack is one of Sparring's own, or only judged."""
+    if isinstance(attack, str):
+        return not attack.endswith(".py")
+    return isinstance(attack, Submission) or type(attack) in attacks.ATTACKS.values()
 
 
 def _with_runs(attack: Attack) -> Attack:
@@ -645,19 +660,47 @@ class _Cheated(AttackError):
     """An attack changed what judges it."""
 
 
+class Guards:
+    """Guards of the defense that judges and of the copy that an attack has, if it has one.
+
+    Attributes:
+        changed: what the attack changed of its own copy, in words, at first.
+    """
+
+    def __init__(self, judging: Guard, attacked: Guard | None) -> None:
+        """Have found nothing yet."""
+        self._judging, self._attacked, self.changed = judging, attacked, list[str]()
+
+    @classmethod
+    def of(cls, parts: Parts) -> Guards:
+        """Note how both are."""
+        attacked, _ = attacks.unwrapped(parts.unobserved)
+        own = attacked is not parts.defense
+        return cls(
+            Guard(parts.defense, parts.threat), Guard(attacked, parts.threat) if own else None
+        )
+
+    def restore(self) -> list[str]:
+        """Put back what is not as it was; tell what that is of the defense that judges."""
+        changed = self._judging.restore()
+        own = self._attacked.restore() if self._attacked is not None else []
+        self.changed = self.changed or own
+        return changed
+
+
 @contextmanager
-def _guarded(guard: Guard, attack: Attack) -> Iterator[None]:
+def _guarded(guards: Guards, attack: Attack) -> Iterator[None]:
     """Put the defense back as it was after an attack ran; AttackError where it was changed."""
     try:
         yield
     finally:
-        changed = guard.restore()
+        changed = guards.restore()
         if changed and not isinstance(sys.exception(), KeyboardInterrupt):
             raise _Cheated(
                 f"the attack {describe(attack)} changed the defense that judges it: "
                 f"{', '.join(changed[:8])}. The defense was put back as it was, and there is no "
-                "verdict; expected an attack that leaves it alone and changes one that it loads "
-                "itself, and a defense that does not change while it answers"
+                "verdict; expected an attack that leaves it alone and changes the one that it is "
+                "given, and a defense that does not change while it answers"
             )
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 BROKEN = "broken"
 """The reason of an image that is broken in every draw."""
 
-WITHOUT_CHECKS = ("changed-input", "short-of-memory", "time-limit")
+WITHOUT_CHECKS = ("changed-input", "changed-defense", "short-of-memory", "time-limit")
 """The warnings that come while the attack runs, and not of the checks afterwards."""
 
 _KINDS: dict[Any, Any] = {int: np.int64, float: np.float64, bool: np.bool_, str: object}
