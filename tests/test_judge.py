@@ -255,7 +255,7 @@ def test_a_wrapped_defense_is_judged_itself_while_the_attack_sees_the_wrapper(
     evaluate(EOT(coin, 3), attack, **{**options, "check": True})
     assert isinstance(seen[2], EOT)
     assert isinstance(seen[2].defense, checks.Observed)
-    assert seen[2].defense.defense is coin
+    assert isinstance(seen[2].defense.defense, Coin)
 
 
 class Suspicious(Linear):

@@ -76,6 +76,10 @@ def attack(
     traceback: Annotated[
         bool, typer.Option("--traceback", help="If the attack raises, print where, in full.")
     ] = False,
+    in_process: Annotated[
+        bool,
+        typer.Option("--in-process", help="Run a file in the judge's process, which it can cheat."),
+    ] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Print nothing but the verdict.")
     ] = False,
@@ -87,6 +91,9 @@ def attack(
     run: verdict.json, adversarial.safetensors, and verdict.html to look at; an interrupted
     evaluation goes on from there. A finished verdict is never replaced without --force; other
     options have a folder of their own.
+
+    An attack from a file runs in a process of its own, apart from its judge, so that the verdict
+    can be trusted though the file cannot; what it prints goes to attack.log beside the verdict.
 
     Several defenses, attacks, radii or seeds, and 'all', are evaluated as jobs of their own, one
     after the other or --jobs at a time; what is finished is skipped, and one that fails does not
@@ -105,6 +112,7 @@ def attack(
             eps=radii[0] if radii else None,
             images=indices(images),
             options=assignments(options or [], "--option"),
+            apart=not in_process,
         )
         several = max(len(named), len(by), len(radii)) > 1 or named == ["all"]
         if (several or how.seeds) and common.out is not None:

@@ -38,6 +38,7 @@ from sparring.threat import ThreatModel
 if TYPE_CHECKING:
     from sparring.defenses.defense import Defense
     from sparring.evaluation.rates import Rate
+    from sparring.evaluation.verdict import Verdict
 
 IMAGES = 40
 """How many of the attacked images are looked at, at most."""
@@ -119,6 +120,14 @@ def asked(defense: Any) -> set[int]:
         defense = defense.defense
     return defense.seeds if isinstance(defense, Observed) else set()
 
+
+NAMES = (
+    *("zero-gradients", "bad-gradients", "gradient-mismatch", "not-averaged", "probabilities"),
+    *("not-rising", "unlimited", "more-steps", "still-rising", "noise-wins", "black-box-wins"),
+    *("transfer-wins", "planted", "check-failed", "changed-input", "changed-defense"),
+    "short-of-memory",
+)
+"""The warnings that need the attack: those of the checks, and those that come while it runs."""
 
 CHANGED_INPUT = EvaluationWarning(
     name="changed-input",
@@ -217,6 +226,16 @@ def few_images(rate: Rate) -> list[EvaluationWarning]:
         return []
     text = f"{rate.n} attacked images leave an interval of {200 * half:.0f} points; take more"
     return [EvaluationWarning(name="few-images", text=text)]
+
+
+def of_rates(verdict: Verdict) -> list[EvaluationWarning]:
+    """Warn of what a verdict's figures alone say.
+
+    Args:
+        verdict: the verdict.
+    """
+    warnings = some_draw(verdict.success[verdict.attacked], verdict.about.draws)
+    return warnings + few_images(verdict.success_rate)
 
 
 def some_draw(success: np.ndarray, draws: int) -> list[EvaluationWarning]:

@@ -39,7 +39,7 @@ from sparring.errors import (
     shown,
     told,
 )
-from sparring.evaluation import checks, folder, page, trace
+from sparring.evaluation import apart, checks, folder, page, trace
 from sparring.evaluation.guard import Guard, second_copy
 from sparring.evaluation.judge import Judge
 from sparring.evaluation.request import EvaluationRequest
@@ -126,6 +126,10 @@ def evaluate(
         request = defense
     else:
         raise SettingsError("expected nothing but progress beside an EvaluationRequest")
+    if request.runs_apart:
+        from sparring.evaluation import judging  # which builds on this module
+
+        return judging.judge_apart(request, progress or notebook.counter())
     return _run(request, progress or notebook.counter())
 
 
@@ -137,15 +141,15 @@ def _run(request: EvaluationRequest, tell: Progress) -> Verdict:
     with folder.held(where, request.wait):
         before, chunks = ready.earlier(request)
         earlier = ({} if before is None or where is None else {where: before}) | chunks
-        threads = _threads(request, parts.defense, x, earlier.values())
+        threads = threads_for(request, parts.defense, x, earlier.values())
         with threads.in_use():
             rows = judge.clean_rows(ready.index, x, y)
             verdict = Verdict(ready.about, rows, x, folder=where, name=parts.label)
             verdict.originals = parts.dataset.x_test[ready.index]
             for place, record in earlier.items():
-                _take_over(verdict, judge, place, record, request.batch_size)
+                take_over(verdict, judge, place, record, request.batch_size)
         checks.asked(parts.attacked).update(verdict.asked)
-        share = _share(verdict.attacked, request)
+        share = share_of(verdict.attacked, request)
         if before is not None and before.finished:
             verdict.checked = before.checked
             done = (verdict.reason[share] != "").all()
@@ -159,7 +163,7 @@ def _run(request: EvaluationRequest, tell: Progress) -> Verdict:
             tell(0, 0, f"Going on with the evaluation in {where}.")
         verdict.threads = threads.count
         with threads.in_use():
-            _attack_all(request, parts, judge, verdict, share, tell)
+            attack_all(request, parts, judge, verdict, share, tell)
             if before is None and where is not None:
                 (where / trace.FILE).unlink(missing_ok=True)  # of an earlier evaluation
             show(request, parts, judge, verdict, tell)
@@ -195,7 +199,7 @@ def show(
         verdict.trace = trace.Trace.read(verdict.folder, verdict.about, images)
     if request.trace and verdict.trace is None:
         tell(0, 0, f"Attacking the first {len(first)} of these images once more, to see each step.")
-        verdict.trace = _traced(request, parts, judge, verdict, first)
+        verdict.trace = traced(request, parts, judge, verdict, first)
         if verdict.folder is not None:
             verdict.trace.write(verdict.folder, verdict.about)
     verdict.write_picture(parts.dataset)
@@ -204,10 +208,21 @@ def show(
         write_atomically(verdict.folder / page.FILE, text)
 
 
-def _traced(
+def traced(
     request: EvaluationRequest, parts: Parts, judge: Judge, verdict: Verdict, rows: np.ndarray
 ) -> trace.Trace:
-    """The trace of some images, from running the attack on them alone; the verdict stays."""
+    """Run an attack once more, on some images alone, and watch it; the verdict stays.
+
+    Args:
+        request: the evaluation.
+        parts: what its names stand for.
+        judge: who judges.
+        verdict: the verdict.
+        rows: of it, int [M], MOST_TRACED at most.
+
+    Returns:
+        What they went through.
+    """
     index, y = verdict.index[rows], verdict.label[rows]
     x = images_of(parts.dataset, index)
     tracer = trace.Tracer(judge, index, x, y)
@@ -223,10 +238,18 @@ def _traced(
     return tracer.trace(problem)
 
 
-def _take_over(
+def take_over(
     verdict: Verdict, judge: Judge, place: Path, record: VerdictRecord, batch_size: int
 ) -> None:
-    """Take over what an earlier evaluation, or a chunk, left in a folder, and judge it anew."""
+    """Take over what an earlier evaluation, or a chunk, left in a folder, and judge it anew.
+
+    Args:
+        verdict: is filled in.
+        judge: who judges.
+        place: the folder.
+        record: the verdict in it.
+        batch_size: images that are judged at a time.
+    """
     told, images = verdict.resume(record, place)
     verdict.asked = sorted({*verdict.asked, *record.asked})[:2]
     rows = np.flatnonzero((verdict.reason == "") & (told["reason"] != ""))
@@ -238,8 +261,13 @@ def _take_over(
         verdict.adversarial[batch] = images[batch]
 
 
-def _share(attacked: np.ndarray, request: EvaluationRequest) -> np.ndarray:
-    """The rows, int [M], that are to be attacked: all that are, or a chunk of whole batches."""
+def share_of(attacked: np.ndarray, request: EvaluationRequest) -> np.ndarray:
+    """Give the rows, int [M], that are to be attacked: all that are, or a chunk of whole batches.
+
+    Args:
+        attacked: which rows of the verdict are, bool [N].
+        request: the evaluation.
+    """
     rows = np.flatnonzero(attacked)
     if request.chunk is None:
         return rows
@@ -248,10 +276,17 @@ def _share(attacked: np.ndarray, request: EvaluationRequest) -> np.ndarray:
     return rows[own[0] : own[-1] + request.batch_size] if len(own) else rows[:0]
 
 
-def _threads(
+def threads_for(
     request: EvaluationRequest, defense: Defense, x: np.ndarray, earlier: Iterable[VerdictRecord]
 ) -> Threads:
-    """Choose how many threads to compute with, by answers to a batch of images x, [N, H, W, C]."""
+    """Choose how many threads to compute with, by answers to a batch of images.
+
+    Args:
+        request: the evaluation.
+        defense: the defense.
+        x: images [N, H, W, C].
+        earlier: what there is of the same evaluation already, which chose.
+    """
     batch = x[: request.batch_size]
     size = math.prod(batch.shape[:3]) * defense.settings.filters**2
     threads = Threads(candidates(size, request.threads), asked=request.threads is not None)
@@ -263,15 +298,26 @@ def _threads(
     return threads
 
 
-def _attack_all(
+def attack_all(
     request: EvaluationRequest,
     parts: Parts,
     judge: Judge,
     verdict: Verdict,
     share: np.ndarray,
     tell: Progress,
+    hand_over: Callable[[np.ndarray, Any], None] = lambda batch, given: None,
 ) -> None:
-    """Attack what is left of a share, by batches, then check; the verdict is written as it goes."""
+    """Attack what is left of a share, by batches, then check; the verdict is written as it goes.
+
+    Args:
+        request: the evaluation.
+        parts: what its names stand for.
+        judge: who judges.
+        verdict: is filled in.
+        share: the rows of it that are to be attacked, int [M].
+        tell: is told how far it is.
+        hand_over: is given the rows of each batch, and what the attack returned.
+    """
     start, saved = time.perf_counter() - verdict.seconds, time.monotonic()
     guards = Guards.of(parts)
     left = share[verdict.reason[share] == ""]
@@ -296,6 +342,7 @@ def _attack_all(
                 verdict.warn(checks.SHORT_OF_MEMORY)
                 continue
             left = left[len(batch) :]
+            hand_over(batch, given)
             verdict.rows[batch], verdict.adversarial[batch] = judge.judge(
                 verdict.rows[batch], x, given
             )
@@ -357,7 +404,7 @@ class Prepared:
         request: EvaluationRequest,
         tell: Progress,
         dataset: Dataset | None = None,
-        isolation: str = IN_PROCESS,
+        isolation: str | None = None,
     ) -> Prepared:
         """Load and check what a request needs.
 
@@ -365,7 +412,7 @@ class Prepared:
             request: the evaluation.
             tell: is told what is left out.
             dataset: the request's data set, where it is loaded already.
-            isolation: how the attack is kept from the judge.
+            isolation: how the attack is kept from the judge; None says it by the request.
 
         Raises:
             SparringError: what `evaluate` raises before it attacks.
@@ -374,22 +421,27 @@ class Prepared:
         index = _index(request, len(parts.dataset.x_test))
         seed = request.seed or 0
         judge = Judge.of(parts.defense, parts.threat, request.draws, seed)
-        if isinstance(parts.attack, Submission) and parts.defense.stochastic:
+        if parts.submission is not None and parts.defense.stochastic:
             seed = TO_BE_DRAWN if request.seed is None else seed
+        if isolation is None:
+            isolation = apart.means(request.sandbox) if request.runs_apart else IN_PROCESS
         about = parts.about(judge.draws, seed, isolation)
         where = _folder(request, parts, about, index)
         if where is not None and request.chunk is not None:
             where = folder.chunk_folder(where, request.chunk, request.chunks)
         return cls(parts, judge, about, index, where)
 
+    def with_seed(self, seed: int) -> Prepared:
+        """Give one whose judge's draws follow from a seed that was drawn."""
+        judge = Judge.of(self.judge.defense, self.judge.threat, self.judge.draws, seed)
+        about = self.about.model_copy(update={"seed": seed})
+        return replace(self, judge=judge, about=about, drawn=True)
+
     def with_seed_drawn(self) -> Prepared:
         """Draw the judge's seed from the system, where that was left for when the images are in."""
         if self.about.seed != TO_BE_DRAWN:
             return self
-        seed = secrets.randbits(_BITS_OF_SEED)
-        judge = Judge.of(self.judge.defense, self.judge.threat, self.judge.draws, seed)
-        about = self.about.model_copy(update={"seed": seed})
-        return replace(self, judge=judge, about=about, drawn=True)
+        return self.with_seed(secrets.randbits(_BITS_OF_SEED))
 
     def same(self, other: Prepared) -> bool:
         """Whether another one is of the same evaluation."""
@@ -440,13 +492,15 @@ class Parts:
             attacked = load(run_directory(request))
         defense, wrappers = attacks.unwrapped(attacked)  # the judge asks the defense itself
         plain = not isinstance(attacked, Wrapped) or _identified(attacked, defense)
-        if not _is_ours(request.attack):
+        if not (request.runs_apart or _is_ours(request.attack)):
             twin = second_copy(defense)
             attacked = attacked.around(twin) if isinstance(attacked, Wrapped) else twin
         unobserved = attacked
         if request.check and defense.stochastic:
             attacked = checks.observed(attacked)
-        if isinstance(attack, str):
+        if request.runs_apart:
+            attack = Submission.of(Path(attack), request.options)
+        elif isinstance(attack, str):
             attack = attacks.get(attack, request.options, defense=defense.name)
         elif not isinstance(attack, Submission):
             attack = attacks.checked(attack)
@@ -474,6 +528,12 @@ class Parts:
             *(word, label, repeatable),
         )
 
+    @property
+    def submission(self) -> Submission | None:
+        """What is judged in place of an attack that runs here, if that is so."""
+        attack = self.attack.attack if isinstance(self.attack, attacks.Smallest) else self.attack
+        return attack if isinstance(attack, Submission) else None
+
     def about(self, draws: int, seed: int, isolation: str) -> Evaluated:
         """What is evaluated, for the verdict."""
         other = self.dataset.has_test_images_of(self.defense.info) is False
@@ -482,7 +542,7 @@ class Parts:
             run=str(Run(self.defense.path).shown) if self.defense.path else None,
             weights_sha256=self.defense.weights_sha256,
             attack=describe(self.attack) + (self.wrappers and f" on {self.wrappers}"),
-            attack_sha256=_source_hash(self.attack),
+            attack_sha256=_source_hash(self.submission or self.attack),
             threat=ThreatRecord(norm=self.threat.norm, eps=self.threat.eps),
             dataset=self.dataset.info.as_json() | ({"other_data": True} if other else {}),
             seed=seed,
@@ -651,9 +711,7 @@ def _checked(verdict: Verdict, parts: Parts) -> list[EvaluationWarning]:
     attempt = checks.Attempt(
         parts.attacked, attack, parts.threat, x, rows["label"], rows["success"]
     )
-    warnings = checks.look(attempt, parts.transfer_from)
-    warnings += checks.some_draw(verdict.success[verdict.attacked], verdict.about.draws)
-    return warnings + checks.few_images(verdict.success_rate)
+    return checks.look(attempt, parts.transfer_from) + checks.of_rates(verdict)
 
 
 class _Cheated(AttackError):

@@ -102,7 +102,7 @@ class Judge:
             [B, H, W, C]; the image itself where none of finite values in [0, 1] came.
         """
         rows = rows.copy()
-        images, wrong = _as_images(given, x)
+        images, wrong = as_images(given, x)
         if images is None:
             rows["reason"] = wrong[:LONGEST_REASON]
             return rows, x.copy()
@@ -229,8 +229,16 @@ class Judge:
         return rows
 
 
-def _as_images(given: Any, x: np.ndarray) -> tuple[np.ndarray | None, str]:
-    """What an attack returned as float32 images of the shape of x, or None and what is wrong."""
+def as_images(given: Any, x: np.ndarray) -> tuple[np.ndarray | None, str]:
+    """Take what an attack returned for images.
+
+    Args:
+        given: what it returned.
+        x: the images that it was given, [B, H, W, C].
+
+    Returns:
+        float32 images of the shape of x, copied; or None, and what is wrong.
+    """
     try:
         # Sparse and ragged tensors have no __array__.
         dense = ops.is_tensor(given) and hasattr(given, "__array__")

@@ -30,6 +30,8 @@ _RANGES = {
 
 _LONGEST = 1e8
 
+_UNITS = {"memory_limit": "gibibytes", "output_limit": "mebibytes"}
+
 
 @dataclass(frozen=True)
 class EvaluationRequest(Request):
@@ -86,7 +88,17 @@ class EvaluationRequest(Request):
     threads: int | None = option(
         None, "Threads to compute with on a CPU, with PyTorch. Default: by timed steps.", "N"
     )
-    time_limit: float | None = option(None, "For the attack, per batch.", "SECONDS")
+    time_limit: float | None = option(
+        None, "For the attack: in all where it runs apart, else per batch.", "SECONDS"
+    )
+    apart: bool = False
+    """Whether an attack from a file runs in a process of its own."""
+    sandbox: bool = option(False, "Run a file's attack in bubblewrap too, which has no network.")
+    cpu_limit: float | None = option(None, "CPU time of each process of a file's.", "SECONDS")
+    memory_limit: float | None = option(
+        None, "Memory of each process of a file's. Default: three quarters of all.", "GIB"
+    )
+    output_limit: float = option(10.0, "What is kept of what a file prints.", "MIB")
     runs: Path = option(Path("runs"), "Folder of runs.")
     save: bool = True
     """Whether the verdict is written, and an unfinished one of the same evaluation gone on with."""
@@ -105,7 +117,17 @@ class EvaluationRequest(Request):
         for name, (least, most) in _RANGES.items():
             if (value := getattr(self, name)) is not None or name != "seed":
                 object.__setattr__(self, name, _integer(name, value, least, most))
-        for name in ("check", "min_eps", "trace", "transfer", "save", "force", "other_data"):
+        for name in (
+            "check",
+            "min_eps",
+            "trace",
+            "transfer",
+            "save",
+            "force",
+            "other_data",
+            "apart",
+            "sandbox",
+        ):
             if not isinstance(value := getattr(self, name), bool | np.bool_):
                 raise SettingsError(f"{name}: expected true or false, got {value!r:.80}")
             object.__setattr__(self, name, bool(value))
@@ -115,14 +137,16 @@ class EvaluationRequest(Request):
             raise SettingsError(f"wait: expected a number of seconds, got {self.wait!r:.80}")
         if self.threads is not None:
             object.__setattr__(self, "threads", _integer("threads", self.threads, 1, 4096))
-        limit = self.time_limit
-        if limit is not None:
+        for name in ("time_limit", "cpu_limit", "memory_limit", "output_limit"):
+            if (limit := getattr(self, name)) is None and name != "output_limit":
+                continue
             if not _is_number(limit) or not 0 < limit <= _LONGEST:
+                what = _UNITS.get(name, "seconds")
                 raise SettingsError(
-                    f"time_limit: expected seconds above 0 and at most {_LONGEST:g}, or none for "
+                    f"{name}: expected {what} above 0 and at most {_LONGEST:g}, or none for "
                     f"no limit; got {limit!r:.80}"
                 )
-            object.__setattr__(self, "time_limit", float(limit))
+            object.__setattr__(self, name, float(limit))
         if self.options and not isinstance(self.attack, str | Path):
             raise SettingsError("options: expected none with an attack that is no name or file")
         self._take_paths("data_dir", "runs", "out")
@@ -133,6 +157,11 @@ class EvaluationRequest(Request):
             object.__setattr__(self, "data", datasets.accepted(self.data))
         if self.images is not None:
             object.__setattr__(self, "images", _chosen(self.images))
+
+    @property
+    def runs_apart(self) -> bool:
+        """Whether the attack is a file's, to run in a process of its own."""
+        return self.apart and isinstance(self.attack, str) and self.attack.endswith(".py")
 
     def unusual(self) -> list[str]:
         """List what is asked for otherwise than by default, as steps=10 or n=20."""
