@@ -282,6 +282,9 @@ def _started(
         if process.returncode is None:
             with suppress(AttackError):
                 child.end(0)
+        for end in (process.stdin, process.stdout):
+            with suppress(OSError):
+                end.close()  # type: ignore[union-attr] # both are pipes
         os.close(data)
         keeping.join(_SECONDS_TO_END)
 

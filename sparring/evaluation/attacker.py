@@ -74,6 +74,7 @@ def work() -> None:
 
 def _attack(task: Task) -> None:
     """Attack what there is no image of yet, then look at what came of it."""
+    from sparring.evaluation import checks
     from sparring.evaluation import evaluate as evaluating
     from sparring.evaluation.evaluate import Prepared
     from sparring.evaluation.judge import as_images
@@ -96,29 +97,30 @@ def _attack(task: Task) -> None:
     rows = judge.clean_rows(ready.index, x, y)
     rows["attacked"], rows["reason"] = True, ""  # the judge says which are
     verdict = Verdict(ready.about, rows, x)
-    there = np.flatnonzero(given["there"])
-    for first in range(0, len(there), request.batch_size):
-        batch = there[first : first + request.batch_size]
-        verdict.rows[batch], verdict.adversarial[batch] = judge.judge(
-            rows[batch], x[batch], given["adversarial"][batch]
-        )
-
-    def hand_over(batch: np.ndarray, came: Any) -> None:
-        images, wrong = as_images(came, x[batch])
-        index = ready.index[batch]
-        if images is None:
-            _send_json(WRONG, {"index": index.tolist(), "reason": wrong})
-        else:
-            _send(IMAGES, save({"adversarial": images, "index": index}))
-
-    every = np.arange(len(rows))
+    given["adversarial"][~given["there"]] = x[~given["there"]]
     with evaluating.threads_for(request, parts.defense, x, ()).in_use():
-        evaluating.attack_all(request, parts, judge, verdict, every, lambda *_: None, hand_over)
-    warnings = [warning.model_dump() for warning in verdict.warnings]
-    _send_json(WARNINGS, {"warnings": warnings, "asked": verdict.asked})
-    if request.trace:
-        trace = evaluating.traced(request, parts, judge, verdict, every[:MOST_TRACED])
-        _send(TRACE, trace.record(ready.about).model_dump_json().encode())
+        left = np.flatnonzero(~given["there"])
+        for batch, came, changed in evaluating.attack_batches(request, parts, verdict, left):
+            images, wrong = as_images(came, x[batch])
+            index = ready.index[batch]
+            if images is None:
+                _send_json(WRONG, {"index": index.tolist(), "reason": wrong})
+            else:
+                _send(IMAGES, save({"adversarial": images, "index": index}))
+                given["adversarial"][batch] = images
+            if changed:
+                verdict.warn(checks.CHANGED_INPUT)
+        verdict.asked = sorted(checks.asked(parts.attacked))[:2]
+        if request.check:
+            first = slice(checks.IMAGES)
+            verdict.rows[first], _ = judge.judge(rows[first], x[first], given["adversarial"][first])
+            verdict.warnings += evaluating.checked(verdict, parts)
+        warnings = [warning.model_dump() for warning in verdict.warnings]
+        _send_json(WARNINGS, {"warnings": warnings, "asked": verdict.asked})
+        if request.trace:
+            every = np.arange(len(rows))
+            trace = evaluating.traced(request, parts, judge, verdict, every[:MOST_TRACED])
+            _send(TRACE, trace.record(ready.about).model_dump_json().encode())
 
 
 def _send_json(kind: bytes, value: Any) -> None:

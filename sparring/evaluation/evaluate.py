@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -163,7 +163,7 @@ def _run(request: EvaluationRequest, tell: Progress) -> Verdict:
             tell(0, 0, f"Going on with the evaluation in {where}.")
         verdict.threads = threads.count
         with threads.in_use():
-            attack_all(request, parts, judge, verdict, share, tell)
+            _attack_all(request, parts, judge, verdict, share, tell)
             if before is None and where is not None:
                 (where / trace.FILE).unlink(missing_ok=True)  # of an earlier evaluation
             show(request, parts, judge, verdict, tell)
@@ -298,26 +298,15 @@ def threads_for(
     return threads
 
 
-def attack_all(
+def _attack_all(
     request: EvaluationRequest,
     parts: Parts,
     judge: Judge,
     verdict: Verdict,
     share: np.ndarray,
     tell: Progress,
-    hand_over: Callable[[np.ndarray, Any], None] = lambda batch, given: None,
 ) -> None:
-    """Attack what is left of a share, by batches, then check; the verdict is written as it goes.
-
-    Args:
-        request: the evaluation.
-        parts: what its names stand for.
-        judge: who judges.
-        verdict: is filled in.
-        share: the rows of it that are to be attacked, int [M].
-        tell: is told how far it is.
-        hand_over: is given the rows of each batch, and what the attack returned.
-    """
+    """Attack what is left of a share, by batches, then check; the verdict is written as it goes."""
     start, saved = time.perf_counter() - verdict.seconds, time.monotonic()
     guards = Guards.of(parts)
     left = share[verdict.reason[share] == ""]
@@ -327,22 +316,11 @@ def attack_all(
     if request.time_limit is not None and not _can_be_limited():
         verdict.warn(checks.TIME_LIMIT)
     try:
-        size = request.batch_size
-        while len(left):
-            batch = left[:size]
-            x, y = images_of(parts.dataset, verdict.index[batch]), verdict.label[batch]
-            try:
-                with _guarded(guards, parts.attack):
-                    given, changed = _attack(parts, x, y, request.time_limit)
-            except _ShortOfMemory:
-                if len(batch) == 1:
-                    raise
-                size = len(batch) // 2
-                tell(done, total, f"memory is short: going on with {size} images at a time")
-                verdict.warn(checks.SHORT_OF_MEMORY)
-                continue
-            left = left[len(batch) :]
-            hand_over(batch, given)
+        batches = attack_batches(
+            *(request, parts, verdict, left, guards), lambda text: tell(done, total, text)
+        )
+        for batch, given, changed in batches:
+            x = images_of(parts.dataset, verdict.index[batch])
             verdict.rows[batch], verdict.adversarial[batch] = judge.judge(
                 verdict.rows[batch], x, given
             )
@@ -361,7 +339,7 @@ def attack_all(
         if request.check and request.chunk is None:
             tell(done, total, "looking for signs to distrust the result")
             with _guarded(guards, parts.attack):
-                verdict.warnings += _checked(verdict, parts)
+                verdict.warnings += checked(verdict, parts)
             verdict.checked = True
         with _guarded(guards, parts.attack):
             pass  # what runs on, as in a thread, may have changed it since
@@ -373,6 +351,45 @@ def attack_all(
         raise
     verdict.seconds = time.perf_counter() - start
     verdict.save(finished=True)
+
+
+def attack_batches(
+    request: EvaluationRequest,
+    parts: Parts,
+    verdict: Verdict,
+    left: np.ndarray,
+    guards: Guards | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Iterator[tuple[np.ndarray, Any, bool]]:
+    """Attack images by batches, which get smaller where memory is short.
+
+    Args:
+        request: the evaluation.
+        parts: what its names stand for.
+        verdict: whose images they are; it is warned of what is short.
+        left: the rows of it, int [M].
+        guards: look after each batch for what the attack changed.
+        tell: is told when memory is short.
+
+    Yields:
+        The rows of a batch, what the attack returned, and whether it changed its input in place.
+    """
+    size = request.batch_size
+    while len(left):
+        batch = left[:size]
+        x, y = images_of(parts.dataset, verdict.index[batch]), verdict.label[batch]
+        try:
+            with nullcontext() if guards is None else _guarded(guards, parts.attack):
+                given, changed = _attack(parts, x, y, request.time_limit)
+        except _ShortOfMemory:
+            if len(batch) == 1:
+                raise
+            size = len(batch) // 2
+            tell(f"memory is short: going on with {size} images at a time")
+            verdict.warn(checks.SHORT_OF_MEMORY)
+            continue
+        left = left[len(batch) :]
+        yield batch, given, changed
 
 
 # What the request's names stand for
@@ -702,8 +719,13 @@ def _is_short_of_memory(error: BaseException) -> bool:
     return any(sign in said for sign in signs)
 
 
-def _checked(verdict: Verdict, parts: Parts) -> list[EvaluationWarning]:
-    """Warnings about the attack, from running it again on the first of the attacked images."""
+def checked(verdict: Verdict, parts: Parts) -> list[EvaluationWarning]:
+    """Give warnings about an attack, from running it again on the first of the attacked images.
+
+    Args:
+        verdict: what it came to.
+        parts: what was attacked, and how.
+    """
     rows = verdict.rows[verdict.attacked][: checks.IMAGES]
     x = images_of(parts.dataset, rows["index"])
     # What smaller radii come to says nothing of the attack at the whole one.
