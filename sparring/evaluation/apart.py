@@ -38,9 +38,6 @@ from sparring.runs.directory import Run
 from sparring.runs.files import LARGEST_JSON
 from sparring.runs.records import LONGEST_REASON, EvaluationWarning, TraceRecord
 
-LOG = "attack.log"
-"""What the attack printed, beside its verdict."""
-
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
 _SECONDS_TO_BEGIN = 600.0  # a framework from a slow disk takes a minute
 _SECONDS_TO_END = 30.0

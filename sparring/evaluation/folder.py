@@ -16,6 +16,9 @@ from sparring.errors import RunError
 from sparring.runs.directory import Folder
 from sparring.runs.records import IN_PROCESS, Evaluated, VerdictRecord
 
+LOG = "attack.log"
+"""What an attack printed that ran apart, beside its verdict."""
+
 _WAY_OUT = "Choose another folder with --out (out=)"
 _CHUNKS = ".chunks"
 
@@ -138,7 +141,7 @@ def held(folder: Path | None, wait: float = 0) -> Iterator[None]:
         if folder.is_symlink():
             raise RunError(f"{folder}: expected a folder, found a symbolic link. {_WAY_OUT}.")
         files = folder.iterdir() if folder.is_dir() and VerdictRecord.find(folder) is None else ()
-        if any(not path.name.startswith(".") for path in files):
+        if any(not path.name.startswith(".") and path.name != LOG for path in files):
             raise RunError(f"{folder}: expected an empty folder or one with a verdict. {_WAY_OUT}.")
         lock = ExitStack()
         lock.enter_context(_Held(folder).locked(wait))

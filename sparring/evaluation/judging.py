@@ -201,7 +201,7 @@ def _attacked(
     if where is not None:
         where.mkdir(parents=True, exist_ok=True)
     files = _files(parts.defense.path, where)
-    log = None if where is None else where / apart.LOG
+    log = None if where is None else where / folder.LOG
     handed = apart.attacked(request, parts.defense.path, submission, given, log, tell)
     if (changed := _files(parts.defense.path, where)) != files:
         names = sorted(str(path) for path, _ in files.items() ^ changed.items())
@@ -222,7 +222,7 @@ def _files(run: Path, where: Path | None) -> dict[Path, str]:
     """Hashes of the files that a run is loaded from and of those in a verdict's folder."""
     paths = [Run(run).json_file, Run(run).weights_file]
     if where is not None:
-        paths += [path for path in where.iterdir() if path.name != apart.LOG]
+        paths += [path for path in where.iterdir() if path.name != folder.LOG]
     return {
         path: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(paths)

@@ -64,8 +64,9 @@ class Submission:
         try:
             contents = path.read_bytes()
         except OSError as error:
+            found = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
             raise AttackError(
-                f"{path}: {error.strerror}; expected a Python file that defines attack"
+                f"{path}: {found}; expected a Python file that defines attack"
             ) from error
         return cls(path, hashlib.sha256(contents).hexdigest(), options)
 

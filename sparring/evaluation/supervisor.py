@@ -76,7 +76,7 @@ def _begin(task: dict[str, object], linux: bool) -> None:
             resource.setrlimit(kind, (value, value))
         nothing = os.open(os.devnull, os.O_RDONLY)
         data, log = os.dup(task["data"]), os.dup(task["log"])  # type: ignore[arg-type]
-        for source, place in ((data, _DATA), (nothing, 0), (log, 1), (log, 2)):
+        for source, place in ((nothing, 0), (log, 1), (log, 2), (data, _DATA)):
             os.dup2(source, place)
         os.closerange(_DATA + 1, 1024)
         command: list[str] = task["command"]  # type: ignore[assignment]
