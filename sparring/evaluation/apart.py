@@ -157,7 +157,9 @@ def attacked(
         words = ["-c", "from sparring.evaluation import attacker; attacker.work()"]
         words.append(json.dumps(asdict(task)))
         added = {"KERAS_BACKEND": backend.name, "TMPDIR": name, "MPLCONFIGDIR": name}
-        python = machine.python(words, {**added, "PYTHONDONTWRITEBYTECODE": "1"})
+        python = machine.python(
+            words, {**added, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
+        )
         if request.sandbox:
             python["args"] = [*_bubblewrap(folder), *python["args"]]
         with _started(python, _limits(request), log, request.output_limit) as child:
@@ -347,18 +349,26 @@ class _Reader:
                     if kind == attacker.BEGUN and most == _SECONDS_TO_BEGIN:
                         begun, most = time.monotonic(), limit or float("inf")
                     self._take(kind, contents)
+                if handed.ended or self._is_complete():
+                    break
         except _Wrong as wrong:
             handed.ended = str(wrong)
         except KeyboardInterrupt as interrupt:
             handed.ended, handed.interrupt = "it was interrupted", interrupt
-        status = self._child.end(0 if handed.ended else _SECONDS_TO_END)
+        # What is complete need not come to its end, which its exit handlers may put off.
+        known = bool(handed.ended) or self._is_complete()
+        status = self._child.end(0 if known else _SECONDS_TO_END)
         handed.seconds = time.monotonic() - begun
-        if not handed.ended and not (handed.looked and status == 0):
+        if not known:
             handed.ended = _words_of(status, self._request)
         if self._images:
             handed.images = np.concatenate(self._images)
             handed.index = np.array(self._index, int)
         return handed
+
+    def _is_complete(self) -> bool:
+        """Whether all that was asked for came."""
+        return self._handed.looked and (self._handed.trace is not None or not self._request.trace)
 
     def _frames(self) -> Iterator[tuple[bytes, bytes]]:
         """Cut whole frames from what came."""
