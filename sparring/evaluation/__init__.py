@@ -10,6 +10,7 @@ Which question it answers: how many images did an attack break, and can that be 
     apart.py     runs a file's attack in a process of its own, and takes its images
     attacker.py  what that process does
     supervisor.py  the process between both, which ends all that the attack began
+    isolation.py  by what means both are kept apart here
     landlock.py  by which it gives up writing elsewhere
     guard.py     finds what an attack changed of the defense, and puts it back
     verdict.py   Verdict, what came of it, and its files

@@ -28,7 +28,7 @@ from pydantic import ValidationError
 from safetensors.numpy import save_file
 
 from sparring import backend
-from sparring.errors import AttackError, DataError, RunError, SettingsError, printable
+from sparring.errors import AttackError, DataError, RunError, printable
 from sparring.evaluation import attacker, landlock
 from sparring.evaluation.checks import NAMES
 from sparring.evaluation.request import EvaluationRequest
@@ -85,29 +85,6 @@ class Handed:
     traceback: str = ""
     seconds: float = 0.0
     interrupt: BaseException | None = None
-
-
-def means(sandbox: bool) -> str:
-    """Say how an attack is kept from the judge here, as "process, Landlock".
-
-    Args:
-        sandbox: whether bubblewrap is asked for.
-
-    Raises:
-        SettingsError: the system has no such processes, or bubblewrap is not installed.
-    """
-    if os.name != "posix":
-        raise SettingsError(
-            "an attack from a file runs apart on POSIX systems alone; expected --in-process here"
-        )
-    words = ["process"]
-    if landlock.version():
-        words.append("Landlock")
-    if sandbox:
-        if shutil.which("bwrap") is None:
-            raise SettingsError("sandbox: expected bubblewrap (bwrap) to be installed, found none")
-        words.append("bubblewrap")
-    return ", ".join(words)
 
 
 def attacked(

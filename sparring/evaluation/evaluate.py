@@ -39,7 +39,8 @@ from sparring.errors import (
     shown,
     told,
 )
-from sparring.evaluation import apart, checks, folder, page, trace
+from sparring.evaluation import checks, folder, page, trace
+from sparring.evaluation import isolation as isolations
 from sparring.evaluation.guard import Guard, second_copy
 from sparring.evaluation.judge import Judge
 from sparring.evaluation.request import EvaluationRequest
@@ -441,7 +442,7 @@ class Prepared:
         if parts.submission is not None and parts.defense.stochastic:
             seed = TO_BE_DRAWN if request.seed is None else seed
         if isolation is None:
-            isolation = apart.means(request.sandbox) if request.runs_apart else IN_PROCESS
+            isolation = isolations.means(request.sandbox) if request.runs_apart else IN_PROCESS
         about = parts.about(judge.draws, seed, isolation)
         where = _folder(request, parts, about, index)
         if where is not None and request.chunk is not None:
