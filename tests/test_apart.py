@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import sparring
+from sparring.cli import app
 from sparring.defenses.defense import Defense
 from sparring.errors import AttackError, SettingsError
 from sparring.evaluation import landlock, request
@@ -236,6 +238,28 @@ def test_options_are_checked(run: Path) -> None:
     assert request.EvaluationRequest(str(run), "x.py", apart=True).runs_apart
     assert not request.EvaluationRequest(str(run), "pgd", apart=True).runs_apart
     assert not request.EvaluationRequest(str(run), "x.py").runs_apart
+
+
+def test_the_command_line_runs_files_apart(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(HONEST, encoding="utf-8")
+    words = ["attack", str(run), "mine.py", "-n", "5", "--no-check", "-q"]
+    for more, isolation in (([], "process"), (["--in-process"], "in-process")):
+        answer = CliRunner().invoke(app, [*words, *more])
+        assert answer.exit_code == 0, answer.output
+        assert f"isolation        {isolation}" in answer.output
+    images = next(run.glob("attacks/mine*/adversarial.safetensors"))
+    answer = CliRunner().invoke(app, ["judge", str(run), str(images), "-n", "5", "--eight-bit"])
+    assert answer.exit_code == 0, answer.output
+    assert "isolation        images" in answer.output
+    assert "as 8-bit PNG" in answer.output
+    answer = CliRunner().invoke(app, ["judge", str(run), "mine.py", "-n", "5"])
+    assert answer.exit_code == 1
+    assert "mine.py: expected a safetensors file or an .npz" in answer.output
+    answer = CliRunner().invoke(app, ["doctor", "--no-probe"])
+    assert "attacks from files: a process of its own, " in answer.output.replace("\n", " ")
 
 
 # Cheats
