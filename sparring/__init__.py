@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         SparringError,
     )
     from sparring.evaluation.evaluate import evaluate
+    from sparring.evaluation.judging import judge
     from sparring.evaluation.request import EvaluationRequest
     from sparring.evaluation.verdict import Verdict
     from sparring.experiments.load import load
@@ -84,6 +85,7 @@ _HOMES = {
         "SparringError",
     ),
     "evaluation.evaluate": ("evaluate",),
+    "evaluation.judging": ("judge",),
     "evaluation.request": ("EvaluationRequest",),
     "evaluation.verdict": ("Verdict",),
     "experiments.load": ("load",),
@@ -97,8 +99,8 @@ __all__ = [
     "APGD", "BPDA", "EOT", "FGSM", "L2", "PGD", "AttackError", "DataError", "Dataset", "Defense",
     "Diverged", "Estimated", "EvaluationRequest", "Linf", "Matching", "Noise", "RunError",
     "SettingsError", "Smallest", "SparringError", "Square", "Strong", "TrainingRequest", "Transfer",
-    "Verdict", "adapters", "as_torch_module", "evaluate", "gradient", "load", "load_data", "train",
-    "train_network",
+    "Verdict", "adapters", "as_torch_module", "evaluate", "gradient", "judge", "load", "load_data",
+    "train", "train_network",
 ]  # fmt: skip
 
 

@@ -38,16 +38,31 @@ def judged(defense: Any, data: Dataset, attack: Any, **options: Any) -> Verdict:
     return evaluate(defense, attack, options.pop("threat", THREAT), data, **options)
 
 
-def changed_by(defense: Any, data: Dataset, change: Any, **options: Any) -> str:
-    """What the error says of an attack that makes a change and gives its input back."""
+def making(change: Any) -> Any:
+    """An attack that makes a change and gives its input back."""
 
     def attack(defense: Any, x: Any, y: Any, threat: Any) -> Any:
         change(defense)
         return x
 
+    return attack
+
+
+def changed_by(defense: Any, data: Dataset, change: Any, **options: Any) -> str:
+    """What the error says of an attack that changes the defense that judges it."""
     with pytest.raises(AttackError, match="changed the defense that judges it") as caught:
-        judged(defense, data, attack, **options)
+        judged(defense, data, making(change), **options)
     return str(caught.value)
+
+
+def changed_in_its_copy(defense: Any, data: Dataset, change: Any, **options: Any) -> str:
+    """What the warning says of an attack that changes the defense it was given."""
+    verdict = judged(defense, data, making(change), **options)
+    assert verdict.success_rate.value == 0
+    assert set(verdict.reason[verdict.attacked]) == {"label unchanged"}
+    [warning] = verdict.warnings
+    assert warning.name == "changed-defense"
+    return str(warning)
 
 
 def other_answers(x: Any, seed: int = 0) -> np.ndarray:
@@ -81,18 +96,38 @@ def _item(target: str) -> Any:
         (lambda d: d.arrays.update(patterns=np.ones(3)), "defense.arrays.patterns"),
         (lambda d: d.direction.fill(0), "defense.direction"),
         (lambda d: object.__setattr__(d.info, "shape", (1, 1, 1)), "defense.info.shape"),
-        (_item("_compiled"), "defense._compiled"),
         (lambda d: delattr(d, "bias"), "defense.bias"),
+        (lambda d: setattr(d, "__class__", Answering), "defense.__class__"),
+    ],
+)
+def test_a_change_of_its_own_copy_is_told_and_of_no_use(
+    linear: Linear, grays: Dataset, change: Any, what: str
+) -> None:
+    assert what in changed_in_its_copy(linear, grays, change)
+    assert (linear.name, linear.nets, linear.arrays) == ("linear", [], {})
+    assert linear.bias == -4.0
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda d: setattr(d, "classify", other_answers), "defense.classify"),
+        (lambda d: setattr(d, "threshold", -1.0), "defense.threshold"),
+        (lambda d: setattr(d, "bias", 4.0), "defense.bias"),
+        (lambda d: d.nets.append(1), "defense.nets.0"),
+        (lambda d: d.direction.fill(0), "defense.direction"),
+        (lambda d: object.__setattr__(d.info, "shape", (1, 1, 1)), "defense.info.shape"),
+        (_item("_compiled"), "defense._compiled"),
         (lambda d: setattr(d, "__class__", Answering), "defense.__class__"),
         (lambda d: setattr(type(d), "classify", other_answers), "Linear.classify"),
         (lambda d: setattr(Defense, "detect", other_answers), "Defense.detect"),
         (lambda d: setattr(ThreatModel, "check", other_answers), "ThreatModel.check"),
     ],
 )
-def test_a_change_of_a_defense_is_found_and_put_back(
+def test_a_change_of_the_defense_that_judges_is_found_and_put_back(
     linear: Linear, grays: Dataset, tmp_path: Path, change: Any, what: str
 ) -> None:
-    assert what in changed_by(linear, grays, change, out=tmp_path / "v")
+    assert what in changed_by(linear, grays, lambda _: change(linear), out=tmp_path / "v")
     assert [file.name for file in (tmp_path / "v").iterdir()] == [".lock"]
     moved = grays.x_test[:6].astype(np.float32) / 255 - np.float32(0.1) * linear.direction
     assert judged(linear, grays, lambda *_: moved[:4], n=4).success_rate.value == 1
@@ -120,14 +155,15 @@ class Counting(Linear):
 def test_a_defense_may_count_its_queries(linear: Linear, grays: Dataset) -> None:
     defense = Counting(linear.direction, linear.bias)
 
-    def attack(defense: Any, x: Any, y: Any, threat: Any) -> Any:
+    def attack(given: Any, x: Any, y: Any, threat: Any) -> Any:
         for _ in range(10):
+            given.logits(x)
             defense.logits(x)
         return x
 
-    judged(defense, grays, attack)
+    assert judged(defense, grays, attack).warnings == []
     assert defense.asked >= 20  # of two batches
-    assert [defense.by["logits"], 100 - defense.left, Counting.ever] == [defense.asked] * 3
+    assert [defense.by["logits"], 100 - defense.left] == [defense.asked] * 2
     for change in (
         lambda d: setattr(d, "asked", -1),
         lambda d: setattr(d, "left", 1000),
@@ -135,7 +171,8 @@ def test_a_defense_may_count_its_queries(linear: Linear, grays: Dataset) -> None
         lambda d: d.by.update(logits=0.0),
         lambda d: setattr(type(d), "ever", -1),
     ):
-        assert "defense." in changed_by(defense, grays, change).replace("Counting.", "defense.")
+        told = changed_by(defense, grays, lambda _, change=change: change(defense))
+        assert "defense." in told.replace("Counting.", "defense.")
 
 
 class Remembering(Counting):
@@ -152,7 +189,8 @@ def test_a_defense_that_remembers_what_it_was_asked_is_not_judged(
     linear: Linear, grays: Dataset
 ) -> None:
     defense = Remembering(linear.direction, linear.bias)
-    assert "defense.last" in changed_by(defense, grays, lambda d: d.logits(np.zeros((1, 8, 8, 1))))
+    asked = np.zeros((1, 8, 8, 1))
+    assert "defense.last" in changed_by(defense, grays, lambda _: defense.logits(asked))
 
 
 def test_what_earlier_batches_came_to_is_not_written_either(
@@ -160,10 +198,10 @@ def test_what_earlier_batches_came_to_is_not_written_either(
 ) -> None:
     calls: list[int] = []
 
-    def change(defense: Any) -> None:
+    def change(_: Any) -> None:
         calls.append(1)
         if len(calls) == 2:
-            defense.bias = 4.0
+            linear.bias = 4.0
 
     changed_by(linear, grays, change, out=tmp_path / "v")
     assert [file.name for file in (tmp_path / "v").iterdir()] == [".lock"]
@@ -195,15 +233,23 @@ def test_a_change_of_a_trained_defense_is_found_and_put_back(
 ) -> None:
     x = digits.x_test[:20]
     before = digits_baseline.classify(x)
-    assert what in changed_by(digits_baseline, digits, change)
+    assert what in changed_by(digits_baseline, digits, lambda _: change(digits_baseline))
+    np.testing.assert_array_equal(digits_baseline.classify(x), before)
+    if what != "AllConv.output":  # a class has no second copy
+        assert what in changed_in_its_copy(digits_baseline, digits, change)
     np.testing.assert_array_equal(digits_baseline.classify(x), before)
 
 
 def test_a_network_of_another_class_is_found(digits_baseline: Defense, digits: Dataset) -> None:
     kind = type(digits_baseline.nets[0])
     own = type("Own", (kind,), {"call": lambda net, x, chance=None: -kind.call(net, x, chance)})
-    what = changed_by(digits_baseline, digits, lambda d: setattr(d.nets[0], "__class__", own))
-    assert "defense.nets[0].__class__" in what
+
+    def change(defense: Any) -> None:
+        defense.nets[0].__class__ = own
+
+    told = changed_by(digits_baseline, digits, lambda _: change(digits_baseline))
+    assert "defense.nets[0].__class__" in told
+    assert "defense.nets[0].__class__" in changed_in_its_copy(digits_baseline, digits, change)
     assert type(digits_baseline.nets[0]) is kind
 
 
@@ -219,7 +265,9 @@ def test_weights_of_another_shape_are_found_and_put_back(
     def shrink(defense: Any) -> None:
         defense.nets[0].trainable_variables[0].value.data = torch.zeros(1)
 
-    assert "conv_0_kernel" in changed_by(digits_baseline, digits, shrink)
+    assert "conv_0_kernel" in changed_in_its_copy(digits_baseline, digits, shrink)
+    np.testing.assert_array_equal(digits_baseline.classify(x), before)
+    assert "conv_0_kernel" in changed_by(digits_baseline, digits, lambda _: shrink(digits_baseline))
     np.testing.assert_allclose(digits_baseline.classify(x), before, atol=1e-6)
 
 
@@ -236,8 +284,8 @@ def test_an_optimizer_of_pytorch_is_found(digits_baseline: Defense, digits: Data
         return x
 
     before = digits_baseline.classify(digits.x_test[:20])
-    with pytest.raises(AttackError, match="conv_0_kernel of network 1"):
-        judged(digits_baseline, digits, attack)
+    [warning] = judged(digits_baseline, digits, attack).warnings
+    assert "conv_0_kernel of network 1" in warning.text
     np.testing.assert_array_equal(digits_baseline.classify(digits.x_test[:20]), before)
     module = sparring.as_torch_module(digits_baseline)
 
@@ -252,7 +300,7 @@ def test_an_optimizer_of_pytorch_is_found(digits_baseline: Defense, digits: Data
 
 def test_an_attack_that_fails_leaves_no_change_either(linear: Linear, grays: Dataset) -> None:
     def attack(defense: Any, x: Any, y: Any, threat: Any) -> Any:
-        defense.bias = 4.0
+        linear.bias = 4.0
         raise ValueError
 
     with pytest.raises(AttackError, match=r"changed the defense .* defense\.bias"):
@@ -260,10 +308,26 @@ def test_an_attack_that_fails_leaves_no_change_either(linear: Linear, grays: Dat
     assert linear.bias == -4.0
 
 
+def test_a_thread_that_runs_on_is_found(
+    linear: Linear, grays: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge_them = Judge.judge
+
+    def later(*given: Any) -> Any:
+        came = judge_them(*given)
+        linear.bias = 4.0  # as a thread would, once its batch is judged
+        return came
+
+    monkeypatch.setattr(Judge, "judge", later)
+    with pytest.raises(AttackError, match=r"defense\.bias"):
+        judged(linear, grays, lambda d, x, y, t: x, batch_size=6)
+    assert linear.bias == -4.0
+
+
 def test_a_change_in_the_checks_is_found(linear: Linear, grays: Dataset) -> None:
     def attack(defense: Any, x: Any, y: Any, threat: Any) -> Any:
         if threat != THREAT:
-            defense.bias = 4.0
+            linear.bias = 4.0
         return x
 
     with pytest.raises(AttackError, match=r"defense\.bias"):

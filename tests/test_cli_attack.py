@@ -172,7 +172,7 @@ def test_interrupted_it_goes_on(runs: Path, tmp_path: Path) -> None:
         "    open('asked', 'a').write('.')\n    time.sleep(0.5)\n    return x\n"
     )
     command = [sys.executable, "-m", "sparring", "attack", "baseline", "slow.py"]
-    command += ["--batch-size", "5", "--no-check", "--n", "40"]
+    command += ["--batch-size", "5", "--no-check", "--n", "40", "--in-process"]
     file = runs / "digits" / "baseline" / "attacks" / "slow-Linf-0.15-n=40" / "verdict.json"
     environment = {**os.environ, "KERAS_BACKEND": "torch"}
     process = subprocess.Popen(

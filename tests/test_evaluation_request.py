@@ -72,7 +72,7 @@ def test_options_that_the_command_line_shows_say_what_they_are() -> None:
     shown = {field.name: field.metadata for field in fields(EvaluationRequest) if field.metadata}
     assert set(shown) == {field.name for field in fields(EvaluationRequest)} - {
         *("defense", "attack"),  # one argument, which takes several of both
-        *("transfer", "transfer_from", "save", "wait", "chunks", "chunk"),
+        *("transfer", "transfer_from", "save", "wait", "chunks", "chunk", "apart"),
     }
     assert all(metadata["help"].endswith(".") for metadata in shown.values())
     assert shown["n"]["names"] == ("--n", "-n")

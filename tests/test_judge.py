@@ -245,7 +245,8 @@ def test_a_wrapped_defense_is_judged_itself_while_the_attack_sees_the_wrapper(
         evaluate(defense, attack, out=tmp_path / "both", force=True, **options)
         for defense in (EOT(coin, 3), coin)
     )
-    assert seen == [EOT(coin, 3), coin]  # the second did not go on with the first
+    # The second did not go on with the first; each was given a copy.
+    assert list(map(repr, seen)) == list(map(repr, [EOT(coin, 3), coin]))
     assert (wrapped.about.attack, plain.about.attack) == ("attack on EOT(draws=3)", "attack")
     assert wrapped.about.defense == plain.about.defense == "linear"
     np.testing.assert_array_equal(wrapped.success, plain.success)
@@ -254,7 +255,7 @@ def test_a_wrapped_defense_is_judged_itself_while_the_attack_sees_the_wrapper(
     evaluate(EOT(coin, 3), attack, **{**options, "check": True})
     assert isinstance(seen[2], EOT)
     assert isinstance(seen[2].defense, checks.Observed)
-    assert seen[2].defense.defense is coin
+    assert isinstance(seen[2].defense.defense, Coin)
 
 
 class Suspicious(Linear):
@@ -514,12 +515,13 @@ def test_what_a_verdict_says(verdict: Verdict) -> None:
     assert lines[5] == f"robust accuracy  {verdict.robust_accuracy}"
     # Of the attacked images alone, and not the broken ones.
     assert sorted(lines[6:8]) == ["     1  broken in 1 of 2 draws", "     1  outside [0, 1]"]
-    assert lines[8:] == ["warning: something is odd [docs/warnings.md#odd]"]
+    assert lines[8] == "isolation        in-process"
+    assert lines[9:] == ["warning: something is odd [docs/warnings.md#odd]"]
     # The most frequent reasons come first, eight of them.
     rows = [0] * 3 + [1] * 2 + list(range(2, 12))
     verdict.rows = verdict.rows[[1] * len(rows)]
     verdict.rows["reason"] = [f"reason {row}" for row in rows]
-    assert str(verdict).splitlines()[6:-1] == [
+    assert str(verdict).splitlines()[6:-2] == [
         *("     3  reason 0", "     2  reason 1"),
         *(f"     1  reason {row}" for row in range(2, 8)),
     ]
@@ -532,8 +534,9 @@ def test_a_verdict_as_json(verdict: Verdict) -> None:
     assert values["format"] == 2
     about = verdict.about.model_dump()
     assert {key: values[key] for key in about} == about
-    cost = ("seconds", "forward", "backward")
-    assert set(values) == {"format", "results", "warnings", "images", *about, *cost}
+    came = {"results", "warnings", "seconds", "images", "drawn", "eight_bit"}
+    came |= {"forward", "backward"}
+    assert set(values) == {"format", *came, *about}
     names = ("clean_accuracy", "clean_rejected", "success_rate", "robust_accuracy")
     assert values["results"] == {name: getattr(verdict, name)._asdict() for name in names}
     assert values["warnings"] == [{"name": "odd", "text": "something is odd"}]
@@ -1185,6 +1188,7 @@ def test_images_are_saved_before_the_verdict_that_tells_their_hash(
         "draws": 1,
         "backend": sparring.backend.name,
         "sparring": sparring.__version__,
+        "isolation": "in-process",
     }
     assert about["about"] == expected
     assert verdict.about.model_dump(mode="json") == expected
@@ -1275,7 +1279,7 @@ def test_checks_get_forty_attacked_images_and_the_defense_to_transfer_from(
     options: dict[str, Any] = {"n": 50, "threat": Linf(0.2), "transfer_from": other}
     verdict = judged(linear, data, attack, check=True, **options)
     attempt, transfer_from = looked
-    assert (attempt.defense, attempt.attack) == (linear, attack)
+    assert (repr(attempt.defense), attempt.attack) == (repr(linear), attack)
     assert (attempt.threat, transfer_from) == (Linf(0.2), other)
     np.testing.assert_array_equal(attempt.x, x[1:41].astype(np.float32) / 255)
     assert attempt.y.tolist() == [1] * 40

@@ -420,6 +420,7 @@ def attack(defense, x, y, threat):
 
 def _scheduler(*more: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "sparring", "attack", "transform", "slow.py", *OPTIONS]
+    command += ["--in-process"]  # it writes files, by which it is followed
     return subprocess.Popen(
         [*command, "--eps", str(EPS), *more],
         stdout=subprocess.PIPE,

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from traceback import print_exception
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -28,6 +28,9 @@ from sparring.cli.program import app, command_line, handled
 from sparring.errors import AttackError, SettingsError, unknown_name
 from sparring.evaluation.request import EvaluationPlanRequest, EvaluationRequest
 from sparring.experiments.request import option
+
+if TYPE_CHECKING:
+    from sparring.evaluation.verdict import Verdict
 
 _option = partial(option_of, EvaluationRequest)
 
@@ -73,6 +76,10 @@ def attack(
     traceback: Annotated[
         bool, typer.Option("--traceback", help="If the attack raises, print where, in full.")
     ] = False,
+    in_process: Annotated[
+        bool,
+        typer.Option("--in-process", help="Run a file in the judge's process, which it can cheat."),
+    ] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Print nothing but the verdict.")
     ] = False,
@@ -84,6 +91,9 @@ def attack(
     run: verdict.json, adversarial.safetensors, and verdict.html to look at; an interrupted
     evaluation goes on from there. A finished verdict is never replaced without --force; other
     options have a folder of their own.
+
+    An attack from a file runs in a process of its own, apart from its judge, so that the verdict
+    can be trusted though the file cannot; what it prints goes to attack.log beside the verdict.
 
     Several defenses, attacks, radii or seeds, and 'all', are evaluated as jobs of their own, one
     after the other or --jobs at a time; what is finished is skipped, and one that fails does not
@@ -100,8 +110,9 @@ def attack(
             attack=by[0],
             data=data,
             eps=radii[0] if radii else None,
-            images=_indices(images),
+            images=indices(images),
             options=assignments(options or [], "--option"),
+            apart=not in_process,
         )
         several = max(len(named), len(by), len(radii)) > 1 or named == ["all"]
         if (several or how.seeds) and common.out is not None:
@@ -132,8 +143,13 @@ def _attack_one(request: EvaluationRequest, traceback: bool, quiet: bool) -> Non
     with _explained(traceback), display.counted(quiet, total) as progress:
         verdict = evaluate(request, progress=progress)
     print(verdict)
+    told_of_files(verdict)
+
+
+def told_of_files(verdict: Verdict) -> None:
+    """Print where a verdict lies, and how to attack what failed."""
     file = verdict.file
-    assert file is not None  # a request from here is saved
+    assert file is not None  # a request from the command line is saved
     if file.is_relative_to(Path.cwd()):
         file = file.relative_to(Path.cwd())
     print(f"Verdict   {file}, adversarial.safetensors and examples.svg")
@@ -211,8 +227,8 @@ def _explained(wanted: bool) -> Iterator[None]:
         raise
 
 
-def _indices(text: str | None) -> list[int] | None:
-    """Indices of images, from I,J,..."""
+def indices(text: str | None) -> list[int] | None:
+    """Read indices of images, from I,J,...; None of None."""
     if text is None:
         return None
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -31,10 +32,12 @@ def doctor(
     """
     with handled():
         from sparring.cli import display
+        from sparring.evaluation import isolation
         from sparring.experiments import doctor as doctoring
 
         with display.told() as tell:
             findings = doctoring.examine(data_dir, out, probe=probe, tell=tell)
+        findings = replace(findings, isolation=isolation.told())
         print(json.dumps(findings.as_json(), indent=2) if as_json else findings)
         if not findings.usable:
             raise typer.Exit(EXIT_FAILED)

@@ -229,7 +229,7 @@ def _arrays(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         roles, notes = _roles(list(members))
         wanted = {name: members[key] for name, key in roles.items()}
         _expect_sensible(
-            {name: _form(file, member) for name, member in wanted.items()}, path.stat().st_size
+            {name: form(file, member) for name, member in wanted.items()}, path.stat().st_size
         )
         arrays = {}
         for name, member in wanted.items():
@@ -238,7 +238,7 @@ def _arrays(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         return arrays, notes
 
 
-def _form(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+def form(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     """An array without memory of its own, of the dtype and shape of one in the file."""
     compressions = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
     if member.flag_bits & 1 or member.compress_type not in compressions:

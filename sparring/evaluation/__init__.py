@@ -5,6 +5,13 @@ Which question it answers: how many images did an attack break, and can that be 
     request.py   EvaluationRequest, everything that one evaluation needs; and plans of many
     evaluate.py  from the clean answers over the attack to the verdict, resumed where it was left
     judge.py     checks adversarial images and asks the defense about them
+    submission.py  files of adversarial images, of which nothing is believed
+    judging.py   from such a file, or from an attack that ran apart, to the verdict
+    apart.py     runs a file's attack in a process of its own, and takes its images
+    attacker.py  what that process does
+    supervisor.py  the process between both, which ends all that the attack began
+    isolation.py  by what means both are kept apart here
+    landlock.py  by which it gives up writing elsewhere
     guard.py     finds what an attack changed of the defense, and puts it back
     verdict.py   Verdict, what came of it, and its files
     folder.py    where verdicts lie, that one process writes there, and what stays

@@ -8,7 +8,7 @@ the flags of Croce and Hein 2020, https://arxiv.org/abs/2003.01690.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, final
@@ -39,6 +39,7 @@ from sparring.threat import ThreatModel
 if TYPE_CHECKING:
     from sparring.defenses.defense import Defense
     from sparring.evaluation.rates import Rate
+    from sparring.evaluation.verdict import Verdict
 
 IMAGES = 40
 """How many of the attacked images are looked at, at most."""
@@ -115,6 +116,14 @@ def asked(defense: Any) -> set[int]:
     return defense.seeds if isinstance(defense, Observed) else set()
 
 
+NAMES = (
+    *("zero-gradients", "bad-gradients", "gradient-mismatch", "not-averaged", "probabilities"),
+    *("not-rising", "unlimited", "more-steps", "still-rising", "noise-wins", "black-box-wins"),
+    *("transfer-wins", "planted", "check-failed", "changed-input", "changed-defense"),
+    "short-of-memory",
+)
+"""The warnings that need the attack: those of the checks, and those that come while it runs."""
+
 CHANGED_INPUT = EvaluationWarning(
     name="changed-input",
     text="the attack changed its input in place; it was judged against the original",
@@ -129,6 +138,23 @@ TIME_LIMIT = EvaluationWarning(
     name="time-limit",
     text="the time limit was not kept to: only the main thread, and not on Windows, can keep to it",
 )
+
+
+_MOST_CHANGES = 8  # that are named
+
+
+def changed_defense(changes: Sequence[str]) -> EvaluationWarning:
+    """Warn that an attack changed the defense it was given.
+
+    Args:
+        changes: what it changed, in words.
+    """
+    named = ", ".join(changes[:_MOST_CHANGES])
+    text = (
+        f"the attack changed the defense it was given: {named}; it was judged by another copy, and "
+        "each batch began with it as it was"
+    )
+    return EvaluationWarning(name="changed-defense", text=printable(text))
 
 
 @dataclass(frozen=True)
@@ -195,6 +221,16 @@ def few_images(rate: Rate) -> list[EvaluationWarning]:
         return []
     text = f"{rate.n} attacked images leave an interval of {200 * half:.0f} points; take more"
     return [EvaluationWarning(name="few-images", text=text)]
+
+
+def of_rates(verdict: Verdict) -> list[EvaluationWarning]:
+    """Warn of what a verdict's figures alone say.
+
+    Args:
+        verdict: the verdict.
+    """
+    warnings = some_draw(verdict.success[verdict.attacked], verdict.about.draws)
+    return warnings + few_images(verdict.success_rate)
 
 
 def some_draw(success: np.ndarray, draws: int) -> list[EvaluationWarning]:

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import inspect
 import math
+import secrets
 import shlex
 import signal
 import sys
@@ -13,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,18 +40,22 @@ from sparring.errors import (
     told,
 )
 from sparring.evaluation import checks, folder, page, trace
-from sparring.evaluation.guard import Guard
+from sparring.evaluation import isolation as isolations
+from sparring.evaluation.guard import Guard, second_copy
 from sparring.evaluation.judge import Judge
 from sparring.evaluation.request import EvaluationRequest
+from sparring.evaluation.submission import Submission
 from sparring.evaluation.verdict import Verdict, images_of
 from sparring.experiments.dataset import of_run
 from sparring.experiments.load import load
 from sparring.runs.directory import Run
 from sparring.runs.files import write_atomically
 from sparring.runs.records import (
+    IN_PROCESS,
     LONGEST_REASON,
     MOST_IMAGES,
     MOST_TRACED,
+    TO_BE_DRAWN,
     Evaluated,
     EvaluationWarning,
     ThreatRecord,
@@ -64,6 +69,7 @@ from sparring.training.threads import Threads, candidates
 from sparring.version import __version__
 
 _SECONDS_BETWEEN_SAVES = 10
+_BITS_OF_SEED = 48  # nobody can try so many, and every reader of JSON keeps them
 
 Progress = Callable[[int, int, str], None]
 """Progress callback (images_done, images_total, message)."""
@@ -121,6 +127,10 @@ def evaluate(
         request = defense
     else:
         raise SettingsError("expected nothing but progress beside an EvaluationRequest")
+    if request.runs_apart:
+        from sparring.evaluation import judging  # which builds on this module
+
+        return judging.judge_apart(request, progress or notebook.counter())
     return _run(request, progress or notebook.counter())
 
 
@@ -132,15 +142,15 @@ def _run(request: EvaluationRequest, tell: Progress) -> Verdict:
     with folder.held(where, request.wait):
         before, chunks = ready.earlier(request)
         earlier = ({} if before is None or where is None else {where: before}) | chunks
-        threads = _threads(request, parts.defense, x, earlier.values())
+        threads = threads_for(request, parts.defense, x, earlier.values())
         with threads.in_use():
             rows = judge.clean_rows(ready.index, x, y)
             verdict = Verdict(ready.about, rows, x, folder=where, name=parts.label)
             verdict.originals = parts.dataset.x_test[ready.index]
             for place, record in earlier.items():
-                _take_over(verdict, judge, place, record, request.batch_size)
+                take_over(verdict, judge, place, record, request.batch_size)
         checks.asked(parts.attacked).update(verdict.asked)
-        share = _share(verdict.attacked, request)
+        share = share_of(verdict.attacked, request)
         if before is not None and before.finished:
             verdict.checked = before.checked
             done = (verdict.reason[share] != "").all()
@@ -148,7 +158,7 @@ def _run(request: EvaluationRequest, tell: Progress) -> Verdict:
                 folder.drop_chunks(where)  # a kill may have left them
                 tell(0, 0, f"Evaluated already: {where}. --force evaluates anew.")
                 with threads.in_use():
-                    _show(request, parts, judge, verdict, tell)
+                    show(request, parts, judge, verdict, tell)
                 return verdict
         if earlier:
             tell(0, 0, f"Going on with the evaluation in {where}.")
@@ -157,16 +167,24 @@ def _run(request: EvaluationRequest, tell: Progress) -> Verdict:
             _attack_all(request, parts, judge, verdict, share, tell)
             if before is None and where is not None:
                 (where / trace.FILE).unlink(missing_ok=True)  # of an earlier evaluation
-            _show(request, parts, judge, verdict, tell)
+            show(request, parts, judge, verdict, tell)
         if request.chunk is None:
             folder.drop_chunks(where)
     return verdict
 
 
-def _show(
+def show(
     request: EvaluationRequest, parts: Parts, judge: Judge, verdict: Verdict, tell: Progress
 ) -> None:
-    """Add what there is to see to a finished verdict: margins, the trace, the picture, the page."""
+    """Add what there is to see to a finished verdict: margins, the trace, the picture, the page.
+
+    Args:
+        request: of the evaluation.
+        parts: what its names stand for.
+        judge: who judged.
+        verdict: the verdict, whose folder gets the files.
+        tell: is told what takes time.
+    """
     if request.chunk is not None or (verdict.folder is None and not request.trace):
         return  # a chunk is seen when its verdict is put together
     shown = verdict.attacked & (verdict.answer >= 0)
@@ -182,7 +200,7 @@ def _show(
         verdict.trace = trace.Trace.read(verdict.folder, verdict.about, images)
     if request.trace and verdict.trace is None:
         tell(0, 0, f"Attacking the first {len(first)} of these images once more, to see each step.")
-        verdict.trace = _traced(request, parts, judge, verdict, first)
+        verdict.trace = traced(request, parts, judge, verdict, first)
         if verdict.folder is not None:
             verdict.trace.write(verdict.folder, verdict.about)
     verdict.write_picture(parts.dataset)
@@ -191,10 +209,21 @@ def _show(
         write_atomically(verdict.folder / page.FILE, text)
 
 
-def _traced(
+def traced(
     request: EvaluationRequest, parts: Parts, judge: Judge, verdict: Verdict, rows: np.ndarray
 ) -> trace.Trace:
-    """The trace of some images, from running the attack on them alone; the verdict stays."""
+    """Run an attack once more, on some images alone, and watch it; the verdict stays.
+
+    Args:
+        request: the evaluation.
+        parts: what its names stand for.
+        judge: who judges.
+        verdict: the verdict.
+        rows: of it, int [M], MOST_TRACED at most.
+
+    Returns:
+        What they went through.
+    """
     index, y = verdict.index[rows], verdict.label[rows]
     x = images_of(parts.dataset, index)
     tracer = trace.Tracer(judge, index, x, y)
@@ -202,7 +231,7 @@ def _traced(
     problem = ""
     try:
         if len(rows):
-            with _guarded(Guard(parts.defense, parts.threat), parts.attack):
+            with _guarded(Guards.of(parts), parts.attack):
                 given, _ = _attack(watched, x, y, request.time_limit)
             tracer.given(given)
     except AttackError as error:  # as one that needs more images; the verdict does not hang on it
@@ -210,10 +239,18 @@ def _traced(
     return tracer.trace(problem)
 
 
-def _take_over(
+def take_over(
     verdict: Verdict, judge: Judge, place: Path, record: VerdictRecord, batch_size: int
 ) -> None:
-    """Take over what an earlier evaluation, or a chunk, left in a folder, and judge it anew."""
+    """Take over what an earlier evaluation, or a chunk, left in a folder, and judge it anew.
+
+    Args:
+        verdict: is filled in.
+        judge: who judges.
+        place: the folder.
+        record: the verdict in it.
+        batch_size: images that are judged at a time.
+    """
     told, images = verdict.resume(record, place)
     verdict.asked = sorted({*verdict.asked, *record.asked})[:2]
     rows = np.flatnonzero((verdict.reason == "") & (told["reason"] != ""))
@@ -225,8 +262,13 @@ def _take_over(
         verdict.adversarial[batch] = images[batch]
 
 
-def _share(attacked: np.ndarray, request: EvaluationRequest) -> np.ndarray:
-    """The rows, int [M], that are to be attacked: all that are, or a chunk of whole batches."""
+def share_of(attacked: np.ndarray, request: EvaluationRequest) -> np.ndarray:
+    """Give the rows, int [M], that are to be attacked: all that are, or a chunk of whole batches.
+
+    Args:
+        attacked: which rows of the verdict are, bool [N].
+        request: the evaluation.
+    """
     rows = np.flatnonzero(attacked)
     if request.chunk is None:
         return rows
@@ -235,10 +277,17 @@ def _share(attacked: np.ndarray, request: EvaluationRequest) -> np.ndarray:
     return rows[own[0] : own[-1] + request.batch_size] if len(own) else rows[:0]
 
 
-def _threads(
+def threads_for(
     request: EvaluationRequest, defense: Defense, x: np.ndarray, earlier: Iterable[VerdictRecord]
 ) -> Threads:
-    """Choose how many threads to compute with, by answers to a batch of images x, [N, H, W, C]."""
+    """Choose how many threads to compute with, by answers to a batch of images.
+
+    Args:
+        request: the evaluation.
+        defense: the defense.
+        x: images [N, H, W, C].
+        earlier: what there is of the same evaluation already, which chose.
+    """
     batch = x[: request.batch_size]
     size = math.prod(batch.shape[:3]) * defense.settings.filters**2
     threads = Threads(candidates(size, request.threads), asked=request.threads is not None)
@@ -260,8 +309,7 @@ def _attack_all(
 ) -> None:
     """Attack what is left of a share, by batches, then check; the verdict is written as it goes."""
     start, saved = time.perf_counter() - verdict.seconds, time.monotonic()
-    passes = parts.defense.passes
-    guard = Guard(parts.defense, parts.threat)
+    guards = Guards.of(parts)
     left = share[verdict.reason[share] == ""]
     total = len(share)
     done = total - len(left)
@@ -269,29 +317,18 @@ def _attack_all(
     if request.time_limit is not None and not _can_be_limited():
         verdict.warn(checks.TIME_LIMIT)
     try:
-        size = request.batch_size
-        while len(left):
-            batch = left[:size]
-            x, y = images_of(parts.dataset, verdict.index[batch]), verdict.label[batch]
-            forward, backward = passes.forward, passes.backward
-            try:
-                with _guarded(guard, parts.attack):
-                    given, changed = _attack(parts, x, y, request.time_limit)
-            except _ShortOfMemory:
-                if len(batch) == 1:
-                    raise
-                size = len(batch) // 2
-                tell(done, total, f"memory is short: going on with {size} images at a time")
-                verdict.warn(checks.SHORT_OF_MEMORY)
-                continue
-            left = left[len(batch) :]
-            verdict.forward += passes.forward - forward
-            verdict.backward += passes.backward - backward
+        batches = attack_batches(
+            *(request, parts, verdict, left, guards), lambda text: tell(done, total, text)
+        )
+        for batch, given, changed in batches:
+            x = images_of(parts.dataset, verdict.index[batch])
             verdict.rows[batch], verdict.adversarial[batch] = judge.judge(
                 verdict.rows[batch], x, given
             )
             if changed:
                 verdict.warn(checks.CHANGED_INPUT)
+            if guards.changed:
+                verdict.warn(checks.changed_defense(guards.changed))
             verdict.asked = sorted(checks.asked(parts.attacked))[:2]
             verdict.seconds = time.perf_counter() - start
             done += len(batch)
@@ -302,9 +339,11 @@ def _attack_all(
                 saved = time.monotonic()
         if request.check and request.chunk is None:
             tell(done, total, "looking for signs to distrust the result")
-            with _guarded(guard, parts.attack):
-                verdict.warnings += _checked(verdict, parts)
+            with _guarded(guards, parts.attack):
+                verdict.warnings += checked(verdict, parts)
             verdict.checked = True
+        with _guarded(guards, parts.attack):
+            pass  # what runs on, as in a thread, may have changed it since
     except _Cheated:
         raise
     except BaseException:
@@ -313,6 +352,48 @@ def _attack_all(
         raise
     verdict.seconds = time.perf_counter() - start
     verdict.save(finished=True)
+
+
+def attack_batches(
+    request: EvaluationRequest,
+    parts: Parts,
+    verdict: Verdict,
+    left: np.ndarray,
+    guards: Guards | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Iterator[tuple[np.ndarray, Any, bool]]:
+    """Attack images by batches, which get smaller where memory is short.
+
+    Args:
+        request: the evaluation.
+        parts: what its names stand for.
+        verdict: whose images they are; it is warned of what is short.
+        left: the rows of it, int [M].
+        guards: look after each batch for what the attack changed.
+        tell: is told when memory is short.
+
+    Yields:
+        The rows of a batch, what the attack returned, and whether it changed its input in place.
+    """
+    size, passes = request.batch_size, attacks.unwrapped(parts.unobserved)[0].passes
+    while len(left):
+        batch = left[:size]
+        x, y = images_of(parts.dataset, verdict.index[batch]), verdict.label[batch]
+        forward, backward = passes.forward, passes.backward
+        try:
+            with nullcontext() if guards is None else _guarded(guards, parts.attack):
+                given, changed = _attack(parts, x, y, request.time_limit)
+        except _ShortOfMemory:
+            if len(batch) == 1:
+                raise
+            size = len(batch) // 2
+            tell(f"memory is short: going on with {size} images at a time")
+            verdict.warn(checks.SHORT_OF_MEMORY)
+            continue
+        left = left[len(batch) :]
+        verdict.forward += passes.forward - forward
+        verdict.backward += passes.backward - backward
+        yield batch, given, changed
 
 
 # What the request's names stand for
@@ -328,6 +409,7 @@ class Prepared:
         about: what is evaluated.
         index: on which test images, int [N].
         folder: where its verdict is written, or a chunk of it; None for nowhere.
+        drawn: whether the judge's seed was drawn from the system.
     """
 
     parts: Parts
@@ -335,10 +417,15 @@ class Prepared:
     about: Evaluated
     index: np.ndarray
     folder: Path | None
+    drawn: bool = False
 
     @classmethod
     def of(
-        cls, request: EvaluationRequest, tell: Progress, dataset: Dataset | None = None
+        cls,
+        request: EvaluationRequest,
+        tell: Progress,
+        dataset: Dataset | None = None,
+        isolation: str | None = None,
     ) -> Prepared:
         """Load and check what a request needs.
 
@@ -346,18 +433,36 @@ class Prepared:
             request: the evaluation.
             tell: is told what is left out.
             dataset: the request's data set, where it is loaded already.
+            isolation: how the attack is kept from the judge; None says it by the request.
 
         Raises:
             SparringError: what `evaluate` raises before it attacks.
         """
         parts = Parts.of(request, tell, dataset)
         index = _index(request, len(parts.dataset.x_test))
-        judge = Judge.of(parts.defense, parts.threat, request.draws, request.seed)
-        about = parts.about(judge.draws, request.seed)
+        seed = request.seed or 0
+        judge = Judge.of(parts.defense, parts.threat, request.draws, seed)
+        if parts.submission is not None and parts.defense.stochastic:
+            seed = TO_BE_DRAWN if request.seed is None else seed
+        if isolation is None:
+            isolation = isolations.means(request.sandbox) if request.runs_apart else IN_PROCESS
+        about = parts.about(judge.draws, seed, isolation)
         where = _folder(request, parts, about, index)
         if where is not None and request.chunk is not None:
             where = folder.chunk_folder(where, request.chunk, request.chunks)
         return cls(parts, judge, about, index, where)
+
+    def with_seed(self, seed: int) -> Prepared:
+        """Give one whose judge's draws follow from a seed that was drawn."""
+        judge = Judge.of(self.judge.defense, self.judge.threat, self.judge.draws, seed)
+        about = self.about.model_copy(update={"seed": seed})
+        return replace(self, judge=judge, about=about, drawn=True)
+
+    def with_seed_drawn(self) -> Prepared:
+        """Draw the judge's seed from the system, where that was left for when the images are in."""
+        if self.about.seed != TO_BE_DRAWN:
+            return self
+        return self.with_seed(secrets.randbits(_BITS_OF_SEED))
 
     def same(self, other: Prepared) -> bool:
         """Whether another one is of the same evaluation."""
@@ -384,7 +489,8 @@ class Parts:
     """What a request's names stand for.
 
     The attack is given `attacked`: the defense in its `wrappers`, which is `unobserved`, or that
-    observed. `repeatable` says whether the attack is known well enough to tell it from any other.
+    observed; within them, where the attack is not one of ours, is a second copy of it. `repeatable`
+    says whether the attack is known well enough to tell it from any other.
     """
 
     defense: Defense
@@ -404,15 +510,20 @@ class Parts:
         """Load and check them; the data set only where none is given."""
         attacked, attack = request.defense, request.attack
         if isinstance(attacked, str):
-            attacked = load(_run_directory(request))
+            attacked = load(run_directory(request))
         defense, wrappers = attacks.unwrapped(attacked)  # the judge asks the defense itself
         plain = not isinstance(attacked, Wrapped) or _identified(attacked, defense)
+        if not (request.runs_apart or _is_ours(request.attack)):
+            twin = second_copy(defense)
+            attacked = attacked.around(twin) if isinstance(attacked, Wrapped) else twin
         unobserved = attacked
         if request.check and defense.stochastic:
             attacked = checks.observed(attacked)
-        if isinstance(attack, str):
+        if request.runs_apart:
+            attack = Submission.of(Path(attack), request.options)
+        elif isinstance(attack, str):
             attack = attacks.get(attack, request.options, defense=defense.name)
-        else:
+        elif not isinstance(attack, Submission):
             attack = attacks.checked(attack)
         attack = _with_runs(attack)
         if request.min_eps:
@@ -433,8 +544,11 @@ class Parts:
         else:
             threat = threat_model(request.norm, request.eps)
         source = _transfer_source(request, defense, tell)
-        by_name = isinstance(request.attack, str)
-        word = Path(request.attack).stem if by_name else short_name(describe(request.attack))
+        by_name = isinstance(request.attack, str | Submission)
+        if isinstance(request.attack, Submission):
+            word = request.attack.name
+        else:
+            word = Path(request.attack).stem if by_name else short_name(describe(request.attack))
         label = " ".join([word, *request.unusual(), *([f"on {wrappers}"] if wrappers else [])])
         repeatable = plain and (by_name or _identified(attack))
         return cls(
@@ -442,7 +556,13 @@ class Parts:
             *(word, label, repeatable),
         )
 
-    def about(self, draws: int, seed: int) -> Evaluated:
+    @property
+    def submission(self) -> Submission | None:
+        """What is judged in place of an attack that runs here, if that is so."""
+        attack = self.attack.attack if isinstance(self.attack, attacks.Smallest) else self.attack
+        return attack if isinstance(attack, Submission) else None
+
+    def about(self, draws: int, seed: int, isolation: str) -> Evaluated:
         """What is evaluated, for the verdict."""
         other = self.dataset.has_test_images_of(self.defense.info) is False
         return Evaluated(
@@ -450,18 +570,19 @@ class Parts:
             run=str(Run(self.defense.path).shown) if self.defense.path else None,
             weights_sha256=self.defense.weights_sha256,
             attack=describe(self.attack) + (self.wrappers and f" on {self.wrappers}"),
-            attack_sha256=_source_hash(self.attack),
+            attack_sha256=_source_hash(self.submission or self.attack),
             threat=ThreatRecord(norm=self.threat.norm, eps=self.threat.eps),
             dataset=self.dataset.info.as_json() | ({"other_data": True} if other else {}),
             seed=seed,
             draws=draws,
             backend=backend.name,
             sparring=__version__,
+            isolation=isolation,
         )
 
 
-def _run_directory(request: EvaluationRequest) -> Path:
-    """The run directory of the defense: a path, or where a name's run on the data set lies."""
+def run_directory(request: EvaluationRequest) -> Path:
+    """Find the run directory of the defense: a path, or where a name's run on the data set lies."""
     path = Path(request.defense)
     if path.is_dir() or len(path.parts) > 1:
         return path
@@ -502,6 +623,13 @@ def _transfer_source(
         tell(0, 0, f"The checks leave out images made for the baseline beside it: {error}")
         return None
     return source if source.info.shape == defense.info.shape else None
+
+
+def _is_ours(attack: Any) -> bool:
+    """Whether an attack is one of Sparring's own, or only judged."""
+    if isinstance(attack, str):
+        return not attack.endswith(".py")
+    return isinstance(attack, Submission) or type(attack) in attacks.ATTACKS.values()
 
 
 def _with_runs(attack: Attack) -> Attack:
@@ -603,8 +731,13 @@ def _is_short_of_memory(error: BaseException) -> bool:
     return any(sign in said for sign in signs)
 
 
-def _checked(verdict: Verdict, parts: Parts) -> list[EvaluationWarning]:
-    """Warnings about the attack, from running it again on the first of the attacked images."""
+def checked(verdict: Verdict, parts: Parts) -> list[EvaluationWarning]:
+    """Give warnings about an attack, from running it again on the first of the attacked images.
+
+    Args:
+        verdict: what it came to.
+        parts: what was attacked, and how.
+    """
     rows = verdict.rows[verdict.attacked][: checks.IMAGES]
     x = images_of(parts.dataset, rows["index"])
     # What smaller radii come to says nothing of the attack at the whole one.
@@ -612,28 +745,54 @@ def _checked(verdict: Verdict, parts: Parts) -> list[EvaluationWarning]:
     attempt = checks.Attempt(
         parts.attacked, attack, parts.threat, x, rows["label"], rows["success"]
     )
-    warnings = checks.look(attempt, parts.transfer_from)
-    warnings += checks.some_draw(verdict.success[verdict.attacked], verdict.about.draws)
-    return warnings + checks.few_images(verdict.success_rate)
+    return checks.look(attempt, parts.transfer_from) + checks.of_rates(verdict)
 
 
 class _Cheated(AttackError):
     """An attack changed what judges it."""
 
 
+class Guards:
+    """Guards of the defense that judges and of the copy that an attack has, if it has one.
+
+    Attributes:
+        changed: what the attack changed of its own copy, in words, at first.
+    """
+
+    def __init__(self, judging: Guard, attacked: Guard | None) -> None:
+        """Have found nothing yet."""
+        self._judging, self._attacked, self.changed = judging, attacked, list[str]()
+
+    @classmethod
+    def of(cls, parts: Parts) -> Guards:
+        """Note how both are."""
+        attacked, _ = attacks.unwrapped(parts.unobserved)
+        own = attacked is not parts.defense
+        return cls(
+            Guard(parts.defense, parts.threat), Guard(attacked, parts.threat) if own else None
+        )
+
+    def restore(self) -> list[str]:
+        """Put back what is not as it was; tell what that is of the defense that judges."""
+        changed = self._judging.restore()
+        own = self._attacked.restore() if self._attacked is not None else []
+        self.changed = self.changed or own
+        return changed
+
+
 @contextmanager
-def _guarded(guard: Guard, attack: Attack) -> Iterator[None]:
+def _guarded(guards: Guards, attack: Attack) -> Iterator[None]:
     """Put the defense back as it was after an attack ran; AttackError where it was changed."""
     try:
         yield
     finally:
-        changed = guard.restore()
+        changed = guards.restore()
         if changed and not isinstance(sys.exception(), KeyboardInterrupt):
             raise _Cheated(
                 f"the attack {describe(attack)} changed the defense that judges it: "
                 f"{', '.join(changed[:8])}. The defense was put back as it was, and there is no "
-                "verdict; expected an attack that leaves it alone and changes one that it loads "
-                "itself, and a defense that does not change while it answers"
+                "verdict; expected an attack that leaves it alone and changes the one that it is "
+                "given, and a defense that does not change while it answers"
             )
 
 
@@ -701,6 +860,8 @@ def _source_hash(attack: Any) -> str | None:
     """SHA-256 of the file an attack is defined in: another text is another attack."""
     if isinstance(attack, partial):
         return _source_hash(attack.func)
+    if isinstance(attack, Submission):
+        return attack.sha256
     try:
         kind = attack if inspect.isfunction(attack) else type(attack)
         return hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest()

@@ -14,7 +14,10 @@ import numpy as np
 
 from sparring.errors import RunError
 from sparring.runs.directory import Folder
-from sparring.runs.records import Evaluated, VerdictRecord
+from sparring.runs.records import IN_PROCESS, Evaluated, VerdictRecord
+
+LOG = "attack.log"
+"""What an attack printed that ran apart, beside its verdict."""
 
 _WAY_OUT = "Choose another folder with --out (out=)"
 _CHUNKS = ".chunks"
@@ -108,7 +111,9 @@ def other_folder(usual: Path, about: Evaluated, index: np.ndarray) -> Path:
         about: what is evaluated.
         index: on which test images, int [N].
     """
-    values = about.model_dump(mode="json", exclude={"run"})
+    # As it was before there were others.
+    usual_ones = {"isolation"} if about.isolation == IN_PROCESS else set[str]()
+    values = about.model_dump(mode="json", exclude={"run", *usual_ones})
     said = json.dumps([values, index.tolist()], sort_keys=True)
     return usual.with_name(f"{usual.name}-{hashlib.sha256(said.encode()).hexdigest()[:8]}")
 
@@ -136,7 +141,7 @@ def held(folder: Path | None, wait: float = 0) -> Iterator[None]:
         if folder.is_symlink():
             raise RunError(f"{folder}: expected a folder, found a symbolic link. {_WAY_OUT}.")
         files = folder.iterdir() if folder.is_dir() and VerdictRecord.find(folder) is None else ()
-        if any(not path.name.startswith(".") for path in files):
+        if any(not path.name.startswith(".") and path.name != LOG for path in files):
             raise RunError(f"{folder}: expected an empty folder or one with a verdict. {_WAY_OUT}.")
         lock = ExitStack()
         lock.enter_context(_Held(folder).locked(wait))

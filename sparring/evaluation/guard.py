@@ -1,16 +1,19 @@
-"""The guard: finds what an attack changed of the defense that judges it, and puts it back."""
+"""The guard: finds what an attack changed of a defense, and puts it back; and second copies."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 import numpy as np
 
+from sparring.attacks.gradients import copied
 from sparring.backend import ops
 from sparring.defenses.defense import Defense
 from sparring.threat import ThreatModel
+from sparring.training.recipe import Recipe
 
 _ABSENT = object()
 
@@ -164,6 +167,47 @@ class _Part:
             return key.startswith(_NOTED_BY_PYTHON)
         # What a defense itself keeps while it answers, as what it has compiled, may grow.
         return before is _ABSENT and "." in self.name and not self.name.endswith(_CLOSED)
+
+
+def second_copy(defense: Defense) -> Defense:
+    """Copy a defense with its weights, so that what is done to the copy is not done to it.
+
+    Networks are made anew as for a training. Those that are not of its recipes, and what a defense
+    of one's own keeps besides arrays, tensors, lists and dicts, are shared.
+    """
+    twin: Defense = copied(defense)
+    for name, value in vars(defense).items():
+        setattr(twin, name, _own(value))
+    recipes = defense.recipes(defense.info, defense.settings, 0) if defense.nets else []
+    twin._compiled = {}
+    if len(recipes) == len(defense.nets):
+        twin.nets = list(map(_second_net, recipes, defense.nets))
+    return twin
+
+
+def _own(value: Any) -> Any:
+    """Copy arrays and tensors, alone or in lists and dicts; data set and settings are values."""
+    if isinstance(value, dict):
+        return {key: _own(inner) for key, inner in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_own, value))
+    if ops.is_tensor(value):
+        return ops.copy(value)
+    return copy.copy(value) if isinstance(value, np.ndarray) or is_dataclass(value) else value
+
+
+def _second_net(recipe: Recipe, net: Any) -> Any:
+    """A network of the same weights; the network itself where it is not the recipe's."""
+    twin = recipe.net()
+    shapes = [[tuple(each.shape) for each in owner.variables] for owner in (twin, net)]
+    if type(twin) is not type(net) or shapes[0] != shapes[1]:
+        return net
+    for own, variable in zip(twin.variables, net.variables, strict=True):
+        own.assign(variable.value)
+    for name, value in vars(net).items():  # what was set later, such as another transform
+        if name not in vars(twin):
+            object.__setattr__(twin, name, value)
+    return twin
 
 
 def _content(value: Any) -> dict[Any, Any]:

@@ -27,6 +27,10 @@ NO_ANSWER = -1
 success of an attack."""
 
 
+_MOST_LOOKED_AT = 100
+"""Of so many images that are too far it is looked whether they are misordered."""
+
+
 @dataclass(frozen=True)
 class Judge:
     """Asks a defense about images, as often as its randomness demands.
@@ -98,7 +102,7 @@ class Judge:
             [B, H, W, C]; the image itself where none of finite values in [0, 1] came.
         """
         rows = rows.copy()
-        images, wrong = _as_images(given, x)
+        images, wrong = as_images(given, x)
         if images is None:
             rows["reason"] = wrong[:LONGEST_REASON]
             return rows, x.copy()
@@ -123,6 +127,73 @@ class Judge:
             votes = votes.sum(axis=0)  # [V, K]
             rows["answer"][valid] = np.where(votes.any(axis=1), votes.argmax(axis=1), NO_ANSWER)
         return rows, images
+
+    def judge_submitted(
+        self, rows: np.ndarray, x: np.ndarray, images: np.ndarray, reasons: np.ndarray, size: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Judge images that are in already, in batches.
+
+        Args:
+            rows: the rows of a verdict [N].
+            x: the images themselves, float32 [N, H, W, C] in [0, 1].
+            images: the adversarial images, float32 [N, H, W, C].
+            reasons: why there is none of an image, objects [N]; "" where there is one.
+            size: of a batch.
+
+        Returns:
+            The rows, and the adversarial images float32 [N, H, W, C]; the image itself where there
+            is none.
+        """
+        rows, adversarial = rows.copy(), x.copy()
+        left = np.flatnonzero(rows["attacked"])
+        none = left[reasons[left] != ""]
+        rows["reason"][none] = [reason[:LONGEST_REASON] for reason in reasons[none]]
+        left = left[reasons[left] == ""]
+        for first in range(0, len(left), size):
+            batch = left[first : first + size]
+            rows[batch], adversarial[batch] = self.judge(rows[batch], x[batch], images[batch])
+        self._look_for_misordered(rows, x, images, left)
+        return rows, adversarial
+
+    def _look_for_misordered(
+        self, rows: np.ndarray, x: np.ndarray, images: np.ndarray, left: np.ndarray
+    ) -> None:
+        """Say of images that are too far whether they are near another test image."""
+        far = [row for row in left[:_MOST_LOOKED_AT] if rows["distance"][row] > self.threat.eps]
+        for row in far:
+            near = self.threat.check(np.broadcast_to(images[row], x.shape), x).valid
+            if near.any() and not near[row]:
+                other = rows["index"][np.flatnonzero(near)[0]]
+                rows["reason"][row] += f", but near test image {other}: misordered?"
+
+    def eight_bit(self, rows: np.ndarray, x: np.ndarray, adversarial: np.ndarray, size: int) -> Any:
+        """Judge adversarial images anew after rounding them to what a PNG of 8 bits holds.
+
+        To the nearest of its values; to the next one towards the image itself where the nearest
+        ones are too far away.
+
+        Args:
+            rows: the rows of a verdict [N].
+            x: the images themselves, float32 [N, H, W, C] in [0, 1].
+            adversarial: the adversarial images, float32 [N, H, W, C] in [0, 1].
+            size: of a batch.
+
+        Returns:
+            Shares of draws, float64 [N], in which each is broken.
+        """
+        nearest = np.round(adversarial * 255) / np.float32(255)
+        levels = np.round(x * 255)
+        # Within a thousandth of a level a value is that level, whose float32 is not exact.
+        moved = adversarial.astype(np.float64) * 255 - levels
+        inward = ((levels + np.trunc(moved + np.sign(moved) * 1e-3)) / 255).astype(np.float32)
+        valid = self.threat.check(nearest, x).valid
+        rounded = np.where(valid[:, None, None, None], nearest, inward)
+        none = np.full(len(rows), "", object)
+        tried = rows["attacked"] & (rows["success"] > 0)
+        fresh = rows.copy()
+        fresh["attacked"], fresh["success"] = tried, 0
+        judged, _ = self.judge_submitted(fresh, x, rounded, none, size)
+        return judged["success"]
 
     def ask(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Ask about images float32 [B, H, W, C] in [0, 1].
@@ -158,8 +229,16 @@ class Judge:
         return rows
 
 
-def _as_images(given: Any, x: np.ndarray) -> tuple[np.ndarray | None, str]:
-    """What an attack returned as float32 images of the shape of x, or None and what is wrong."""
+def as_images(given: Any, x: np.ndarray) -> tuple[np.ndarray | None, str]:
+    """Take what an attack returned for images.
+
+    Args:
+        given: what it returned.
+        x: the images that it was given, [B, H, W, C].
+
+    Returns:
+        float32 images of the shape of x, copied; or None, and what is wrong.
+    """
     try:
         # Sparse and ragged tensors have no __array__.
         dense = ops.is_tensor(given) and hasattr(given, "__array__")

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from sparring import data as datasets
 from sparring.errors import SettingsError, shown, unknown_name
+from sparring.evaluation.submission import Submission
 from sparring.experiments.request import Request, option
 
 _RANGES = {
@@ -28,6 +29,8 @@ _RANGES = {
 """The least and the largest value of each field that is an integer."""
 
 _LONGEST = 1e8
+
+_UNITS = {"memory_limit": "gibibytes", "output_limit": "mebibytes"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,9 @@ class EvaluationRequest(Request):
     )
     draws: int = option(20, "How often a stochastic defense is asked.", "N")
     batch_size: int = option(128, "Images given to the attack at a time.", "N")
-    seed: int = option(0, "Of a stochastic defense's draws.", "N")
+    seed: int | None = option(
+        None, "Of a stochastic defense's draws. Default: 0; drawn where images are judged.", "N"
+    )
     check: bool = option(True, "Look for signs that the result should be distrusted.")
     min_eps: bool = option(
         False, "Find each image's smallest perturbation up to eps, by bisection, as Smallest does."
@@ -83,7 +88,17 @@ class EvaluationRequest(Request):
     threads: int | None = option(
         None, "Threads to compute with on a CPU, with PyTorch. Default: by timed steps.", "N"
     )
-    time_limit: float | None = option(None, "For the attack, per batch.", "SECONDS")
+    time_limit: float | None = option(
+        None, "For the attack: in all where it runs apart, else per batch.", "SECONDS"
+    )
+    apart: bool = False
+    """Whether an attack from a file runs in a process of its own."""
+    sandbox: bool = option(False, "Run a file's attack in bubblewrap too, which has no network.")
+    cpu_limit: float | None = option(None, "CPU time of each process of a file's.", "SECONDS")
+    memory_limit: float | None = option(
+        None, "Memory of each process of a file's. Default: three quarters of all.", "GIB"
+    )
+    output_limit: float = option(10.0, "What is kept of what a file prints.", "MIB")
     runs: Path = option(Path("runs"), "Folder of runs.")
     save: bool = True
     """Whether the verdict is written, and an unfinished one of the same evaluation gone on with."""
@@ -100,8 +115,19 @@ class EvaluationRequest(Request):
     def __post_init__(self) -> None:
         """Check numbers, and take texts for paths."""
         for name, (least, most) in _RANGES.items():
-            object.__setattr__(self, name, _integer(name, getattr(self, name), least, most))
-        for name in ("check", "min_eps", "trace", "transfer", "save", "force", "other_data"):
+            if (value := getattr(self, name)) is not None or name != "seed":
+                object.__setattr__(self, name, _integer(name, value, least, most))
+        for name in (
+            "check",
+            "min_eps",
+            "trace",
+            "transfer",
+            "save",
+            "force",
+            "other_data",
+            "apart",
+            "sandbox",
+        ):
             if not isinstance(value := getattr(self, name), bool | np.bool_):
                 raise SettingsError(f"{name}: expected true or false, got {value!r:.80}")
             object.__setattr__(self, name, bool(value))
@@ -111,14 +137,16 @@ class EvaluationRequest(Request):
             raise SettingsError(f"wait: expected a number of seconds, got {self.wait!r:.80}")
         if self.threads is not None:
             object.__setattr__(self, "threads", _integer("threads", self.threads, 1, 4096))
-        limit = self.time_limit
-        if limit is not None:
+        for name in ("time_limit", "cpu_limit", "memory_limit", "output_limit"):
+            if (limit := getattr(self, name)) is None and name != "output_limit":
+                continue
             if not _is_number(limit) or not 0 < limit <= _LONGEST:
+                what = _UNITS.get(name, "seconds")
                 raise SettingsError(
-                    f"time_limit: expected seconds above 0 and at most {_LONGEST:g}, or none for "
+                    f"{name}: expected {what} above 0 and at most {_LONGEST:g}, or none for "
                     f"no limit; got {limit!r:.80}"
                 )
-            object.__setattr__(self, "time_limit", float(limit))
+            object.__setattr__(self, name, float(limit))
         if self.options and not isinstance(self.attack, str | Path):
             raise SettingsError("options: expected none with an attack that is no name or file")
         self._take_paths("data_dir", "runs", "out")
@@ -129,6 +157,11 @@ class EvaluationRequest(Request):
             object.__setattr__(self, "data", datasets.accepted(self.data))
         if self.images is not None:
             object.__setattr__(self, "images", _chosen(self.images))
+
+    @property
+    def runs_apart(self) -> bool:
+        """Whether the attack is a file's, to run in a process of its own."""
+        return self.apart and isinstance(self.attack, str) and self.attack.endswith(".py")
 
     def unusual(self) -> list[str]:
         """List what is asked for otherwise than by default, as steps=10 or n=20."""
@@ -141,7 +174,8 @@ class EvaluationRequest(Request):
         else:
             said.append(f"images={','.join(map(str, sorted(self.images)))}")
         said += ["min-eps"] if self.min_eps else []
-        return said + self._not_as_by_default("draws", "seed")
+        said += self._not_as_by_default("draws")
+        return said + ([f"seed={self.seed}"] if self.seed else [])
 
     def _not_as_by_default(self, *names: str) -> list[str]:
         own, usual = vars(self), vars(type(self))
@@ -279,6 +313,8 @@ def _chosen(images: Any) -> tuple[int, ...]:
 
 def _own_options(attack: Any) -> Mapping[str, Any]:
     """What an attack that is no name says of itself: fields and arguments not as by default."""
+    if isinstance(attack, Submission):
+        return attack.options
     if isinstance(attack, partial):
         return {**_own_options(attack.func), **attack.keywords}
     if not is_dataclass(attack) or isinstance(attack, type):

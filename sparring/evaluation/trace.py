@@ -124,6 +124,11 @@ class Trace:
         about = record.evaluated.model_copy(update={"run": evaluated.run})
         if about != evaluated or record.images != list(images):
             return None
+        return cls.of_record(record)
+
+    @classmethod
+    def of_record(cls, record: TraceRecord) -> Trace:
+        """Take what trace.json holds; texts are made printable."""
         ways = [Way(**_printable(way.model_dump())) for way in record.ways]
         points = np.zeros(len(record.points.image), POINT)
         for name in POINT.names or ():

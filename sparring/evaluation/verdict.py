@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 BROKEN = "broken"
 """The reason of an image that is broken in every draw."""
 
-WITHOUT_CHECKS = ("changed-input", "short-of-memory", "time-limit")
+WITHOUT_CHECKS = ("changed-input", "changed-defense", "short-of-memory", "time-limit")
 """The warnings that come while the attack runs, and not of the checks afterwards."""
 
 _KINDS: dict[Any, Any] = {int: np.int64, float: np.float64, bool: np.bool_, str: object}
@@ -73,7 +73,9 @@ class Verdict:
         margin: float64 [N], by how much the best other logit exceeds the label's, of the
             adversarial images, in the mean over some draws; NaN where that is not known.
         trace: what the first of the attacked images went through, if it was asked for.
-        asked: as in the record, `VerdictRecord.asked`.
+        asked, drawn: as in the record, `VerdictRecord`.
+        eight_bit: float64 [N], shares of draws in which the adversarial images are broken after
+            rounding to what a PNG holds; None where nobody looked.
     """
 
     about: Evaluated
@@ -91,6 +93,8 @@ class Verdict:
     margin: np.ndarray | None = None
     trace: Trace | None = None
     asked: list[int] = field(default_factory=list)
+    drawn: bool = False
+    eight_bit: np.ndarray | None = None
 
     index = _Column()
     """Indices [N] of the test images."""
@@ -141,6 +145,11 @@ class Verdict:
     def success_in_some_draw(self) -> Rate:
         """Of the images attacked: broken in one draw or more, as who may ask again finds."""
         return Rate.of(self.success[self.attacked] > 0)
+
+    @property
+    def eight_bit_rate(self) -> Rate | None:
+        """Of the images attacked: broken after rounding to what a PNG holds; None if not asked."""
+        return None if self.eight_bit is None else Rate.of(self.eight_bit[self.attacked])
 
     @property
     def robust_accuracy(self) -> Rate:
@@ -210,6 +219,8 @@ class Verdict:
             radii = [threat.eps * part / 8 for part in range(1, 9)]
             shares = [f"{100 * self.success_within(eps):.0f} % at {eps:.3g}" for eps in radii]
             lines.append(f"success by eps   {', '.join(shares)}")
+        if (rounded := self.eight_bit_rate) is not None:
+            lines.insert(4, f"as 8-bit PNG     {rounded}")
         if self.about.draws > 1:
             lines.insert(4, f"in some draw     {self.success_in_some_draw}")
         if self.cost:
@@ -217,6 +228,9 @@ class Verdict:
         reasons = Counter(self.reason[self.attacked])
         del reasons[BROKEN]
         lines += [f"  {count:4d}  {reason}" for reason, count in reasons.most_common(8)]
+        if self.drawn:
+            lines.append(f"seed, drawn      {self.about.seed}")
+        lines.append(f"isolation        {self.about.isolation}")
         lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
 
@@ -241,6 +255,7 @@ class Verdict:
         results = {
             name: RateRecord(**getattr(self, name)._asdict()) for name in RatesRecord.model_fields
         }
+        rounded = self.eight_bit_rate
         rows, names = self.rows.copy(), ROW.names or ()
         for name in ("clean", "rejected", "success"):
             rows[name] = rows[name].round(6)
@@ -259,6 +274,8 @@ class Verdict:
             threads=self.threads,
             adversarial_sha256=sha256,
             asked=self.asked,
+            drawn=self.drawn,
+            eight_bit=None if rounded is None else RateRecord(**rounded._asdict()),
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -107,6 +107,8 @@ class Findings:
     downloads: FolderFinding
     extras: dict[str, tuple[str, ...]] | None
     """Which requirements each extra lacks; None when the package is not installed as one."""
+    isolation: str = ""
+    """By what means attacks of files are kept from their judge; empty where nobody looked."""
 
     @property
     def usable(self) -> bool:
@@ -136,6 +138,7 @@ class Findings:
             ("Runs", self.runs),
             ("Downloads", self.downloads),
             ("Extras", self._extras()),
+            *([("Isolation", self.isolation)] if self.isolation else []),
         ]
         wrapper = textwrap.TextWrapper(
             _WIDTH,

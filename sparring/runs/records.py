@@ -206,6 +206,13 @@ class ImageRecord(Record):
     reason: str
 
 
+IN_PROCESS = "in-process"
+"""How an attack is kept from the judge that runs in the judge's own process: not at all."""
+
+TO_BE_DRAWN = -1
+"""In place of a seed that is drawn from the system once the adversarial images are in."""
+
+
 class Evaluated(Record):
     """What was evaluated; evaluations that are equal here come to the same verdict.
 
@@ -218,10 +225,13 @@ class Evaluated(Record):
         threat: the threat model.
         dataset: `DatasetInfo` as JSON values; and "other_data": true where its test images are
             others than the run's, which was asked for.
-        seed: what a stochastic defense's draws follow from.
+        seed: what a stochastic defense's draws follow from; TO_BE_DRAWN while that is not known.
         draws: how often the defense was asked about each image.
         backend: the framework it ran on.
         sparring: the version it ran with.
+        isolation: how the attack was kept from the judge: "in-process", which is not at all;
+            "images", where there was none, only a file of images; else the means, as "process" or
+            "process, Landlock" (docs/security.md).
     """
 
     defense: str
@@ -235,6 +245,11 @@ class Evaluated(Record):
     draws: int
     backend: str
     sparring: str
+    isolation: str = IN_PROCESS
+
+
+MOST_PASSES = 1 << 53
+"""More passes than an attack makes; every reader of JSON keeps as many."""
 
 
 class VerdictRecord(Evaluated, _File):
@@ -257,14 +272,16 @@ class VerdictRecord(Evaluated, _File):
         adversarial_sha256: the hash of adversarial.safetensors beside it.
         asked: seeds of the draws that the attack asked a stochastic defense for, the two smallest
             of several; -1 stands for any. Empty where nobody looked.
+        drawn: whether the seed was drawn from the system once the adversarial images were in.
+        eight_bit: the success after rounding to what a PNG holds; None where nobody looked.
     """
 
     format: int = VERDICT_FORMAT
     results: RatesRecord
     warnings: list[EvaluationWarning]
     seconds: Annotated[float, Field(ge=0, lt=1e100)]
-    forward: Count = 0
-    backward: Count = 0
+    forward: Annotated[int, Field(ge=0, lt=MOST_PASSES)] = 0
+    backward: Annotated[int, Field(ge=0, lt=MOST_PASSES)] = 0
     images: list[ImageRecord]
     finished: bool
     checked: bool = False
@@ -272,6 +289,8 @@ class VerdictRecord(Evaluated, _File):
     threads: Annotated[int | None, Field(ge=1, le=MOST_THREADS)] = None
     adversarial_sha256: str | None = None
     asked: Annotated[list[int], Field(max_length=2)] = []
+    drawn: bool = False
+    eight_bit: RateRecord | None = None
 
     @property
     def evaluated(self) -> Evaluated:
@@ -296,6 +315,8 @@ class VerdictRecord(Evaluated, _File):
         before = self.evaluated
         if about.weights_sha256 is not None:  # which tells runs apart, wherever they lie by now
             before = before.model_copy(update={"run": about.run})
+        if self.drawn:
+            before = before.model_copy(update={"seed": TO_BE_DRAWN})
         return before == about and [image.index for image in self.images] == list(index)
 
     def write(self, folder: Path) -> None:
