@@ -240,6 +240,20 @@ def test_a_change_of_a_trained_defense_is_found_and_put_back(
     np.testing.assert_array_equal(digits_baseline.classify(x), before)
 
 
+def test_the_copy_of_a_defense_answers_as_it_does(
+    digits_baseline: Defense, digits: Dataset
+) -> None:
+    x = digits.x_test[:20]
+    seen: list[np.ndarray] = []
+
+    def look(defense: Any) -> None:
+        assert defense is not digits_baseline
+        seen.append(defense.classify(x))
+
+    judged(digits_baseline, digits, making(look))
+    np.testing.assert_array_equal(seen[0], digits_baseline.classify(x))
+
+
 def test_a_network_of_another_class_is_found(digits_baseline: Defense, digits: Dataset) -> None:
     kind = type(digits_baseline.nets[0])
     own = type("Own", (kind,), {"call": lambda net, x, chance=None: -kind.call(net, x, chance)})

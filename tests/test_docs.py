@@ -78,7 +78,7 @@ def test_the_page_on_adding_a_data_source(tmp_path: Path) -> None:
 
 def test_the_page_on_adding_an_attack(tmp_path: Path) -> None:
     _, ascent, tries, _ = pages.follow("add-an-attack.md", tmp_path)
-    assert "attack(steps=10), Linf eps 0.15\n" in ascent
+    assert "attack_ascent.py(steps=10), Linf eps 0.15\n" in ascent
     assert "Tries(draws=50, seed=0), Linf eps 0.15\n" in tries
 
 
