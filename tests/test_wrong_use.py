@@ -72,7 +72,7 @@ attack baseline --draws 0 | draws: expected an integer of 1 to 1000000
 attack baseline --batch-size 0 | batch_size: expected an integer of 1 or more
 attack baseline --out file | '--out'
 attack baseline --runs file | '--runs'
-attack baseline --data digit | runs/digit/baseline: no such run
+attack baseline --data digit | unknown data set 'digit'. Did you mean 'digits'?
 attack baseline -o steps=2026-99-99 | steps: expected
 attack baseline -o '!!int x' | --option: expected NAME=VALUE
 attack baseline -o x=!!int | tags
