@@ -67,12 +67,14 @@ def presets(arguments: argparse.Namespace) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
-def run(command: list[str], **options: object) -> None:
-    """Print a command, and run it; a failure ends this program once all is told."""
+def run(command: list[str], keep: bool = False) -> bytes:
+    """Print a command, run it, and give what it printed where that is kept; a failure ends all."""
     print(shlex.join(["python", "-m", *command]), flush=True)
-    answer = subprocess.run([sys.executable, "-m", *command], **options)  # type: ignore[call-overload]
+    output = subprocess.PIPE if keep else None
+    answer = subprocess.run([sys.executable, "-m", *command], stdout=output, check=False)
     if answer.returncode:
         sys.exit(f"exit code {answer.returncode}")
+    return answer.stdout or b""
 
 
 def main() -> None:
@@ -98,8 +100,7 @@ def main() -> None:
         zoo = ["benchmarks.results_table", str(arguments.out / "zoo" / arguments.data)]
         where = [] if arguments.data_dir is None else ["--data-dir", str(arguments.data_dir)]
         run([*zoo, *where, "--attack", "--images", str(arguments.images)])
-        with (arguments.out / "zoo.md").open("w", encoding="utf-8") as page:
-            run([*zoo, *where], stdout=page)
+        write_atomically(arguments.out / "zoo.md", run([*zoo, *where], keep=True))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import cifar10, results_table, success_curves
 from sparring import plots
-from tests.test_report import run
+from tests.test_report import run, verdict
 
 ROOT = Path(__file__).parent.parent
 
@@ -96,3 +96,17 @@ def test_pictures_in_docs_follow_the_reader_s_scheme(name: str) -> None:
     for what, color in colors:
         assert f'[{what}="{color}"]{{{what}:{plots.DARK[color]}}}' in text
     assert "<style>@media (prefers-color-scheme: dark)" in text
+
+
+def test_the_page_of_results_says_how_many_images_and_nothing_of_other_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verdict(run(tmp_path / "baseline"), "pgd-Linf-0.15")  # on ten images
+    monkeypatch.setattr(sys, "argv", ["results_table", str(tmp_path)])
+    results_table.main()
+    page = capsys.readouterr().out
+    assert "among the first 10 test images" in page
+    assert "--attack --images 10\n" in page
+    # What was found on Fashion-MNIST is said of that alone.
+    assert "majority:" not in page
+    assert "shared machine" not in page
