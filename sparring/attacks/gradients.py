@@ -77,7 +77,7 @@ class Wrapped(ABC):
         return wrapper
 
 
-class Apart(Wrapped):
+class SeparatelyCompiled(Wrapped):
     """A wrapper that keeps what is compiled for it, so that nothing of it stays with the defense.
 
     Attributes:

@@ -15,7 +15,7 @@ import numpy as np
 from typing_extensions import override
 
 from sparring import backend
-from sparring.attacks.gradients import Apart, Wrapped, unwrapped
+from sparring.attacks.gradients import SeparatelyCompiled, Wrapped, unwrapped
 from sparring.attacks.search import Watcher
 from sparring.backend import ops
 from sparring.defenses.defense import Defense
@@ -32,7 +32,7 @@ class Onlooker(Watcher):
 
 
 @final
-class Watched(Apart):
+class Watched(SeparatelyCompiled):
     """A defense that tells a watcher what it is asked.
 
     Attributes:

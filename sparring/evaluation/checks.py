@@ -25,7 +25,7 @@ from sparring.attacks import (
     Wrapped,
     unwrapped,
 )
-from sparring.attacks.gradients import Apart
+from sparring.attacks.gradients import SeparatelyCompiled
 from sparring.backend import ops
 from sparring.errors import printable, told
 from sparring.evaluation import planted, slopes
@@ -64,7 +64,7 @@ DRAWS_APART = 0.1
 
 
 @final
-class Observed(Apart):
+class Observed(SeparatelyCompiled):
     """A stochastic defense that notes with which draws its logits are asked.
 
     Every function is compiled for it anew, so traced, and notes its draws, once.
