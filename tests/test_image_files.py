@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import sparring
 from sparring.cli import app
-from sparring.data import Dataset, decoded, encoded, load
+from sparring.data import Dataset, decoded, encoded, load, parquet
 from sparring.errors import DataError, SettingsError
 from sparring.experiments.dataset import of_run
 
@@ -508,13 +508,13 @@ def write_parquet(
     path: Path, columns: dict[str, Any], features: dict[str, Any] | None = None
 ) -> Path:
     arrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
+    writer = pytest.importorskip("pyarrow.parquet")
     table = arrow.table(columns)
     if features:
         info = json.dumps({"info": {"features": features}})
         table = table.replace_schema_metadata({"huggingface": info})
     path.parent.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(table, path)
+    writer.write_table(table, path)
     return path
 
 
@@ -611,6 +611,24 @@ def test_parquet_files_of_other_forms(
     path = write_parquet(tmp_path / "pets.parquet", columns, features)
     with pytest.raises(DataError, match=message):
         load(path)
+
+
+def test_a_parquet_file_that_changes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = parquet._hash
+    hashed: list[bytes] = []
+
+    def changing(path: Path) -> bytes:
+        hashed.append(real(path) if len(hashed) < 2 else b"another")  # once decoding has begun
+        return hashed[-1]
+
+    monkeypatch.setattr(parquet, "_hash", changing)
+    x, y = rows(5)
+    path = write_parquet(tmp_path / "pets.parquet", {"image": x, "label": y}, FEATURES)
+    with pytest.raises(DataError, match=r"pets\.parquet: was changed while the data"):
+        load(path)
+    assert len(hashed) == 3
 
 
 def test_damaged_parquet_files(tmp_path: Path) -> None:

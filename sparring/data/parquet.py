@@ -133,6 +133,8 @@ def _collection(library: ModuleType, path: Path) -> Collection:
         path, numbers[keep], held_out if held_out is None else held_out[keep], class_names
     )
 
+    hashes = {table.path: _hash(table.path) for table in tables}
+
     def chunks() -> Iterator[Sequence[Encoded]]:
         for table, kept in _rows(tables, keep):
             row = 0
@@ -140,6 +142,10 @@ def _collection(library: ModuleType, path: Path) -> Collection:
                 wanted = kept[row : row + len(images)]
                 row += len(images)
                 yield [image for image, is_kept in zip(images, wanted, strict=True) if is_kept]
+            if _hash(table.path) != hashes[table.path]:  # what is kept is found by the first one
+                raise DataError(
+                    f"{table.path}: was changed while the data set was read; read it again"
+                )
 
     return Collection(
         name=name_of(path) if path.is_dir() else path.stem,
@@ -147,7 +153,7 @@ def _collection(library: ModuleType, path: Path) -> Collection:
         labels=numbers[keep],
         test=None if held_out is None else held_out[keep],
         class_names=class_names,
-        sha256=hashlib.sha256(b"".join(_hash(table.path) for table in tables)).hexdigest(),
+        sha256=hashlib.sha256(b"".join(hashes.values())).hexdigest(),
         chunks=chunks,
         notes=tuple(notes),
     )
