@@ -31,6 +31,9 @@ PARTS = {
 }
 """What `sparring train` is given, by part."""
 
+L2_DEFENSES = ("baseline", "blur", "jump")
+"""What is attacked within an L2 ball, too."""
+
 
 def trainings(part: str, arguments: argparse.Namespace) -> list[str]:
     """The command that trains a part."""
@@ -97,10 +100,14 @@ def main() -> None:
     write_atomically(arguments.out / "presets.md", f"    {command}\n\n{table}\n".encode())
     print(table)
     if "zoo" in arguments.parts:
-        zoo = ["benchmarks.results_table", str(arguments.out / "zoo" / arguments.data)]
+        runs = str(arguments.out / "zoo" / arguments.data)
+        table, kept = "benchmarks.results_table", str(arguments.out / "zoo.json")
         where = [] if arguments.data_dir is None else ["--data-dir", str(arguments.data_dir)]
-        run([*zoo, *where, "--attack", "--images", str(arguments.images)])
-        write_atomically(arguments.out / "zoo.md", run([*zoo, *where], keep=True))
+        run([table, "attack", runs, *where, "--images", str(arguments.images)])
+        some = ["--norm", "L2", "--defenses", *L2_DEFENSES]
+        run([table, "attack", runs, *where, "--images", str(arguments.images), *some])
+        run([table, "keep", runs, kept])
+        write_atomically(arguments.out / "zoo.md", run([table, "page", kept], keep=True))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python -m benchmarks.presets_table runs/fashion-mnist fast/fashion-mnist
 
 The runs are those of `sparring train all --data fashion-mnist --data-dir DIR --eval-every 0`, once
-with `--preset fast --out fast`; the verdicts those of `python -m benchmarks.results_table FOLDER
---data-dir DIR --attack`, of as many images as asked for there.
+with `--preset fast --out fast`; the verdicts those of `python -m benchmarks.results_table attack
+FOLDER --data-dir DIR`, of as many images as asked for there.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ import pytest
 
 from benchmarks import cifar10, results_table, success_curves
 from sparring import plots
+from sparring.defenses import DEFENSES
+from sparring.runs.directory import Run
 from tests.test_report import run, verdict
 
 ROOT = Path(__file__).parent.parent
@@ -20,9 +22,9 @@ ROOT = Path(__file__).parent.parent
 @pytest.mark.parametrize(
     ("tool", "options"),
     [
-        (results_table, []),
-        (results_table, ["--attack"]),
-        (success_curves, ["--out", "success.svg"]),
+        (results_table, ["keep", "{}", "figures.json"]),
+        (results_table, ["attack", "{}"]),
+        (success_curves, ["{}", "--out", "success.svg"]),
     ],
 )
 def test_a_folder_without_runs_is_wrong_usage(
@@ -34,7 +36,8 @@ def test_a_folder_without_runs_is_wrong_usage(
 ) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("nowhere", "empty"):
-        monkeypatch.setattr(sys, "argv", ["tool", str(tmp_path / name), *options])
+        words = [option.format(tmp_path / name) for option in options]
+        monkeypatch.setattr(sys, "argv", ["tool", *words])
         with pytest.raises(SystemExit) as ended:
             tool.main()  # type: ignore[attr-defined]
         assert ended.value.code == 2
@@ -47,11 +50,13 @@ def test_a_folder_of_unfinished_runs_has_no_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(tmp_path / "baseline", None)
-    monkeypatch.setattr(sys, "argv", ["results_table", str(tmp_path)])
+    kept = tmp_path / "figures.json"
+    monkeypatch.setattr(sys, "argv", ["results_table", "keep", str(tmp_path), str(kept)])
     with pytest.raises(SystemExit) as ended:
         results_table.main()
     assert ended.value.code == 2
-    assert "expected finished runs, found unfinished baseline" in capsys.readouterr().err
+    assert "expected finished runs, found unfinished ones" in capsys.readouterr().err
+    assert not kept.exists()
 
 
 def test_presets_over_seeds(tmp_path: Path) -> None:
@@ -98,15 +103,51 @@ def test_pictures_in_docs_follow_the_reader_s_scheme(name: str) -> None:
     assert "<style>@media (prefers-color-scheme: dark)" in text
 
 
-def test_the_page_of_results_says_how_many_images_and_nothing_of_other_data(
+def results(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["results_table", *map(str, words)])
+    results_table.main()
+
+
+def test_the_page_of_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    verdict(run(tmp_path / "baseline"), "pgd-Linf-0.15")  # on ten images
-    monkeypatch.setattr(sys, "argv", ["results_table", str(tmp_path)])
-    results_table.main()
+    runs, kept = tmp_path / "runs", tmp_path / "digits.json"
+    info = Run(run(runs / "baseline")).read().info
+    usual = DEFENSES["baseline"].settings_for(info).settings
+    settings = {**usual.as_json(), "filters": 4}
+    verdict(run(runs / "baseline", settings=settings), "pgd-Linf-0.15")  # 3 of 8, of ten images
+    verdict(runs / "baseline", "reference-Linf-0.15", broken=4)
+    verdict(runs / "baseline", "reference-L2-0.75", broken=6)
+    verdict(runs / "baseline", "noise-Linf-0.15", broken=8, finished=False)
+    settings = {**settings, "epochs": 7}
+    verdict(run(runs / "blur", 0.8, defense="blur", settings=settings), "reference-Linf-0.15")
+    run(runs / "jump", None, defense="jump")  # has not ended
+    results(monkeypatch, "keep", runs, kept, "--title", "Digits")
+    results(monkeypatch, "page", kept)
     page = capsys.readouterr().out
-    assert "among the first 10 test images" in page
-    assert "--attack --images 10\n" in page
-    # What was found on Fashion-MNIST is said of that alone.
-    assert "majority:" not in page
-    assert "shared machine" not in page
+    command = "    sparring train all --data digits --data-dir DIR --eval-every 0 -s filters=4\n"
+    assert command in page
+    assert "| baseline | 90.0 % | 0.0 % | 1:00 | 4 | 100 | 0 |\n" in page
+    assert "| blur epochs=7 | 80.0 % | 0.0 % | 1:00 | 4 | 7 | 0 |\n" in page
+    assert "jump" not in page
+    assert "| baseline | 80.0 % | - | - | 37.5 % | 50.0 % (25 to 75) | 8 | 97 % |\n" in page
+    assert "| baseline | 80.0 % | - | - | - | 75.0 % (38 to 88) | 8 |\n" in page
+    assert page.count("among the first 10 test images") == 2
+    assert "--norm L2 --images 10\n" in page
+
+    # A later session's runs replace and add, and what is not there stays.
+    other = tmp_path / "other"
+    run(other / "blur", 0.7, defense="blur", settings=settings)
+    kept.with_suffix(".md").write_text("What was found.\n", encoding="utf-8")
+    results(monkeypatch, "keep", other, kept, "--title", "Digits")
+    results(monkeypatch, "page", kept)
+    page = capsys.readouterr().out
+    assert "| baseline | 90.0 % |" in page
+    assert "| blur epochs=7 | 70.0 % |" in page
+    assert page.endswith("\n\nWhat was found.\n")
+
+
+def test_the_page_of_results_in_docs_is_what_the_program_writes() -> None:
+    page = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    [files] = re.findall(r"python -m benchmarks\.results_table page (.*)", page)
+    assert page == results_table.page([Path(file) for file in files.split()])

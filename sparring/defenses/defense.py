@@ -140,7 +140,7 @@ class Defense:
     @classmethod
     def settings_for(
         cls,
-        dataset: Dataset,
+        dataset: Dataset | DatasetInfo,
         preset: str = "course",
         given: Mapping[str, Any] = MappingProxyType({}),
     ) -> Resolved:
