@@ -9,6 +9,7 @@ import re
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from typer.testing import CliRunner
@@ -65,6 +66,19 @@ def test_the_page_says_what_its_parts_are(tmp_path: Path) -> None:
     assert len(set(captions)) == 6
     assert shown.count("<th ") == shown.count('<th scope="col"')
     assert shown.count("<img ") == len(re.findall(r'<img [^>]*alt="[^"]+"', shown))
+
+
+def test_an_attack_leads_to_the_page_of_its_verdict(tmp_path: Path) -> None:
+    runs = tmp_path / "50 % runs"
+    verdict(run(runs / "a"), "fgsm-Linf-0.15", attack="fgsm()")
+    shown = verdict(runs / "a", "pgd-Linf-0.15", attack="pgd()") / "verdict.html"
+    shown.write_text("page")
+    for out in (runs, tmp_path / "out", tmp_path):
+        page.write(gather(runs), out)
+        links = re.findall('href="([^#"]+)"', (out / "report.html").read_text())
+        assert len(links) == 2  # among the successes, and with all figures; none for fgsm
+        for link in links:
+            assert (out / unquote(link)).read_text() == "page"
 
 
 def test_nothing_is_cut_off_in_print() -> None:

@@ -56,6 +56,7 @@ from sparring.runs.records import (
     MOST_IMAGES,
     MOST_TRACED,
     TO_BE_DRAWN,
+    VERDICT_PAGE,
     Evaluated,
     EvaluationWarning,
     ThreatRecord,
@@ -206,7 +207,7 @@ def show(
     verdict.write_picture(parts.dataset)
     if verdict.folder is not None:
         text = page.html(verdict).encode(errors="backslashreplace")
-        write_atomically(verdict.folder / page.FILE, text)
+        write_atomically(verdict.folder / VERDICT_PAGE, text)
 
 
 def traced(

@@ -23,8 +23,6 @@ from sparring.evaluation.rates import Rate, duration
 from sparring.evaluation.verdict import BROKEN, Verdict
 from sparring.version import __version__
 
-FILE = "verdict.html"
-
 MOST_SHOWN = 24
 """Images of each kind that a page shows, at most."""
 

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from sparring.evaluation.rates import Mean
-from sparring.runs.records import RateRecord, RatesRecord, Results, RunRecord, VerdictRecord
+from sparring.runs.records import (
+    VERDICT_PAGE,
+    RateRecord,
+    RatesRecord,
+    Results,
+    RunRecord,
+    VerdictRecord,
+)
 from sparring.version import __version__
 
 FORMAT = 1
@@ -160,6 +167,12 @@ class AttackResult:
     def first(self) -> RunVerdict:
         """One of them, for what they have in common."""
         return self.verdicts[0]
+
+    @property
+    def page(self) -> Path | None:
+        """The page that shows one of them; None where there is none."""
+        pages = (verdict.folder / VERDICT_PAGE for verdict in self.verdicts)
+        return next((page for page in pages if page.is_file()), None)
 
     @property
     def rates(self) -> list[RatesRecord]:

@@ -6,9 +6,12 @@ In both templates every text is escaped for the language it gets into, so that i
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -43,7 +46,7 @@ def write(gathered: Gathered, out: str | Path) -> list[Path]:
         raise RunError(_NO_FOLDER.format(out, error.strerror)) from error
     values = json.dumps(gathered.as_json(), indent=1, ensure_ascii=False, allow_nan=False)
     contents = {
-        "report.html": html(gathered),
+        "report.html": html(gathered, out),
         "report.md": markdown(gathered),
         "report.json": values,
     }
@@ -55,9 +58,14 @@ def write(gathered: Gathered, out: str | Path) -> list[Path]:
     return [out / name for name in contents]
 
 
-def html(gathered: Gathered) -> str:
-    """Give all tables, curves and examples as a page that needs no other file."""
-    return _filled_in("page.html.jinja", gathered, escape)
+def html(gathered: Gathered, out: str | Path = ".") -> str:
+    """Give all tables, curves and examples as a page that needs no other file.
+
+    Args:
+        gathered: What is known of the runs.
+        out: The folder that it will lie in; links to pages of verdicts begin there.
+    """
+    return _filled_in("page.html.jinja", gathered, escape, url=partial(_url, Path(out)))
 
 
 def markdown(gathered: Gathered) -> str:
@@ -73,7 +81,17 @@ def plain(value: object) -> Markup:
     return Markup(re.sub(r"([\\`*_~|\[\]])", r"\\\1", text))
 
 
-def _filled_in(name: str, gathered: Gathered, escaped: Callable[[object], Markup]) -> str:
+def _url(out: Path, file: Path) -> str:
+    """How a page in a folder links to a file."""
+    try:
+        return quote(Path(os.path.relpath(file, out)).as_posix())
+    except ValueError:  # another drive of Windows
+        return file.resolve().as_uri()
+
+
+def _filled_in(
+    name: str, gathered: Gathered, escaped: Callable[[object], Markup], **names: object
+) -> str:
     environment = Environment(
         loader=PackageLoader("sparring.reports", ""),
         autoescape=True,
@@ -82,5 +100,5 @@ def _filled_in(name: str, gathered: Gathered, escaped: Callable[[object], Markup
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"tables": tables, "pictures": pictures, "version": __version__}
+    environment.globals |= {"tables": tables, "pictures": pictures, "version": __version__, **names}
     return environment.get_template(name).render(gathered=gathered)

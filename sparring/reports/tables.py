@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter, itemgetter, methodcaller
+from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 from sparring.evaluation.rates import Mean, duration
@@ -27,6 +28,8 @@ class Cell(NamedTuple):
     """Smaller lines below the text."""
     link: str = ""
     """The anchor of the place in the page that the text leads to."""
+    file: Path | None = None
+    """The file that it leads to instead."""
     shade: float = 0.0
     """How strongly it is colored, from 0 to 1."""
     alarm: bool = False
@@ -191,7 +194,7 @@ def _success(by_group: Mapping[int, AttackResult], group: Group) -> Cell:
     if attacked.warnings:
         below.append(f"⚠ {len(attacked.warnings)}")
     text = shown(_percent(attacked.mean(_success_rate)))
-    return Cell(text, below, shade=min(1.0, max(0.0, certain)))
+    return Cell(text, below, shade=min(1.0, max(0.0, certain)), file=attacked.page)
 
 
 def _success_rate(rates: RatesRecord) -> RateRecord:
@@ -233,6 +236,11 @@ def _passes(judged: Judged) -> Cell | None:
     return Cell(f"{forward / images:.1f}", [f"{backward / images:.1f} back"]) if images else None
 
 
+def _attack(judged: Judged) -> Cell:
+    first = judged.attacked.first
+    return Cell(first.name, [first.threat], file=judged.attacked.page)
+
+
 def _warnings(judged: Judged) -> Cell:
     first, *others = judged.attacked.warnings or [""]
     return Cell(first, others, alarm=bool(first))
@@ -245,7 +253,7 @@ def _in_full(judged: Judged) -> Cell:
 
 VERDICT_COLUMNS: tuple[Column[Judged], ...] = (
     Column("defense", lambda row: _name(row.group), numeric=False),
-    Column("attack", lambda row: Cell(row.attacked.first.name, [row.attacked.first.threat]), False),
+    Column("attack", _attack, numeric=False),
     Column("success", lambda row: _percent(row.attacked.mean(_success_rate))),
     Column("95 % interval", lambda row: _interval(row.attacked, _success_rate)),
     Column("robust accuracy", _robust),

@@ -41,6 +41,9 @@ FORMAT = 2
 VERDICT_FORMAT = 2
 """Version of verdict.json as it is written; format 1, called report.json, is read too."""
 
+VERDICT_PAGE = "verdict.html"
+"""The file that shows a verdict, beside it."""
+
 _VERDICT_FILES = {"verdict.json": VERDICT_FORMAT, "report.json": 1}
 
 Number = Annotated[float, Field(gt=-1e100, lt=1e100)]
