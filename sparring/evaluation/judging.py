@@ -16,7 +16,7 @@ from sparring.attacks import Wrapped
 from sparring.data import Dataset
 from sparring.defenses.defense import Defense
 from sparring.errors import AttackError, RunError, SettingsError
-from sparring.evaluation import apart, checks, folder, trace
+from sparring.evaluation import apart, checks, folder, port, trace
 from sparring.evaluation.apart import Handed
 from sparring.evaluation.evaluate import Prepared, Progress, share_of, show, take_over
 from sparring.evaluation.request import EvaluationRequest
@@ -170,6 +170,8 @@ def judge_apart(request: EvaluationRequest, tell: Progress) -> Verdict:
         verdict.forward = before_it.forward + handed.forward
         verdict.backward = before_it.backward + handed.backward
         _add_signs(request, verdict, handed)
+        compared = share[: port.IMAGES]
+        verdict.port = port.compared(own.judge, x[compared], y[compared], handed.port)
         if request.chunk is not None:
             outside = verdict.attacked & ~np.isin(np.arange(len(x)), share)
             verdict.rows["reason"][outside] = ""
@@ -296,6 +298,7 @@ def _again(
     for place, record in earlier.items():
         take_over(fresh, ready.judge, place, record, request.batch_size)
         fresh.checked, fresh.warnings = record.checked, list(record.warnings)
+        fresh.port = record.port
     fresh.drawn = ready.drawn
     _show(request, ready, fresh, tell, None)
     return fresh

@@ -248,6 +248,32 @@ class Evaluated(Record):
     isolation: str = IN_PROCESS
 
 
+class AgreementRecord(Record):
+    """How far answers agree with a defense's own.
+
+    Attributes:
+        agree: how many do.
+        of: of how many; 0 where nothing can be compared, as of gradients behind random draws.
+        problem: in words, why there is no answer; empty where there is one.
+    """
+
+    agree: Count
+    of: Count
+    problem: str = ""
+
+
+class PortRecord(Record):
+    """How far a defense that was written anew agrees with it; see `sparring.evaluation.port`.
+
+    Attributes:
+        labels: its labels, at images and between them; None where it gives none.
+        gradient: its gradients, with finite differences; None where it gives none.
+    """
+
+    labels: AgreementRecord | None = None
+    gradient: AgreementRecord | None = None
+
+
 MOST_PASSES = 1 << 53
 """More passes than an attack makes; every reader of JSON keeps as many."""
 
@@ -274,6 +300,8 @@ class VerdictRecord(Evaluated, _File):
             of several; -1 stands for any. Empty where nobody looked.
         drawn: whether the seed was drawn from the system once the adversarial images were in.
         eight_bit: the success after rounding to what a PNG holds; None where nobody looked.
+        port: how far the attack's file has written the defense anew; None where it has not, or
+            nobody looked.
     """
 
     format: int = VERDICT_FORMAT
@@ -291,6 +319,7 @@ class VerdictRecord(Evaluated, _File):
     asked: Annotated[list[int], Field(max_length=2)] = []
     drawn: bool = False
     eight_bit: RateRecord | None = None
+    port: PortRecord | None = None
 
     @property
     def evaluated(self) -> Evaluated:
