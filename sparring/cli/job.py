@@ -16,6 +16,7 @@ from sparring.backend import choice as backend_choice
 from sparring.cli.program import Failed, app, handled
 from sparring.evaluation.request import EvaluationPlanRequest, EvaluationRequest
 from sparring.experiments.request import Answer, PlanRequest, TrainingRequest
+from sparring.grading.request import GradeRequest, Task
 
 _SECONDS_TO_END = 60.0
 
@@ -24,9 +25,9 @@ _SECONDS_TO_END = 60.0
 def work(request: Annotated[str, typer.Argument(help="What to do, in JSON.")]) -> None:
     """Work on one request of a schedule and answer with one line of JSON.
 
-    The request is {"plan": ...}, {"plan_evaluations": ...}, {"train": ...} or {"evaluate": ...};
-    the answer is {"result": ...} or {"error": MESSAGE}. Whatever else is printed goes to standard
-    error.
+    The request is {"plan": ...}, {"plan_evaluations": ...}, {"plan_grades": ...}, {"train": ...},
+    {"evaluate": ...} or {"grade": ...}; the answer is {"result": ...} or {"error": MESSAGE}.
+    Whatever else is printed goes to standard error.
     """
     answering = os.dup(1)
     os.dup2(2, 1)  # what a framework prints must not get between
@@ -58,11 +59,17 @@ def _done(request: dict[str, Any]) -> Any:
 
         wanted = EvaluationPlanRequest.from_json(request["plan_evaluations"])
         return evaluations.plan(wanted).as_json()
+    if "plan_grades" in request:
+        from sparring.grading import plan as grading
+
+        return grading.plan(GradeRequest.from_json(request["plan_grades"])).as_json()
     _stop_with_standard_input()
     # A job before this one may not have quite ended.
     if "evaluate" in request:
         evaluation = EvaluationRequest.from_json(request["evaluate"])
         _evaluate(replace(evaluation, wait=_SECONDS_TO_END))
+    elif "grade" in request:
+        _grade(Task.from_json(request["grade"]))
     else:
         training = TrainingRequest.from_json(request["train"])
         _train(replace(training, wait=_SECONDS_TO_END))
@@ -88,12 +95,23 @@ def _evaluate(wanted: EvaluationRequest) -> None:
 
     from sparring.evaluation.evaluate import evaluate
 
-    def tell(done: int, total: int, text: str) -> None:
-        print(f"{done}/{total} images, {text}" if total else text, flush=True)
-
-    verdict = evaluate(wanted, progress=tell)
+    verdict = evaluate(wanted, progress=_tell)
     if wanted.chunk is None:
         print(verdict)
+
+
+def _grade(task: Task) -> None:
+    """Judge what a student handed in, and print how it goes."""
+    print("starting", flush=True)
+
+    from sparring.grading.work import work as judged
+
+    wanted = replace(task.request, wait=_SECONDS_TO_END)
+    print(judged(replace(task, request=wanted), _tell))
+
+
+def _tell(done: int, total: int, text: str) -> None:
+    print(f"{done}/{total} images, {text}" if total else text, flush=True)
 
 
 def _stop_with_standard_input() -> None:

@@ -83,18 +83,33 @@ def judge(
     if threat is not None:
         options = {"norm": checked_threat(threat).norm, "eps": threat.eps, **options}
     path = Path(file).expanduser()
-    contents = Contents.of(path)
-    submission = Submission(path, contents.sha256, {})
-    request = EvaluationRequest(
-        defense, submission, data=dataset, n=n, check=False, transfer=False, **options
-    )
-    return _judged(request, contents, eight_bit, progress or notebook.counter())
+    request = EvaluationRequest(defense, str(path), data=dataset, n=n, **options)
+    return judge_images(request, progress or notebook.counter(), eight_bit)
 
 
 _OPTIONS = {
     *("images", "draws", "seed", "batch_size", "data_dir", "other_data", "runs", "norm", "eps"),
     *("out", "save", "force", "wait", "eight_bit"),
 }
+
+
+@backend.isolated
+def judge_images(request: EvaluationRequest, tell: Progress, eight_bit: bool = False) -> Verdict:
+    """Judge adversarial images from the file that a request has for an attack.
+
+    Args:
+        request: the evaluation; it is not looked for signs to distrust it.
+        tell: is told what is being done.
+        eight_bit: whether they are judged also after rounding to what a PNG holds.
+
+    Raises:
+        SparringError: what `judge` raises.
+    """
+    path = Path(request.attack)
+    contents = Contents.of(path)
+    submission = Submission(path, contents.sha256, {})
+    request = replace(request, attack=submission, check=False, transfer=False)
+    return _judged(request, contents, eight_bit, tell)
 
 
 def _judged(

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from sparring.errors import RunError
@@ -74,13 +74,25 @@ def plain(value: object) -> Markup:
 
 
 def _filled_in(name: str, gathered: Gathered, escaped: Callable[[object], Markup]) -> str:
+    environment = templates(escaped)
+    environment.globals |= {"tables": tables, "pictures": pictures}
+    return environment.get_template(name).render(gathered=gathered)
+
+
+def templates(escaped: Callable[[object], Markup], *packages: str) -> Environment:
+    """Give the environment of templates that are written as the report's are.
+
+    Args:
+        escaped: makes any value text of the language that the template is written in.
+        packages: with templates besides, which may include the report's style and tables.
+    """
     environment = Environment(
-        loader=PackageLoader("sparring.reports", ""),
+        loader=ChoiceLoader([PackageLoader(of, "") for of in (*packages, "sparring.reports")]),
         autoescape=True,
         finalize=escaped,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"tables": tables, "pictures": pictures, "version": __version__}
-    return environment.get_template(name).render(gathered=gathered)
+    environment.globals["version"] = __version__
+    return environment

@@ -27,6 +27,8 @@ class Cell(NamedTuple):
     """Smaller lines below the text."""
     link: str = ""
     """The anchor of the place in the page that the text leads to."""
+    page: str = ""
+    """The address of another page that the text leads to."""
     shade: float = 0.0
     """How strongly it is colored, from 0 to 1."""
     alarm: bool = False

@@ -100,7 +100,7 @@ def problem(error: ValidationError) -> str:
     return f"expected {name}{place} to {expected}, found {first['input']!r:.40}"
 
 
-class _File(Record):
+class FileRecord(Record):
     """A record that is a file of its own."""
 
     @classmethod
@@ -278,7 +278,7 @@ MOST_PASSES = 1 << 53
 """More passes than an attack makes; every reader of JSON keeps as many."""
 
 
-class VerdictRecord(Evaluated, _File):
+class VerdictRecord(Evaluated, FileRecord):
     """verdict.json: what an attack on a run came to.
 
     Attributes:
@@ -395,7 +395,7 @@ class PointsRecord(Record):
         return self
 
 
-class TraceRecord(_File):
+class TraceRecord(FileRecord):
     """trace.json: what the first of the attacked images went through, step by step.
 
     Attributes:
@@ -556,7 +556,7 @@ _CIRCUMSTANCES = {
 }
 
 
-class RunRecord(_Open, _File):
+class RunRecord(_Open, FileRecord):
     """What was trained, on what and how, and what it came to: run.json."""
 
     defense: Word
