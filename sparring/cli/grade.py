@@ -132,12 +132,12 @@ def _show(grades: GradesRecord, out: Path) -> None:
     from sparring.grading import page, tables
 
     for defense in grades.defenses:
-        table = tables.defense_table(grades, defense)
-        at = [place for place, column in enumerate(table.columns) if column.terminal]
-        rows: list[Any] = [[table.columns[place].header for place in at] + [""]]
-        for row, cells in zip(table.rows, table.cells(), strict=True):
-            rows.append([cells[place].text for place in at] + [_short(row.cell.problem)])
         lines = tables.reference_lines(defense)
         print(f"\n{defense.label}: " + ", ".join(f"{name} {said}" for name, said, _ in lines))
-        display.print_rows(rows)
+        for table in (tables.defense_table(grades, defense), tables.rest_table(grades, defense)):
+            at = [place for place, column in enumerate(table.columns) if column.terminal]
+            rows = [[table.columns[place].header for place in at]]
+            rows += [[_short(cells[place].text) for place in at] for cells in table.cells()]
+            if table.rows:
+                display.print_rows(rows)
     print(f"\nGrades    {out / page.PAGE}, {page.TABLE} and grades.json")

@@ -11,6 +11,7 @@ from typing_extensions import override
 from sparring.backend import choice
 from sparring.errors import SettingsError
 from sparring.experiments import schedule
+from sparring.experiments.kept import Kept
 from sparring.experiments.schedule import Job, Watcher
 from sparring.grading import jobs, page
 from sparring.grading.book import Book
@@ -59,7 +60,7 @@ def grade(
     page.write(book.record(), request.out)  # before an hour is spent, if it cannot be
     todo = jobs.jobs_of(plan, request.out)
     places = schedule.places(request.jobs, plan.devices, len(todo))
-    workers = schedule.Processes([{**environment, **place} for place in places])
+    workers = Kept([{**environment, **place} for place in places])
     schedule.run(todo, workers, _Keeper(book, request.out, watcher))
     grades = book.record()
     page.write(grades, request.out)

@@ -8,19 +8,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sparring.evaluation.rates import duration
-from sparring.grading.levels import LEVELS
 from sparring.grading.record import CellRecord, DefenseRecord, GradesRecord, StudentRecord
 from sparring.grading.request import GOAL
 from sparring.reports.tables import Cell, Column, Table
-
-WORDS = {
-    "labels": "same labels",
-    "gradient": "gradient",
-    "noise": "beats noise",
-    "pgd": "beats PGD",
-    "goal": "goal",
-}
-"""What a level is called where there is little room."""
 
 _SIGNS = {"reached": "✓", "missed": "✗", "not asked": "-"}
 
@@ -44,10 +34,9 @@ def _student(row: Row) -> Cell:
     return Cell(row.name, [row.cell.file] if row.cell.file else [], page=page)
 
 
-def _success(row: Row) -> Cell:
-    cell, rate = row.cell, row.cell.success
-    if rate is None:
-        return Cell(cell.status, [cell.problem] if cell.problem else [], alarm=cell.problem != "")
+def _success(row: Row) -> Cell | None:
+    if (rate := row.cell.success) is None:
+        return None
     if not rate.n:
         return Cell("-", ["no images"])
     interval = f"{100 * rate.low:.1f} to {100 * rate.high:.1f}, n = {rate.n}"
@@ -55,18 +44,11 @@ def _success(row: Row) -> Cell:
 
 
 def _level(row: Row) -> Cell | None:
+    """The level, and below it which of the five are reached, by their numbers."""
     if row.cell.level is None:
         return None
-    return Cell(f"{row.cell.level}")
-
-
-def _mark(level: str) -> Callable[[Row], Cell | None]:
-    def show(row: Row) -> Cell | None:
-        if not row.cell.marks:
-            return None
-        return Cell(_SIGNS[row.cell.marks[LEVELS.index(level)]])
-
-    return show
+    signs = [f"{at}{_SIGNS[mark]}" for at, mark in enumerate(row.cell.marks, 1)]
+    return Cell(f"{row.cell.level}", [" ".join(signs)])
 
 
 def _gained(name: str) -> Callable[[Row], str | None]:
@@ -94,16 +76,32 @@ COLUMNS: tuple[Column[Row], ...] = (
     Column("over noise", _gained("noise")),
     Column("over PGD", _gained("pgd")),
     Column("to the goal", _gained("goal")),
-    *(Column(WORDS[name], _mark(name), terminal=False) for name in LEVELS),
     Column("passes", _cost, terminal=False),
     Column("warnings", _warnings, numeric=False, terminal=False),
 )
-"""What is shown of each student on a defense."""
+"""What is shown of each student who was judged on a defense."""
+
+REST_COLUMNS: tuple[Column[Row], ...] = (
+    Column("student", _student, numeric=False),
+    Column("status", lambda row: Cell(row.cell.status, alarm=row.cell.status == "failed"), False),
+    Column("why", lambda row: Cell(row.cell.problem), numeric=False),
+)
+"""What is shown of each student who was not."""
 
 
 def defense_table(grades: GradesRecord, defense: DefenseRecord) -> Table[Row]:
-    """Tell what every student came to against a defense, by rank."""
-    return Table(COLUMNS, [Row(*pair) for pair in grades.of(defense.label)])
+    """Tell what the students who were judged on a defense came to, by rank."""
+    return Table(COLUMNS, [row for row in _rows(grades, defense) if row.cell.status == "judged"])
+
+
+def rest_table(grades: GradesRecord, defense: DefenseRecord) -> Table[Row]:
+    """Tell of all others what became of what they handed in, if anything."""
+    rest = [row for row in _rows(grades, defense) if row.cell.status != "judged"]
+    return Table(REST_COLUMNS, rest)
+
+
+def _rows(grades: GradesRecord, defense: DefenseRecord) -> list[Row]:
+    return [Row(*pair) for pair in grades.of(defense.label)]
 
 
 def overview(grades: GradesRecord) -> Table[StudentRecord]:
@@ -199,4 +197,4 @@ def _rate(row: Row, part: str) -> float | None:
 
 def rows(grades: GradesRecord) -> list[Row]:
     """Give every student on every defense, in the order of the defenses, by rank."""
-    return [Row(*pair) for of in grades.defenses for pair in grades.of(of.label)]
+    return [row for of in grades.defenses for row in _rows(grades, of)]
