@@ -142,6 +142,8 @@ def test_the_functions_of_a_file_run_apart(digits_baseline: Defense, tmp_path: P
     assert verdict.port.gradient is not None
     assert verdict.port.gradient.agree == verdict.port.gradient.of > 5
     assert f"port, labels     {count} of {count} agree" in str(verdict)
+    text = (tmp_path / "verdict" / "verdict.html").read_text(encoding="utf-8")
+    assert f"{count} of {count} agree" in text
     assert VerdictRecord.read(tmp_path / "verdict" / "verdict.json").port == verdict.port
     assert sparring.evaluate(request).port == verdict.port  # evaluated already
     file.write_text(ATTACK.format(gradient="1 / 0"), encoding="utf-8")

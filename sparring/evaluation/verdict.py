@@ -232,7 +232,7 @@ class Verdict:
         reasons = Counter(self.reason[self.attacked])
         del reasons[BROKEN]
         lines += [f"  {count:4d}  {reason}" for reason, count in reasons.most_common(8)]
-        lines += list(_port_lines(self.port))
+        lines += [f"{name:<16} {said}" for name, said in port_words(self.port)]
         if self.drawn:
             lines.append(f"seed, drawn      {self.about.seed}")
         lines.append(f"isolation        {self.about.isolation}")
@@ -375,15 +375,22 @@ class Verdict:
         )
 
 
-def _port_lines(port: PortRecord | None) -> Iterator[str]:
-    """Tell how far a port agrees with the defense, a line for each of its functions."""
+def port_words(port: PortRecord | None) -> Iterator[tuple[str, str]]:
+    """Tell how far a port agrees with the defense.
+
+    Args:
+        port: what was found of it; None where there is none.
+
+    Yields:
+        For each of its functions a name, as "port, labels", and what was found, in words.
+    """
     if port is None:
         return
     for name, found in (("labels", port.labels), ("gradient", port.gradient)):
         if found is not None:
             agree = f"{found.agree} of {found.of} agree"
             said = found.problem or (agree if found.of else "nothing to compare it with")
-            yield f"{f'port, {name}':<16} {said}"
+            yield f"port, {name}", said
 
 
 def images_of(dataset: Dataset, index: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 from sparring import backend, defenses
 from sparring.data import Dataset
 from sparring.defenses.defense import Defense
-from sparring.errors import RunError, SparringError, printable
+from sparring.errors import RunError, SparringError, printable, told
 from sparring.evaluation import folder, isolation, judging
 from sparring.evaluation.evaluate import Prepared, run_directory
 from sparring.evaluation.request import EvaluationRequest
@@ -163,8 +163,10 @@ class _Grading:
             about = replace(about, file=printable(str(inside)), sha256=sha256)
             usual = Path("verdicts") / _slug(entry.name) / f"{_slug(target.label)}-{sha256[:8]}"
             return self._looked_at(about, target, self._task(found, sha256), usual)
-        except (SparringError, OSError) as error:
-            return replace(about, status="failed", problem=_without(str(error), entry.path))
+        except Exception as error:  # whatever one submission does to us, the others are judged
+            known = isinstance(error, SparringError | OSError)
+            problem = _without(str(error) if known else told(error), entry.path)
+            return replace(about, status="failed", problem=printable(problem))
 
     def _task(self, found: Found, sha256: str) -> Task:
         """What there is to do with what was handed in."""
