@@ -56,8 +56,9 @@ def _gained(name: str) -> Callable[[Row], str | None]:
 
 
 def _warnings(row: Row) -> Cell:
-    first, *others = [f"{warning}" for warning in row.cell.warnings] or [""]
-    return Cell(first, others, alarm=bool(first))
+    """Their names; the verdict's page, which the student's name leads to, has the texts."""
+    names = [warning.name for warning in row.cell.warnings]
+    return Cell(", ".join(names), alarm=bool(names))
 
 
 def _cost(row: Row) -> Cell | None:
