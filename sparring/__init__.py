@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from sparring.experiments.load import load
     from sparring.experiments.request import TrainingRequest
     from sparring.experiments.train import train, train_network
+    from sparring.grading.grade import grade
+    from sparring.grading.request import GradeRequest
     from sparring.threat import L2, Linf
 
 _HOMES = {
@@ -91,16 +93,18 @@ _HOMES = {
     "experiments.load": ("load",),
     "experiments.request": ("TrainingRequest",),
     "experiments.train": ("train", "train_network"),
+    "grading.grade": ("grade",),
+    "grading.request": ("GradeRequest",),
     "threat": ("L2", "Linf"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "APGD", "BPDA", "EOT", "FGSM", "L2", "PGD", "AttackError", "DataError", "Dataset", "Defense",
-    "Diverged", "Estimated", "EvaluationRequest", "Linf", "Matching", "Noise", "RunError",
-    "SettingsError", "Smallest", "SparringError", "Square", "Strong", "TrainingRequest", "Transfer",
-    "Verdict", "adapters", "as_torch_module", "evaluate", "gradient", "judge", "load", "load_data",
-    "train", "train_network",
+    "Diverged", "Estimated", "EvaluationRequest", "GradeRequest", "Linf", "Matching", "Noise",
+    "RunError", "SettingsError", "Smallest", "SparringError", "Square", "Strong", "TrainingRequest",
+    "Transfer", "Verdict", "adapters", "as_torch_module", "evaluate", "grade", "gradient", "judge",
+    "load", "load_data", "train", "train_network",
 ]  # fmt: skip
 
 

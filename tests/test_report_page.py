@@ -20,7 +20,9 @@ from sparring.reports.gather import gather
 from tests.test_plots import contrast
 from tests.test_report import image, line, only, rate, run, verdict
 
-TEMPLATE = (Path(page.__file__).parent / "page.html.jinja").read_text(encoding="utf-8")
+REPORTS = Path(page.__file__).parent
+STYLE = (REPORTS / "style.css.jinja").read_text(encoding="utf-8")
+TABLE = (REPORTS / "table.jinja").read_text(encoding="utf-8")
 
 
 # Reading
@@ -35,13 +37,10 @@ def blended(color: str, paper: str, share: float) -> str:
 
 
 def test_every_text_of_the_page_has_enough_contrast() -> None:
-    style = TEMPLATE.partition("<style>")[2].partition("</style>")[0]
-    blocks = re.findall(r":root \{([^}]*)\}", style)
+    blocks = re.findall(r":root \{([^}]*)\}", STYLE)
     light, dark = (dict(re.findall(r"--(\w+): (#\w+);", block)) for block in blocks)
     assert set(light) == set(dark) == {"ink", "soft", "line", "paper", "tint", "link", "alarm"}
-    [(red, green, blue, most)] = re.findall(
-        r"rgb\((\d+) (\d+) (\d+) / .*format\((\d+) \*", TEMPLATE
-    )
+    [(red, green, blue, most)] = re.findall(r"rgb\((\d+) (\d+) (\d+) / .*format\((\d+) \*", TABLE)
     shade = f"#{int(red):02x}{int(green):02x}{int(blue):02x}"
     for scheme in (light, dark):
         colors = {name: f"#{c[1:] * 2}" if len(c) == 4 else c for name, c in scheme.items()}
@@ -50,8 +49,8 @@ def test_every_text_of_the_page_has_enough_contrast() -> None:
                 assert contrast(colors[text], paper) >= 4.5, (text, paper)
             # Small texts on red are of the same color as large ones.
             assert contrast(colors["ink"], blended(shade, paper, int(most) / 100)) >= 4.5
-    assert "td[style] small { color: inherit; }" in style
-    assert not re.findall(r"(?<![-\w])(?:color|background): #", style)  # the table has them all
+    assert "td[style] small { color: inherit; }" in STYLE
+    assert not re.findall(r"(?<![-\w])(?:color|background): #", STYLE)  # the table has them all
 
 
 def test_the_page_says_what_its_parts_are(tmp_path: Path) -> None:
@@ -82,8 +81,8 @@ def test_an_attack_leads_to_the_page_of_its_verdict(tmp_path: Path) -> None:
 
 
 def test_nothing_is_cut_off_in_print() -> None:
-    printed = TEMPLATE.partition("@media print {")[2].partition("</style>")[0]
-    assert "size: landscape" in TEMPLATE
+    printed = STYLE.partition("@media print {")[2]
+    assert "size: landscape" in STYLE
     assert ".scroll, figure.wide { overflow: visible; }" in printed
     assert "white-space: normal" in printed
     assert "td.long { min-width: 0; }" in printed

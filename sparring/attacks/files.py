@@ -8,7 +8,7 @@ import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
 from importlib.machinery import SourceFileLoader
@@ -69,8 +69,27 @@ def from_file(path: Path, options: Mapping[str, Any]) -> Attack:
     )
 
 
+def defined(path: Path, names: Collection[str]) -> dict[str, Callable[..., Any]]:
+    """Give functions that a file defines besides its attack.
+
+    Args:
+        path: of the file, which `from_file` ran in this process.
+        names: which functions; those that it does not define are left out.
+
+    Returns:
+        They, by name.
+    """
+    module = sys.modules.get(_module_name(path))
+    own = {} if module is None else vars(module)
+    return {name: own[name] for name in names if callable(own.get(name))}
+
+
+def _module_name(path: Path) -> str:
+    return f"sparring_attack_{path.stem}"
+
+
 def _run(path: Path) -> ModuleType:
-    name = f"sparring_attack_{path.stem}"
+    name = _module_name(path)
     spec = importlib.util.spec_from_loader(name, _AsItStands(name, str(path)))
     assert spec is not None
     assert spec.loader is not None

@@ -8,7 +8,7 @@ Which question it answers: what does `sparring VERB` do?
     display.py  bars, lines and tables
     many.py     many jobs, and what is told of those that fail
 
-One file a verb: train.py, attack.py, judge.py, report.py, list.py, exercise.py, hint.py,
+One file a verb: train.py, attack.py, judge.py, grade.py, report.py, list.py, exercise.py, hint.py,
 convert.py, doctor.py; and job.py, which a schedule calls.
 """
 
@@ -16,6 +16,7 @@ from sparring.cli import list as list  # noqa: A004, I001 - in the order of --he
 from sparring.cli import train as train
 from sparring.cli import attack as attack
 from sparring.cli import judge as judge
+from sparring.cli import grade as grade
 from sparring.cli import convert as convert
 from sparring.cli import exercise as exercise
 from sparring.cli import hint as hint

@@ -15,7 +15,9 @@ Goal: {goal}
     sparring attack {name} {file}
     sparring hint {name}
 
-How {name} works, training and answering, stands in sparring/defenses/{name}.py.
+How {name} works, training and answering, stands in sparring/defenses/{name}.py. Who writes it
+anew, as functions port_labels(defense, x) and port_gradient(defense, x, y) in this file, is told
+how far they agree with it: docs/attacks.md, "A port of the defense".
 """
 
 from sparring import gradient

@@ -21,6 +21,7 @@ Which question it answers: how many images did an attack break, and can that be 
     strips.py    the small curves of what an image goes through
     checks.py    warnings: signs that a result should be distrusted
     slopes.py    those that the attack's loss and its gradients give
+    port.py      a defense written anew in an attack's file, compared with it
     planted.py   adversarial examples that are known to be there, for the attack to find
     plan.py      what there is to evaluate
     jobs.py      the jobs that a plan of evaluations comes to, verdicts or chunks

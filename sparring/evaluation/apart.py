@@ -29,8 +29,9 @@ from safetensors.numpy import save_file
 
 from sparring import backend
 from sparring.errors import AttackError, DataError, RunError, printable
-from sparring.evaluation import attacker, landlock
+from sparring.evaluation import attacker, landlock, port
 from sparring.evaluation.checks import NAMES
+from sparring.evaluation.port import Port
 from sparring.evaluation.request import EvaluationRequest
 from sparring.evaluation.submission import Submission, of_arrays, of_safetensors
 from sparring.experiments import machine
@@ -69,6 +70,7 @@ class Handed:
         forward: forward passes that it says it made.
         backward: its backward passes.
         trace: what there was to see.
+        port: what came of a port of the defense.
         looked: whether the checks came to their end.
         ended: why it did not come to its end, in words; empty where it did.
         traceback: of the error that it raised, for people.
@@ -84,6 +86,7 @@ class Handed:
     forward: int = 0
     backward: int = 0
     trace: TraceRecord | None = None
+    port: Port = field(default_factory=Port)
     looked: bool = False
     ended: str = ""
     traceback: str = ""
@@ -301,7 +304,8 @@ class _Reader:
         self._images: list[np.ndarray] = []
         self._index: list[int] = []
         # Frames are no larger than all images at once, or what a trace may be.
-        images = self._total * (int(np.prod(self._shape)) * 4 + 100)
+        images = len(given["index"]) * (int(np.prod(self._shape)) * 4 + 100)
+        self._compared = min(port.IMAGES, len(given["index"]))
         self._largest = max(images, LARGEST_JSON) + _SPARE
         self._buffer = bytearray()
 
@@ -394,6 +398,14 @@ class _Reader:
                 if all(type(count) is int and 0 <= count < MOST_PASSES for count in passes):
                     handed.forward, handed.backward = passes
                 handed.looked = True
+            elif kind == attacker.PORT:
+                for name, array in of_safetensors(contents).items():
+                    handed.port.take(name, array, (self._compared, *self._shape))
+            elif kind == attacker.NO_PORT:
+                values = json.loads(contents)
+                if (name := values["name"]) in (port.LABELS, port.GRADIENT):
+                    why = printable(str(values["reason"]))[:LONGEST_REASON]
+                    handed.port.problems.setdefault(name, why)
             elif kind == attacker.TRACE and handed.trace is None:
                 handed.trace = TraceRecord.model_validate_json(contents)
         except (DataError, ValidationError, ValueError, TypeError, KeyError, RecursionError):

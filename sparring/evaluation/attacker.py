@@ -29,6 +29,9 @@ BEGUN, IMAGES, WRONG, ERROR, WARNINGS, TRACE = b"B", b"I", b"W", b"E", b"C", b"T
 """Kinds of frames: what runs from here on is the attack's; images of a batch; why there are none of
 a batch; what the attack raised; warnings of the checks; what there was to see."""
 
+PORT, NO_PORT = b"P", b"N"
+"""Kinds of frames too: an answer of the file's port of the defense; and why there is none."""
+
 _DEVICES = ("null", "zero", "shm", "tty", "nvidia*", "dri", "kfd")
 """Below /dev, what may be written to: what frameworks use, of which the judge uses none."""
 
@@ -74,7 +77,7 @@ def work() -> None:
 
 def _attack(task: Task) -> None:
     """Attack what there is no image of yet, then look at what came of it."""
-    from sparring.evaluation import checks
+    from sparring.evaluation import checks, port
     from sparring.evaluation import evaluate as evaluating
     from sparring.evaluation.evaluate import Prepared
     from sparring.evaluation.judge import as_images
@@ -112,6 +115,12 @@ def _attack(task: Task) -> None:
                 verdict.warn(checks.CHANGED_INPUT)
         verdict.asked = sorted(checks.asked(parts.attacked))[:2]
         if request.check:
+            shown = slice(port.IMAGES)
+            for name, array, wrong in port.answers(file, parts.attacked, x[shown], y[shown]):
+                if array is None:
+                    _send_json(NO_PORT, {"name": name, "reason": wrong})
+                else:
+                    _send(PORT, save({name: array}))
             first = slice(checks.IMAGES)
             verdict.rows[first], _ = judge.judge(rows[first], x[first], given["adversarial"][first])
             verdict.warnings += evaluating.checked(verdict, parts)

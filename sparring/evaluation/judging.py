@@ -16,7 +16,7 @@ from sparring.attacks import Wrapped
 from sparring.data import Dataset
 from sparring.defenses.defense import Defense
 from sparring.errors import AttackError, RunError, SettingsError
-from sparring.evaluation import apart, checks, folder, trace
+from sparring.evaluation import apart, checks, folder, port, trace
 from sparring.evaluation.apart import Handed
 from sparring.evaluation.evaluate import Prepared, Progress, share_of, show, take_over
 from sparring.evaluation.request import EvaluationRequest
@@ -83,18 +83,33 @@ def judge(
     if threat is not None:
         options = {"norm": checked_threat(threat).norm, "eps": threat.eps, **options}
     path = Path(file).expanduser()
-    contents = Contents.of(path)
-    submission = Submission(path, contents.sha256, {})
-    request = EvaluationRequest(
-        defense, submission, data=dataset, n=n, check=False, transfer=False, **options
-    )
-    return _judged(request, contents, eight_bit, progress or notebook.counter())
+    request = EvaluationRequest(defense, str(path), data=dataset, n=n, **options)
+    return judge_images(request, progress or notebook.counter(), eight_bit)
 
 
 _OPTIONS = {
     *("images", "draws", "seed", "batch_size", "data_dir", "other_data", "runs", "norm", "eps"),
     *("out", "save", "force", "wait", "eight_bit"),
 }
+
+
+@backend.isolated
+def judge_images(request: EvaluationRequest, tell: Progress, eight_bit: bool = False) -> Verdict:
+    """Judge adversarial images from the file that a request has for an attack.
+
+    Args:
+        request: the evaluation; it is not looked for signs to distrust it.
+        tell: is told what is being done.
+        eight_bit: whether they are judged also after rounding to what a PNG holds.
+
+    Raises:
+        SparringError: what `judge` raises.
+    """
+    path = Path(request.attack)
+    contents = Contents.of(path)
+    submission = Submission(path, contents.sha256, {})
+    request = replace(request, attack=submission, check=False, transfer=False)
+    return _judged(request, contents, eight_bit, tell)
 
 
 def _judged(
@@ -170,6 +185,8 @@ def judge_apart(request: EvaluationRequest, tell: Progress) -> Verdict:
         verdict.forward = before_it.forward + handed.forward
         verdict.backward = before_it.backward + handed.backward
         _add_signs(request, verdict, handed)
+        compared = share[: port.IMAGES]
+        verdict.port = port.compared(own.judge, x[compared], y[compared], handed.port)
         if request.chunk is not None:
             outside = verdict.attacked & ~np.isin(np.arange(len(x)), share)
             verdict.rows["reason"][outside] = ""
@@ -296,6 +313,7 @@ def _again(
     for place, record in earlier.items():
         take_over(fresh, ready.judge, place, record, request.batch_size)
         fresh.checked, fresh.warnings = record.checked, list(record.warnings)
+        fresh.port = record.port
     fresh.drawn = ready.drawn
     _show(request, ready, fresh, tell, None)
     return fresh

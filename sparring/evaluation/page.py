@@ -20,7 +20,7 @@ from sparring import plots
 from sparring.data import DatasetInfo
 from sparring.evaluation import account, strips
 from sparring.evaluation.rates import Rate, duration
-from sparring.evaluation.verdict import BROKEN, Verdict
+from sparring.evaluation.verdict import BROKEN, Verdict, port_words
 from sparring.version import __version__
 
 MOST_SHOWN = 24
@@ -161,6 +161,7 @@ class _Shown:
             ("threat model", f"{about.threat.norm}, eps {about.threat.eps:.6g}"),
             ("data set", f"{about.dataset['name']}{' (other data)' if other else ''}"),
             ("cost", self.verdict.cost or "-"),
+            *port_words(self.verdict.port),
             ("draws", str(about.draws)),
             ("seed", str(about.seed)),
             ("computed with", f"{about.backend}, Sparring {about.sparring}, in {self.time}"),

@@ -7,6 +7,7 @@ They are the signs of Pintor et al. 2022, https://arxiv.org/abs/2106.09947, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
@@ -24,8 +25,11 @@ from sparring.attacks import (
 )
 from sparring.backend import ops
 from sparring.tensors import Images, Labels
+from sparring.threat import ThreatModel
 
 if TYPE_CHECKING:
+    from sparring.attacks import Wrapped
+    from sparring.defenses.defense import Defense
     from sparring.evaluation.checks import Attempt
 
 DIRECTIONS, DIFFERENCE = 8, 0.02
@@ -67,7 +71,7 @@ def gradients(attempt: Attempt) -> Iterator[Sign]:
         # Where the label leads by far, a cross entropy is too close to 0 for differences of it.
         return margins(y, defense.logits(images))
 
-    slope = _slopes(attempt, ("slopes", own), losses)
+    slope = _slopes(defense, attempt.x, attempt.y, ("slopes", own), losses)
     sizes = np.abs(slope).reshape(len(slope), -1)
     unbroken = attempt.success <= 0.5
     finite = np.isfinite(sizes).all(axis=1)
@@ -79,7 +83,10 @@ def gradients(attempt: Attempt) -> Iterator[Sign]:
         yield "zero-gradients", f"gradients of {np.sum(zero)} of {len(sizes)} images are zero"
     if defense.stochastic:
         return  # every point has draws of its own, which differences would be made of
-    odd = finite & ~zero & _mismatched(attempt, ("differences", own), margins_or_own)
+    differences, slope = measured(
+        *(defense, attempt.x, attempt.y, attempt.threat, ("differences", own)), margins_or_own
+    )
+    odd = finite & ~zero & differences.off(slope)
     enough = max(2, MISMATCHED * len(odd))
     if np.sum(odd & unbroken) >= enough and np.mean(unbroken[odd]) >= 0.5:
         text = f"gradients of {np.sum(odd)} of {len(odd)} images are off by more than half"
@@ -90,42 +97,86 @@ Losses = Callable[[Images, Labels], Any]
 """Gives losses [B] of points [B, H, W, C] and labels int [B]."""
 
 
-def _slopes(attempt: Attempt, key: tuple[Any, ...], losses: Losses) -> np.ndarray:
+def _slopes(
+    defense: Defense | Wrapped, x: np.ndarray, y: np.ndarray, key: tuple[Any, ...], losses: Losses
+) -> np.ndarray:
     """The gradients [B, H, W, C] of losses, at the images; a key tells them from other losses."""
-    compiled = attempt.defense.compiled(
-        key, lambda x, y: gradient(lambda images: losses(images, y), x)
-    )
-    labels = ops.convert_to_tensor(attempt.y.astype(backend.label_dtype))
-    return np.array(ops.convert_to_numpy(compiled(ops.convert_to_tensor(attempt.x), labels)))
+    compiled = defense.compiled(key, lambda x, y: gradient(lambda images: losses(images, y), x))
+    labels = ops.convert_to_tensor(y.astype(backend.label_dtype))
+    return np.array(ops.convert_to_numpy(compiled(ops.convert_to_tensor(x), labels)))
 
 
-def _mismatched(attempt: Attempt, key: tuple[Any, ...], losses: Losses) -> np.ndarray:
-    """Which gradients of losses are not what central differences of them say, bool [B].
+@dataclass(frozen=True)
+class Differences:
+    """How losses change along random directions at images, by central differences.
 
-    Both are compared along random directions, as vectors of that many numbers.
+    Attributes:
+        moves: the directions, as far as they reach to a side, [directions, B, H, W, C].
+        found: by how much the losses change from one side to the other, [directions, B].
+        rounding: what rounding may make of the length of `found`, [B].
     """
-    threat, x = attempt.threat, attempt.x
+
+    moves: np.ndarray
+    found: np.ndarray
+    rounding: np.ndarray
+
+    @property
+    def told(self) -> np.ndarray:
+        """Of which images they say more than rounding, bool [B]."""
+        return np.array(np.linalg.norm(self.found, axis=0) > self.rounding)
+
+    def off(self, slope: np.ndarray, share: float = 0.5) -> np.ndarray:
+        """Which gradients are not what the differences say, bool [B].
+
+        Args:
+            slope: gradients [B, H, W, C].
+            share: of the length of both, as vectors of that many numbers, by which they may differ.
+        """
+        expected = 2 * np.einsum("dbhwc,bhwc->db", self.moves, slope, dtype=np.float64)
+        apart, *lengths = (
+            np.linalg.norm(along, axis=0) for along in (self.found - expected, self.found, expected)
+        )
+        return np.array(apart > np.maximum(np.maximum(*lengths) * share, self.rounding))
+
+
+def measured(
+    defense: Defense | Wrapped,
+    x: np.ndarray,
+    y: np.ndarray,
+    threat: ThreatModel,
+    key: tuple[Any, ...],
+    losses: Losses,
+) -> tuple[Differences, np.ndarray]:
+    """Measure how losses change at images.
+
+    Args:
+        defense: whose losses they are.
+        x: images float32 [B, H, W, C] in [0, 1].
+        y: their labels, int [B].
+        threat: differences reach as far as a small share of its radius.
+        key: tells the losses from others, for what is compiled.
+        losses: the losses.
+
+    Returns:
+        The differences, and the losses' own gradients [B, H, W, C].
+    """
     reach = DIFFERENCE * min(threat.eps, threat.unlimited(x.shape[1:]).eps)
     copies, chance = drawn(ops.convert_to_tensor(x), DIRECTIONS)
     centered = ops.reshape(chance.uniform(x[0].size), copies.shape) - 0.5
     moves = reach * np.array(ops.convert_to_numpy(threat.direction(centered)))
     moves = moves.reshape(DIRECTIONS, *x.shape)
-    compiled = attempt.defense.compiled(key, losses)
-    labels = ops.convert_to_tensor(attempt.y.astype(backend.label_dtype))
+    compiled = defense.compiled(key, losses)
+    labels = ops.convert_to_tensor(y.astype(backend.label_dtype))
 
     def at(points: np.ndarray) -> np.ndarray:
         found = compiled(ops.convert_to_tensor(points), labels)
         return np.array(ops.convert_to_numpy(found), np.float64)
 
     with np.errstate(invalid="ignore"):  # infinite ones
-        differences = np.stack([at(x + move) - at(x - move) for move in moves])  # [directions, B]
-    slope = _slopes(attempt, ("slopes of", *key), losses)
-    expected = 2 * np.einsum("dbhwc,bhwc->db", moves, slope, dtype=np.float64)
-    apart, *lengths = (
-        np.linalg.norm(along, axis=0) for along in (differences - expected, differences, expected)
-    )
+        found = np.stack([at(x + move) - at(x - move) for move in moves])  # [directions, B]
     rounding = ROUNDING * np.maximum(1, np.abs(at(x)))
-    return np.array(apart > np.maximum(np.maximum(*lengths) / 2, rounding))
+    slope = _slopes(defense, x, y, ("slopes of", *key), losses)
+    return Differences(moves, found, rounding), slope
 
 
 def _climbs(attack: Any) -> TypeGuard[Ascent]:

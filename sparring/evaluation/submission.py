@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 import stat
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
@@ -145,23 +147,32 @@ class Contents:
         Raises:
             DataError: it is not there, no file or folder, or larger than images may be.
         """
-        try:
+        with _told(path):
             if not path.is_dir():
                 data = _start_of(path, LARGEST)
                 return cls(path, data, hashlib.sha256(data).hexdigest())
-            files, left, digest = {}, LARGEST, hashlib.sha256()
-            for file in sorted(path.iterdir()):
-                # Links lead out of the folder, pipes nowhere.
-                if not (_is_numbered(file.name) and stat.S_ISREG(file.lstat().st_mode)):
-                    continue
-                files[file.name] = data = _start_of(file, min(left, _LARGEST_PICTURE + 1))
-                left -= len(data)
-                digest.update(f"\n{file.name} {len(data)}\n".encode() + data)
-        except OSError as error:
-            raise DataError(f"{path}: {error.strerror}; {_EXPECTED}") from error
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from error
+            digest = hashlib.sha256()
+            files = {name: _noted(digest, name, data) for name, data in _numbered(path)}
         return cls(path, files, digest.hexdigest())
+
+    @staticmethod
+    def sha256_of(path: Path) -> str:
+        """Give the hash that `of` gives, without keeping anything in memory.
+
+        Raises:
+            DataError: what `of` raises.
+        """
+        with _told(path):
+            if not path.is_dir():
+                _expect_file(path)  # before it is opened: a pipe would keep us waiting
+                with path.open("rb") as stream:
+                    if os.fstat(stream.fileno()).st_size > LARGEST:
+                        raise _too_large()
+                    return hashlib.file_digest(stream, "sha256").hexdigest()
+            digest = hashlib.sha256()
+            for name, data in _numbered(path):
+                _noted(digest, name, data)
+        return digest.hexdigest()
 
     def pictures(self, shape: tuple[int, int, int], index: np.ndarray) -> Pictures:
         """Read the adversarial images.
@@ -193,15 +204,51 @@ class Contents:
             ) from error
 
 
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Name what cannot be read, and say what was expected."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; {_EXPECTED}") from error
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _numbered(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """The PNG files of a folder that are named by a number, in order, and their bytes."""
+    left = LARGEST
+    for file in sorted(folder.iterdir()):
+        # Links lead out of the folder, pipes nowhere.
+        if is_numbered(file.name) and stat.S_ISREG(file.lstat().st_mode):
+            data = _start_of(file, min(left, _LARGEST_PICTURE + 1))
+            left -= len(data)
+            yield file.name, data
+
+
+def _noted(digest: hashlib._Hash, name: str, data: bytes) -> bytes:
+    """Put a file of a folder into its hash, and give its bytes."""
+    digest.update(f"\n{name} {len(data)}\n".encode() + data)
+    return data
+
+
 def _start_of(file: Path, most: int) -> bytes:
     """The bytes of a file that is one; of a larger one as many as tell that it is."""
-    if not stat.S_ISREG(file.stat().st_mode):
-        raise DataError(f"{_EXPECTED}; found a pipe or a device")
+    _expect_file(file)
     with file.open("rb") as stream:
         data = stream.read(most)
         if most == LARGEST and stream.read(1):
-            raise DataError(f"expected at most {LARGEST:,} bytes, found more")
+            raise _too_large()
     return data
+
+
+def _too_large() -> DataError:
+    return DataError(f"expected at most {LARGEST:,} bytes, found more")
+
+
+def _expect_file(file: Path) -> None:
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise DataError(f"{_EXPECTED}; found a pipe or a device")
 
 
 # Arrays
@@ -275,8 +322,8 @@ def of_arrays(
 # Folders and archives of PNG
 
 
-def _is_numbered(name: str) -> bool:
-    """Whether a name is a number and .png."""
+def is_numbered(name: str) -> bool:
+    """Tell whether a name is a number and .png, as that of an image by its index."""
     path = PurePosixPath(name)
     return path.suffix.lower() == ".png" and bool(re.fullmatch("[0-9]{1,9}", path.stem, re.ASCII))
 
@@ -291,7 +338,7 @@ def _of_tar(data: bytes) -> Iterator[tuple[str, bytes]]:
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
         for member in archive:
             # A sparse one may be larger than the archive.
-            if member.isreg() and not member.issparse() and _is_numbered(member.name):
+            if member.isreg() and not member.issparse() and is_numbered(member.name):
                 stream = archive.extractfile(member)
                 assert stream is not None
                 yield member.name, stream.read(_LARGEST_PICTURE + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from sparring.runs.records import (
     Evaluated,
     EvaluationWarning,
     ImageRecord,
+    PortRecord,
     RateRecord,
     RatesRecord,
     VerdictRecord,
@@ -76,6 +78,7 @@ class Verdict:
         asked, drawn: as in the record, `VerdictRecord`.
         eight_bit: float64 [N], shares of draws in which the adversarial images are broken after
             rounding to what a PNG holds; None where nobody looked.
+        port: how far the attack's file has written the defense anew, if it was looked at.
     """
 
     about: Evaluated
@@ -95,6 +98,7 @@ class Verdict:
     asked: list[int] = field(default_factory=list)
     drawn: bool = False
     eight_bit: np.ndarray | None = None
+    port: PortRecord | None = None
 
     index = _Column()
     """Indices [N] of the test images."""
@@ -228,6 +232,7 @@ class Verdict:
         reasons = Counter(self.reason[self.attacked])
         del reasons[BROKEN]
         lines += [f"  {count:4d}  {reason}" for reason, count in reasons.most_common(8)]
+        lines += [f"{name:<16} {said}" for name, said in port_words(self.port)]
         if self.drawn:
             lines.append(f"seed, drawn      {self.about.seed}")
         lines.append(f"isolation        {self.about.isolation}")
@@ -276,6 +281,7 @@ class Verdict:
             asked=self.asked,
             drawn=self.drawn,
             eight_bit=None if rounded is None else RateRecord(**rounded._asdict()),
+            port=self.port,
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -367,6 +373,24 @@ class Verdict:
             f"{self.about.defense} under {threat.norm} eps {threat.eps:.4g}: "
             f"{100 * self.success_rate.value:.0f} % broken",
         )
+
+
+def port_words(port: PortRecord | None) -> Iterator[tuple[str, str]]:
+    """Tell how far a port agrees with the defense.
+
+    Args:
+        port: what was found of it; None where there is none.
+
+    Yields:
+        For each of its functions a name, as "port, labels", and what was found, in words.
+    """
+    if port is None:
+        return
+    for name, found in (("labels", port.labels), ("gradient", port.gradient)):
+        if found is not None:
+            agree = f"{found.agree} of {found.of} agree"
+            said = found.problem or (agree if found.of else "nothing to compare it with")
+            yield f"port, {name}", said
 
 
 def images_of(dataset: Dataset, index: np.ndarray) -> np.ndarray:

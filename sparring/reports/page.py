@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from sparring.errors import RunError
@@ -65,12 +65,12 @@ def html(gathered: Gathered, out: str | Path = ".") -> str:
         gathered: What is known of the runs.
         out: The folder that it will lie in; links to pages of verdicts begin there.
     """
-    return _filled_in("page.html.jinja", gathered, escape, url=partial(_url, Path(out)))
+    return _filled_in("page.html.jinja", gathered, escape, Path(out))
 
 
 def markdown(gathered: Gathered) -> str:
     """Give all tables in GitHub's Markdown."""
-    return _filled_in("page.md.jinja", gathered, plain)
+    return _filled_in("page.md.jinja", gathered, plain, Path())
 
 
 def plain(value: object) -> Markup:
@@ -81,24 +81,41 @@ def plain(value: object) -> Markup:
     return Markup(re.sub(r"([\\`*_~|\[\]])", r"\\\1", text))
 
 
-def _url(out: Path, file: Path) -> str:
-    """How a page in a folder links to a file."""
+def _url(out: Path, page: str | Path) -> str:
+    """How a page in a folder links to another, given as an address or a file."""
+    if isinstance(page, str):
+        return page
     try:
-        return quote(Path(os.path.relpath(file, out)).as_posix())
+        return quote(Path(os.path.relpath(page, out)).as_posix())
     except ValueError:  # another drive of Windows
-        return file.resolve().as_uri()
+        return page.resolve().as_uri()
 
 
 def _filled_in(
-    name: str, gathered: Gathered, escaped: Callable[[object], Markup], **names: object
+    name: str, gathered: Gathered, escaped: Callable[[object], Markup], out: Path
 ) -> str:
+    environment = templates(escaped, out=out)
+    environment.globals |= {"tables": tables, "pictures": pictures}
+    return environment.get_template(name).render(gathered=gathered)
+
+
+def templates(
+    escaped: Callable[[object], Markup], *packages: str, out: Path = Path()
+) -> Environment:
+    """Give the environment of templates that are written as the report's are.
+
+    Args:
+        escaped: makes any value text of the language that the template is written in.
+        packages: with templates besides, which may include the report's style and tables.
+        out: the folder that the page will lie in.
+    """
     environment = Environment(
-        loader=PackageLoader("sparring.reports", ""),
+        loader=ChoiceLoader([PackageLoader(of, "") for of in (*packages, "sparring.reports")]),
         autoescape=True,
         finalize=escaped,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"tables": tables, "pictures": pictures, "version": __version__, **names}
-    return environment.get_template(name).render(gathered=gathered)
+    environment.globals |= {"version": __version__, "url": partial(_url, out)}
+    return environment

@@ -28,8 +28,8 @@ class Cell(NamedTuple):
     """Smaller lines below the text."""
     link: str = ""
     """The anchor of the place in the page that the text leads to."""
-    file: Path | None = None
-    """The file that it leads to instead."""
+    page: str | Path = ""
+    """Another page that the text leads to: its address, or its file."""
     shade: float = 0.0
     """How strongly it is colored, from 0 to 1."""
     alarm: bool = False
@@ -194,7 +194,7 @@ def _success(by_group: Mapping[int, AttackResult], group: Group) -> Cell:
     if attacked.warnings:
         below.append(f"⚠ {len(attacked.warnings)}")
     text = shown(_percent(attacked.mean(_success_rate)))
-    return Cell(text, below, shade=min(1.0, max(0.0, certain)), file=attacked.page)
+    return Cell(text, below, shade=min(1.0, max(0.0, certain)), page=attacked.page or "")
 
 
 def _success_rate(rates: RatesRecord) -> RateRecord:
@@ -238,7 +238,7 @@ def _passes(judged: Judged) -> Cell | None:
 
 def _attack(judged: Judged) -> Cell:
     first = judged.attacked.first
-    return Cell(first.name, [first.threat], file=judged.attacked.page)
+    return Cell(first.name, [first.threat], page=judged.attacked.page or "")
 
 
 def _warnings(judged: Judged) -> Cell:

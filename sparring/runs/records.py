@@ -103,7 +103,7 @@ def problem(error: ValidationError) -> str:
     return f"expected {name}{place} to {expected}, found {first['input']!r:.40}"
 
 
-class _File(Record):
+class FileRecord(Record):
     """A record that is a file of its own."""
 
     @classmethod
@@ -251,11 +251,37 @@ class Evaluated(Record):
     isolation: str = IN_PROCESS
 
 
+class AgreementRecord(Record):
+    """How far answers agree with a defense's own.
+
+    Attributes:
+        agree: how many do.
+        of: of how many; 0 where nothing can be compared, as of gradients behind random draws.
+        problem: in words, why there is no answer; empty where there is one.
+    """
+
+    agree: Count
+    of: Count
+    problem: str = ""
+
+
+class PortRecord(Record):
+    """How far a defense that was written anew agrees with it; see `sparring.evaluation.port`.
+
+    Attributes:
+        labels: its labels, at images and between them; None where it gives none.
+        gradient: its gradients, with finite differences; None where it gives none.
+    """
+
+    labels: AgreementRecord | None = None
+    gradient: AgreementRecord | None = None
+
+
 MOST_PASSES = 1 << 53
 """More passes than an attack makes; every reader of JSON keeps as many."""
 
 
-class VerdictRecord(Evaluated, _File):
+class VerdictRecord(Evaluated, FileRecord):
     """verdict.json: what an attack on a run came to.
 
     Attributes:
@@ -277,6 +303,8 @@ class VerdictRecord(Evaluated, _File):
             of several; -1 stands for any. Empty where nobody looked.
         drawn: whether the seed was drawn from the system once the adversarial images were in.
         eight_bit: the success after rounding to what a PNG holds; None where nobody looked.
+        port: how far the attack's file has written the defense anew; None where it has not, or
+            nobody looked.
     """
 
     format: int = VERDICT_FORMAT
@@ -294,6 +322,7 @@ class VerdictRecord(Evaluated, _File):
     asked: Annotated[list[int], Field(max_length=2)] = []
     drawn: bool = False
     eight_bit: RateRecord | None = None
+    port: PortRecord | None = None
 
     @property
     def evaluated(self) -> Evaluated:
@@ -369,7 +398,7 @@ class PointsRecord(Record):
         return self
 
 
-class TraceRecord(_File):
+class TraceRecord(FileRecord):
     """trace.json: what the first of the attacked images went through, step by step.
 
     Attributes:
@@ -530,7 +559,7 @@ _CIRCUMSTANCES = {
 }
 
 
-class RunRecord(_Open, _File):
+class RunRecord(_Open, FileRecord):
     """What was trained, on what and how, and what it came to: run.json."""
 
     defense: Word
