@@ -54,6 +54,9 @@ if TYPE_CHECKING:
     from sparring.experiments.load import load
     from sparring.experiments.request import TrainingRequest
     from sparring.experiments.train import train, train_network
+    from sparring.tasks.bundle import task
+    from sparring.tasks.judging import reward
+    from sparring.tasks.request import TaskRequest
     from sparring.threat import L2, Linf
 
 _HOMES = {
@@ -91,6 +94,9 @@ _HOMES = {
     "experiments.load": ("load",),
     "experiments.request": ("TrainingRequest",),
     "experiments.train": ("train", "train_network"),
+    "tasks.bundle": ("task",),
+    "tasks.judging": ("reward",),
+    "tasks.request": ("TaskRequest",),
     "threat": ("L2", "Linf"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -98,9 +104,9 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "APGD", "BPDA", "EOT", "FGSM", "L2", "PGD", "AttackError", "DataError", "Dataset", "Defense",
     "Diverged", "Estimated", "EvaluationRequest", "Linf", "Matching", "Noise", "RunError",
-    "SettingsError", "Smallest", "SparringError", "Square", "Strong", "TrainingRequest", "Transfer",
-    "Verdict", "adapters", "as_torch_module", "evaluate", "gradient", "judge", "load", "load_data",
-    "train", "train_network",
+    "SettingsError", "Smallest", "SparringError", "Square", "Strong", "TaskRequest",
+    "TrainingRequest", "Transfer", "Verdict", "adapters", "as_torch_module", "evaluate", "gradient",
+    "judge", "load", "load_data", "reward", "task", "train", "train_network",
 ]  # fmt: skip
 
 
