@@ -54,7 +54,7 @@ def task(
     ] = False,
     backend: BackendOption = None,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print nothing but where it is.")
+        bool, typer.Option("--quiet", "-q", help="Print nothing but what was written.")
     ] = False,
 ) -> None:
     """Write a task: a defense for an agent to attack in plain PyTorch, and the judge apart.

@@ -8,7 +8,7 @@ for a defense to be what it is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -104,8 +104,8 @@ def trained(
     defense = train(training, progress=progress)
     if lender == request.defense:
         return defense
-    return train(TrainingRequest.of(training, dataset, None, {"defense": request.defense,
-                 "settings": {}}), progress=progress)  # fmt: skip
+    own = replace(training, defense=request.defense, settings={})
+    return train(own, progress=progress)
 
 
 def data_of(request: TaskRequest) -> Dataset:

@@ -45,7 +45,9 @@ class Reward:
     @property
     def value(self) -> float:
         """The share of the images that count, which are broken, in [0, 1]."""
-        return 0.0 if self.verdict is None else float(self.verdict.success_rate.value)
+        if self.verdict is None or not self.verdict.attacked.any():
+            return 0.0
+        return float(self.verdict.success_rate.value)
 
     def as_json(self) -> dict[str, float]:
         """Give the reward and what goes with it as numbers, which is what Harbor takes."""
