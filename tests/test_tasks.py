@@ -115,7 +115,8 @@ for folder in json.loads(sys.argv[1]):
     x = images[:3].clone().requires_grad_()
     logits = defense.logits(x, 5)
     if logits.requires_grad:
-        answers[place + "/gradient"] = torch.autograd.grad(logits[:, 1].sum(), x)[0].numpy()
+        answers[place + "/gradient"] = torch.autograd.grad(
+            logits[:, 1].sum(), x, allow_unused=True, materialize_grads=True)[0].numpy()
     sys.path.remove(folder)
     for name in [name for name in sys.modules if name.partition(".")[0] == "defense"]:
         del sys.modules[name]

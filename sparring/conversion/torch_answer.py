@@ -44,9 +44,13 @@ class Defense(nn.Module):
         self.class_names: tuple[str, ...] = tuple(facts["class_names"])
         self.threshold, self.stochastic = float(facts["threshold"]), bool(facts["stochastic"])
         files = (f"network-{number}.safetensors" for number in range(facts["networks"]))
-        self.networks: list[Network] = [load_network(folder / file) for file in files]
+        # Frozen, so that logits have a gradient where there is one by the images alone.
+        self.networks: list[Network] = [
+            load_network(folder / file).requires_grad_(False) for file in files
+        ]
         self._programs = {
-            name: Program((folder / f"{name}.pt2").read_bytes()) for name in facts["programs"]
+            name: Program((folder / f"{name}.pt2").read_bytes()).requires_grad_(False)
+            for name in facts["programs"]
         }
 
     def logits(self, images: torch.Tensor, seed: Any = 0) -> torch.Tensor:
