@@ -569,7 +569,9 @@ def test_a_folder_of_images_by_the_command_line(tmp_path: Path) -> None:
     assert f"worth {found.value:.4f}" in ended.output
 
 
-def test_wrong_use(images: Path, runs: Path, tmp_path: Path) -> None:
+def test_wrong_use(write: Write, images: Path, runs: Path, tmp_path: Path) -> None:
+    write("baseline", solution=True)  # which trains it
+
     def asked(**changes: Any) -> None:
         values = {"data": str(images), "runs": runs, "eps": EPS}
         sparring.task("baseline", tmp_path / "out", **{**values, **changes})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,24 @@ from sparring import defenses
 from sparring.backend import choice as backend_choice
 from sparring.cli.options import BackendOption, assignments, completed, from_fields, option_of
 from sparring.cli.program import app, handled, python
+from sparring.experiments.request import option
 from sparring.tasks.request import TaskRequest
+
+
+@dataclass(frozen=True)
+class HowOptions:
+    """How `sparring task` goes about it, apart from what a task is."""
+
+    set_: list[str] | None = option(
+        None,
+        "A setting of a fresh instance, as epochs=10; repeatable.",
+        "NAME=VALUE",
+        "--set",
+        "-s",
+    )
+    no_solution: bool = option(False, "Do not run the reference attack.")
+    backend: BackendOption = None
+    quiet: bool = option(False, "Print nothing but what was written.", "", "--quiet", "-q")
 
 
 @app.command(epilog="Example: sparring task blur --out task-blur --fresh 7 -n 50")
@@ -40,22 +58,7 @@ def task(
     ] = None,
     eps: Annotated[str | None, option_of(TaskRequest, "eps")] = None,
     request: partial[TaskRequest],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            "-s",
-            metavar="NAME=VALUE",
-            help="A setting of a fresh instance, as epochs=10; repeatable.",
-        ),
-    ] = None,
-    no_solution: Annotated[
-        bool, typer.Option("--no-solution", help="Do not run the reference attack.")
-    ] = False,
-    backend: BackendOption = None,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print nothing but what was written.")
-    ] = False,
+    how: HowOptions,
 ) -> None:
     """Write a task: a defense for an agent to attack in plain PyTorch, and the judge apart.
 
@@ -64,19 +67,19 @@ def task(
     --fresh an instance is trained that nobody has seen, whose seed, width and eps follow from SEED.
     """
     with handled():
-        backend_choice.choose(backend)
+        backend_choice.choose(how.backend)
         wanted = request(
             defense=defense,
             out=out,
             data=data,
             eps=eps,
-            solution=not no_solution,
-            settings=assignments(set_ or [], "--set"),
+            solution=not how.no_solution,
+            settings=assignments(how.set_ or [], "--set"),
         )
         from sparring.cli import display
         from sparring.tasks import bundle
 
-        with display.shown(quiet) as training, display.counted(quiet, 0) as progress:
+        with display.shown(how.quiet) as training, display.counted(how.quiet, 0) as progress:
             written = bundle.task(wanted, progress=progress, training=training)
         judge = written.folder / ("tests/judge" if wanted.form == "harbor" else "judge")
         print(f"{written.folder}\nThreat    {written.threat.norm} eps {written.threat.eps:.6g}")

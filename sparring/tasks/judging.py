@@ -156,6 +156,10 @@ def reward(
     if defense.weights_sha256 != record.weights_sha256:
         raise RunError(f"{folder}: expected the weights of the task, found others")
     dataset = images_of(folder, defense)
+    if len(dataset.x_test) != len(record.index):
+        raise RunError(
+            f"{folder}: expected {len(record.index)} images, found {len(dataset.x_test)}"
+        )
     result = _judged(record, defense, dataset, Path(file).expanduser(), out, seed, progress)
     if out is not None:
         Path(out).mkdir(parents=True, exist_ok=True)
@@ -170,8 +174,12 @@ def images_of(folder: Path, defense: Defense) -> Dataset:
         RunError: the file is missing or damaged.
     """
     arrays, _, _ = read_tensors(folder / _IMAGES)
-    info, x, y = defense.info, arrays["x"], arrays["y"]
-    return Dataset(info.name, x, y, x, y, info.class_names, info.mirror, info.key)
+    info = defense.info
+    try:
+        x, y = arrays["x"], arrays["y"]
+        return Dataset(info.name, x, y, x, y, info.class_names, info.mirror, info.key)
+    except (KeyError, DataError) as error:
+        raise RunError(f"{folder / _IMAGES}: expected the task's images: {error}") from error
 
 
 def _judged(
