@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     from sparring.experiments.train import train, train_network
     from sparring.grading.grade import grade
     from sparring.grading.request import GradeRequest
+    from sparring.tasks.bundle import task
+    from sparring.tasks.judging import reward
+    from sparring.tasks.request import TaskRequest
     from sparring.threat import L2, Linf
 
 _HOMES = {
@@ -95,6 +98,9 @@ _HOMES = {
     "experiments.train": ("train", "train_network"),
     "grading.grade": ("grade",),
     "grading.request": ("GradeRequest",),
+    "tasks.bundle": ("task",),
+    "tasks.judging": ("reward",),
+    "tasks.request": ("TaskRequest",),
     "threat": ("L2", "Linf"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -102,9 +108,9 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "APGD", "BPDA", "EOT", "FGSM", "L2", "PGD", "AttackError", "DataError", "Dataset", "Defense",
     "Diverged", "Estimated", "EvaluationRequest", "GradeRequest", "Linf", "Matching", "Noise",
-    "RunError", "SettingsError", "Smallest", "SparringError", "Square", "Strong", "TrainingRequest",
-    "Transfer", "Verdict", "adapters", "as_torch_module", "evaluate", "grade", "gradient", "judge",
-    "load", "load_data", "train", "train_network",
+    "RunError", "SettingsError", "Smallest", "SparringError", "Square", "Strong", "TaskRequest",
+    "TrainingRequest", "Transfer", "Verdict", "adapters", "as_torch_module", "evaluate", "grade",
+    "gradient", "judge", "load", "load_data", "reward", "task", "train", "train_network",
 ]  # fmt: skip
 
 

@@ -40,6 +40,8 @@ class Stream(IntEnum):
     """The draws in which attacks ask stochastic defenses whether images are broken."""
     JUDGE = 6
     """The draws in which the judge asks."""
+    TASK = 7
+    """What makes a fresh instance of a defense for a task."""
 
 
 def spread(seed: int, stream: Stream, *place: int) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cifar10, results_table, success_curves
+from benchmarks import cifar10, fresh_instances, results_table, success_curves
 from sparring import plots
 from sparring.defenses import DEFENSES
 from sparring.runs.directory import Run
@@ -151,3 +151,40 @@ def test_the_page_of_results_in_docs_is_what_the_program_writes() -> None:
     page = (ROOT / "docs/results.md").read_text(encoding="utf-8")
     [files] = re.findall(r"python -m benchmarks\.results_table page (.*)", page)
     assert page == results_table.page([Path(file) for file in files.split()])
+
+
+def test_the_table_of_fresh_instances_has_what_is_whole() -> None:
+    def row(name: str, seed: int, broken: float) -> fresh_instances.Row:
+        success = dict.fromkeys(fresh_instances.ATTACKS, broken)
+        return fresh_instances.Row(
+            defense=name, seed=seed, data="digits", images=100, filters=12 + seed, eps=0.1,
+            accuracy=0.9, success=success, seconds=1.0,
+        )  # fmt: skip
+
+    rows = [row("blur", 0, 0.5), row("blur", 1, 0.7), row("jump", 0, 0.5)]
+    *_, line = fresh_instances.table(rows, 2).splitlines()
+    assert line == (
+        "| blur | 12 to 13 | 0.1 to 0.1 | 90.0 ± 0.0 | 60.0 ± 14.1 | 60.0 ± 14.1 | 60.0 ± 14.1 |"
+    )
+    assert "jump" not in fresh_instances.table(rows, 2)
+
+
+def test_instances_that_are_done_are_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[tuple[str, int]] = []
+
+    def measured(name: str, seed: int, arguments: argparse.Namespace) -> fresh_instances.Row:
+        made.append((name, seed))
+        return fresh_instances.Row(
+            defense=name, seed=seed, data="digits", images=9, filters=4, eps=0.1, accuracy=1.0,
+            success=dict.fromkeys(fresh_instances.ATTACKS, 1.0), seconds=1.0,
+        )  # fmt: skip
+
+    monkeypatch.setattr(fresh_instances, "measured", measured)
+    words = ["fresh", "--out", str(tmp_path / "rows.json"), "--defenses", "blur", "--instances"]
+    for count in ("1", "2"):
+        monkeypatch.setattr(sys, "argv", [*words, count])
+        fresh_instances.main()
+    assert made == [("blur", 0), ("blur", 1)]
+    assert "| blur | 4 to 4 |" in capsys.readouterr().out

@@ -7,6 +7,7 @@ Which question it answers: how does a model leave Sparring, or come in, unchange
     targets.py       PyTorch, Keras, ONNX
     tracing.py       what a defense changed in its network, as programs of PyTorch
     torch_model.py   a network in plain PyTorch
+    torch_answer.py  a whole defense in plain PyTorch
     torch_module.py  a defense as a torch.nn.Module
     selfstudy.py     the course's checkpoints, read and written
 """

@@ -86,9 +86,9 @@ class Program(nn.Module):
         self.data = data
         self.program = torch.export.load(io.BytesIO(data)).module()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
         """Run it."""
-        result: torch.Tensor = self.program(x)
+        result: torch.Tensor = self.program(*tensors)
         return result
 
     def __reduce__(self) -> tuple[Any, ...]:

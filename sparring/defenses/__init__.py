@@ -7,6 +7,7 @@ Which question it answers: what does each defense train, and how does it answer?
     facts.py        what a defense says of itself for other packages
     adversarial.py  settings that defenses trained on adversarial images share
     exercise.py     an attack to fill in, for breaking a defense oneself
+    reading.py      a defense's file to read, without what helps who tries to break it
     baseline.py     no defense at all; then one file for each other defense
 
 How each does is in docs/results.md and docs/fast.md. Nothing here imports a framework until a

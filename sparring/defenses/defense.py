@@ -371,7 +371,9 @@ class Defense:
 
     def _batch(self, images: Any, dtype: str) -> Any:
         """Images of this data set, [B, H, W, C], of a type that is taken."""
-        images = images[None] if tuple(images.shape) == self.info.shape else images
+        # A size that a graph leaves open is compared with none of ours, which would settle it.
+        single = len(images.shape) == 3 and tuple(images.shape) == self.info.shape
+        images = images[None] if single else images
         if tuple(images.shape[1:]) != self.info.shape or images.shape[0] == 0:
             raise self._wrong(f"shape {list(images.shape)}")
         if dtype != "uint8" and "float" not in dtype:

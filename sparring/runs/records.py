@@ -433,6 +433,52 @@ class TraceRecord(FileRecord):
         write_atomically(file, f"{values}\n".encode(errors="backslashreplace"))
 
 
+TASK_FORMAT: Literal[1] = 1
+"""Version of a task's task.json."""
+
+
+class FreshRecord(Record):
+    """What was drawn for a fresh instance of a task.
+
+    Attributes:
+        seed: what all of it follows from.
+        training_seed: of the training.
+        filters: width of the first convolution.
+    """
+
+    seed: Annotated[int, Field(ge=0)]
+    training_seed: Annotated[int, Field(ge=0)]
+    filters: Annotated[int, Field(ge=1, le=4096)]
+
+
+class TaskRecord(_File):
+    """task.json in the judge's part of a task: what is judged, and by what.
+
+    Attributes:
+        format: version of the file.
+        defense: its name.
+        weights_sha256: the hash of its weights.
+        threat: the threat model.
+        dataset: the data set's name.
+        index: of its test images, in the order of images.safetensors.
+        draws: how often a stochastic defense is asked.
+        minutes: wall time that the agent has.
+        fresh: what was drawn, if the instance was trained for this task.
+        sparring: the version that wrote it, which judges it.
+    """
+
+    format: Literal[1] = TASK_FORMAT
+    defense: str
+    weights_sha256: str
+    threat: ThreatRecord
+    dataset: str
+    index: Annotated[list[Count], Field(min_length=1, max_length=MOST_IMAGES)]
+    draws: Annotated[int, Field(ge=1, le=10**6)]
+    minutes: Annotated[int, Field(ge=1)]
+    fresh: FreshRecord | None = None
+    sparring: str
+
+
 def verdict_folder(attack: str, norm: str, eps: float, unusual: Sequence[str] = ()) -> str:
     """Name the folder of a verdict below a run's attacks/, as pgd-Linf-0.15-steps=10.
 
