@@ -451,7 +451,7 @@ class FreshRecord(Record):
     filters: Annotated[int, Field(ge=1, le=4096)]
 
 
-class TaskRecord(_File):
+class TaskRecord(FileRecord):
     """task.json in the judge's part of a task: what is judged, and by what.
 
     Attributes:

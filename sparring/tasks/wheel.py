@@ -13,7 +13,7 @@ import zipfile
 from importlib import metadata
 from pathlib import Path
 
-import sparring
+from sparring import errors
 from sparring.errors import SettingsError
 from sparring.version import __version__
 
@@ -49,7 +49,7 @@ def write(folder: Path) -> Path:
 
 def _package() -> dict[str, bytes]:
     """The package's files by their path in the wheel."""
-    root = Path(sparring.__file__).parent
+    root = Path(errors.__file__).parent
     return {
         f"sparring/{path.relative_to(root).as_posix()}": path.read_bytes()
         for path in sorted(root.rglob("*"))
