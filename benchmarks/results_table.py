@@ -251,7 +251,9 @@ def part(file: Path) -> str:
     common = {key: value for key, value in givens[0].items() if all(
         given.get(key) == value for given in givens
     )}  # fmt: skip
-    command = ["sparring", "train", "all", "--data", name, "--data-dir", "DIR", "--eval-every", "0"]
+    asked = ["all"] if set(rows) == set(DEFENSES) else list(rows)
+    command = ["sparring", "train", *asked, "--data", name, "--data-dir", "DIR"]
+    command += ["--eval-every", "0"]
     command += ["--preset", figures.preset] if figures.preset != "course" else []
     command += [word for key, value in common.items() for word in ("-s", f"{key}={value}")]
     text = f"""\

@@ -125,8 +125,10 @@ def test_the_page_of_results(
     results(monkeypatch, "keep", runs, kept, "--title", "Digits")
     results(monkeypatch, "page", kept)
     page = capsys.readouterr().out
-    command = "    sparring train all --data digits --data-dir DIR --eval-every 0 -s filters=4\n"
-    assert command in page
+    command = (
+        "sparring train baseline blur --data digits --data-dir DIR --eval-every 0 -s filters=4"
+    )
+    assert f"    {command}\n" in page
     assert "| baseline | 90.0 % | 0.0 % | 1:00 | 4 | 100 | 0 |\n" in page
     assert "| blur epochs=7 | 80.0 % | 0.0 % | 1:00 | 4 | 7 | 0 |\n" in page
     assert "jump" not in page
