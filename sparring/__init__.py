@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         AttackError,
         DataError,
         Diverged,
+        ModelError,
         RunError,
         SettingsError,
         SparringError,
@@ -80,6 +81,7 @@ _HOMES = {
         "AttackError",
         "DataError",
         "Diverged",
+        "ModelError",
         "RunError",
         "SettingsError",
         "SparringError",
@@ -97,10 +99,10 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "APGD", "BPDA", "EOT", "FGSM", "L2", "PGD", "AttackError", "DataError", "Dataset", "Defense",
-    "Diverged", "Estimated", "EvaluationRequest", "Linf", "Matching", "Noise", "RunError",
-    "SettingsError", "Smallest", "SparringError", "Square", "Strong", "TrainingRequest", "Transfer",
-    "Verdict", "adapters", "as_torch_module", "evaluate", "gradient", "judge", "load", "load_data",
-    "train", "train_network",
+    "Diverged", "Estimated", "EvaluationRequest", "Linf", "Matching", "ModelError", "Noise",
+    "RunError", "SettingsError", "Smallest", "SparringError", "Square", "Strong", "TrainingRequest",
+    "Transfer", "Verdict", "adapters", "as_torch_module", "evaluate", "gradient", "judge", "load",
+    "load_data", "train", "train_network",
 ]  # fmt: skip
 
 
