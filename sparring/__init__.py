@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         AttackError,
         DataError,
         Diverged,
+        ModelError,
         RunError,
         SettingsError,
         SparringError,
@@ -85,6 +86,7 @@ _HOMES = {
         "AttackError",
         "DataError",
         "Diverged",
+        "ModelError",
         "RunError",
         "SettingsError",
         "SparringError",
@@ -107,10 +109,11 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "APGD", "BPDA", "EOT", "FGSM", "L2", "PGD", "AttackError", "DataError", "Dataset", "Defense",
-    "Diverged", "Estimated", "EvaluationRequest", "GradeRequest", "Linf", "Matching", "Noise",
-    "RunError", "SettingsError", "Smallest", "SparringError", "Square", "Strong", "TaskRequest",
-    "TrainingRequest", "Transfer", "Verdict", "adapters", "as_torch_module", "evaluate", "grade",
-    "gradient", "judge", "load", "load_data", "reward", "task", "train", "train_network",
+    "Diverged", "Estimated", "EvaluationRequest", "GradeRequest", "Linf", "Matching", "ModelError",
+    "Noise", "RunError", "SettingsError", "Smallest", "SparringError", "Square", "Strong",
+    "TaskRequest", "TrainingRequest", "Transfer", "Verdict", "adapters", "as_torch_module",
+    "evaluate", "grade", "gradient", "judge", "load", "load_data", "reward", "task", "train",
+    "train_network",
 ]  # fmt: skip
 
 

@@ -33,6 +33,10 @@ class AttackError(SparringError, RuntimeError):
     """An attack raised, or ran past its time limit."""
 
 
+class ModelError(SparringError, RuntimeError):
+    """A model of one's own cannot be loaded, raised, or answers otherwise than was declared."""
+
+
 class Diverged(SparringError, ArithmeticError):
     """Training met a loss or a weight that is not finite.
 

@@ -9,7 +9,10 @@ their draws follow from the order of the calls.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import random
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from itertools import count as count_from
 from typing import Any
@@ -77,6 +80,31 @@ def _draw(keys: Any, calls: Any, count: int, of: Any = ops) -> Any:
     places = _mix(of.arange(count, dtype="int32") + offset, of)  # [count]
     bits = _mix(of.bitwise_xor(keys[:, None] * _STAGE, places[None, :]), of)  # [B, count]
     return of.bitwise_and(of.right_shift(bits, 8), 0xFFFFFF)
+
+
+@contextmanager
+def seeded(seed: int, device: Any = None) -> Iterator[None]:
+    """Seed what foreign code draws from, of Python, numpy and PyTorch, and put it back afterwards.
+
+    Args:
+        seed: from 0 to 2^32 - 1.
+        device: of PyTorch, on which it may draw too; None for the CPU alone.
+    """
+    states = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch: Any = sys.modules.get("torch")  # which draws nothing until it is imported
+    try:
+        if torch is None:
+            yield
+        else:
+            on_gpu = device is not None and device.type == "cuda"
+            with torch.random.fork_rng([device] if on_gpu else []):
+                torch.manual_seed(seed)
+                yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
 
 class Chance:

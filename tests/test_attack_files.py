@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import sparring
-from sparring import attacks
-from sparring.attacks import BPDA, PGD, files, unwrapped
+from sparring import attacks, usercode
+from sparring.attacks import BPDA, PGD, unwrapped
 from sparring.data import Dataset
 from sparring.errors import AttackError, SettingsError, shown, told
 from sparring.evaluation.evaluate import describe
@@ -329,4 +329,4 @@ def test_modules_of_attacks_that_failed_are_forgotten(tmp_path: Path) -> None:
     ],
 )
 def test_whose_a_place_is(file: str, function: str, own: bool) -> None:
-    assert files._is_own(FrameSummary(file, 3, function)) == own
+    assert usercode._is_own(FrameSummary(file, 3, function)) == own

@@ -105,7 +105,7 @@ class Three(Linear):
 
 def test_other_classes_stay_behind_by_the_lead(linear: Linear) -> None:
     x = np.full((1, 8, 8, 1), 0.5, np.float32)
-    made = Planted.of(Three(linear.direction, linear.bias), Linf(0.1), x, np.array([1]))
+    made = Planted.around(Three(linear.direction, linear.bias), Linf(0.1), x, np.array([1]))
     assert made is not None
     defense, rows = made
     assert rows.tolist() == [0]
@@ -126,7 +126,7 @@ def test_every_image_has_one_adversarial_example_that_chance_does_not_find(
     digits_baseline: Defense, threat: ThreatModel
 ) -> None:
     x, y = digits(digits_baseline)
-    made = Planted.of(digits_baseline, threat, x, y)
+    made = Planted.around(digits_baseline, threat, x, y)
     assert made is not None
     defense, rows = made
     assert rows.tolist() == list(range(len(x)))
@@ -214,7 +214,7 @@ def images(linear: Linear, n: int) -> tuple[np.ndarray, np.ndarray]:
     signs = np.random.default_rng(0).choice([-1.0, 1.0], (2 * n, 8, 4, 1))
     x = (0.5 + 0.3 * np.repeat(signs, 2, axis=2)).astype(np.float32)
     y = np.ones(2 * n, np.int64)
-    made = Planted.of(linear, Linf(0.1), x, y)
+    made = Planted.around(linear, Linf(0.1), x, y)
     assert made is not None
     _, rows = made
     assert len(rows) >= n

@@ -4,7 +4,7 @@
 integers [B]; `threat` a ThreatModel. What comes back has the shape of x, as tensor or numpy array;
 `sparring.evaluate` checks it. Any function of that form is an attack.
 
-    files.py      a user's own attacks, and their errors
+    files.py      a user's own attacks
     options.py    what an attack's options may be
     losses.py     what gradient attacks follow
     gradients.py  the gradient, and wrappers such as EOT that give a better one
@@ -33,8 +33,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparring.attacks.files import Attack, checked, from_file, where, with_options
+from sparring.attacks.files import Attack, checked, from_file, with_options
 from sparring.errors import SettingsError, unknown_name
+from sparring.usercode import where
 
 if TYPE_CHECKING:
     from sparring.attacks import adapters as adapters

@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import inspect
 import math
-import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -33,6 +31,7 @@ from sparring.attacks.files import Attack, with_options
 from sparring.attacks.options import Options, choice, integer
 from sparring.backend import ops
 from sparring.errors import SettingsError, shown, told, unknown_name
+from sparring.randomness import seeded
 from sparring.tensors import Images, Labels
 from sparring.threat import ThreatModel, checked_threat
 
@@ -84,7 +83,7 @@ class Adapter(ABC):
         checked_threat(threat)
         images, labels = x.permute(0, 3, 1, 2).contiguous(), y.long()  # [B, C, H, W], [B]
         found = torch.empty_like(images)
-        with _seeded(self.seed, images.device), torch.enable_grad():
+        with seeded(self.seed, images.device), torch.enable_grad():
             for rows in _by_label(labels) if defense.detects else [slice(None)]:
                 module = Decisions(defense, int(labels[rows][0])).eval().requires_grad_(False)
                 given = self.find(module, images[rows].clone(), labels[rows].clone(), threat)
@@ -113,23 +112,6 @@ class Adapter(ABC):
 def _by_label(labels: Any) -> list[Any]:
     """The rows, bool [B], of each label that there is among int [B]."""
     return [labels == label for label in labels.unique()]
-
-
-@contextmanager
-def _seeded(seed: int, device: Any) -> Iterator[None]:
-    """Seed what libraries draw from, and put it back as it was."""
-    import torch
-
-    states = random.getstate(), np.random.get_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
 
 
 def _imported(who: str, package: str, *names: str) -> ModuleType:

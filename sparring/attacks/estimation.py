@@ -50,6 +50,11 @@ class Estimated(Options, Wrapped):
     directions: str = choice("spsa", DIRECTIONS)
 
     @property
+    def gradients(self) -> bool:
+        """As Defense.gradients: there are some, whatever it is around."""
+        return True
+
+    @property
     def asks(self) -> int:
         """As Defense.asks."""
         return (2 * self.samples + 1) * int(self.defense.asks)

@@ -1,19 +1,13 @@
-"""Attacks of a user's own: from a file, with options, and where in it an error came from."""
+"""Attacks of a user's own: from a file, and with options."""
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
-import os
 import sys
-import sysconfig
-import traceback
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import CodeType, ModuleType
 from typing import Any
 
 from sparring.errors import (
@@ -25,16 +19,12 @@ from sparring.errors import (
     told,
     unknown_name,
 )
+from sparring.usercode import module_name, run, where
+
+_WHAT = "attack"  # what files are run for
 
 Attack = Callable[[Any, Any, Any, Any], Any]
 """attack(defense, x, y, threat) gives adversarial images [B, H, W, C], tensor or numpy array."""
-
-
-class _AsItStands(SourceFileLoader):
-    """Compiles a file each time: Python's cache misses edits within a second that keep the size."""
-
-    def get_code(self, fullname: str) -> CodeType:
-        return self.source_to_code(self.get_data(self.path), self.path)
 
 
 def from_file(path: Path, options: Mapping[str, Any]) -> Attack:
@@ -54,7 +44,7 @@ def from_file(path: Path, options: Mapping[str, Any]) -> Attack:
     if not path.is_file():
         found = "a folder" if path.is_dir() else "no such file"
         raise AttackError(f"{path}: {found}; expected a Python file that defines attack")
-    module = _run(path)
+    module = run(path, _WHAT, AttackError)
     for name in ("Attack", "attack"):
         attack = vars(module).get(name)
         if callable(attack) and attack is not Attack:  # which a file may import as a type
@@ -79,30 +69,9 @@ def defined(path: Path, names: Collection[str]) -> dict[str, Callable[..., Any]]
     Returns:
         They, by name.
     """
-    module = sys.modules.get(_module_name(path))
+    module = sys.modules.get(module_name(path, _WHAT))
     own = {} if module is None else vars(module)
     return {name: own[name] for name in names if callable(own.get(name))}
-
-
-def _module_name(path: Path) -> str:
-    return f"sparring_attack_{path.stem}"
-
-
-def _run(path: Path) -> ModuleType:
-    name = _module_name(path)
-    spec = importlib.util.spec_from_loader(name, _AsItStands(name, str(path)))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    try:
-        spec.loader.exec_module(module)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # its own, SystemExit, ...
-        sys.modules.pop(name, None)
-        raise AttackError(f"{path}: {told(error)}{where(error, False)}") from error
-    return module
 
 
 def with_options(attack: Callable[..., Any], options: Mapping[str, Any]) -> Attack:
@@ -178,35 +147,3 @@ def checked(attack: Any, whose: str = "attack: ") -> Attack:
         name = getattr(attack, "__name__", kind_of(attack))
         raise SettingsError(f"{expected}, got {name}{signature}: {error}") from None
     return attack
-
-
-def where(error: BaseException, at_least: bool = True) -> str:
-    """Tell where in the user's own code an error came from, as " (FILE, line 3)".
-
-    Args:
-        error: one that was raised.
-        at_least: whether to tell the last place of all where none is the user's own.
-
-    Returns:
-        The last place outside of Sparring, of Python and of what is installed, if there is one; of
-        a SyntaxError none, which says it itself.
-    """
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if _is_own(frame)]
-    if isinstance(error, SyntaxError) or not (own or (at_least and frames)):
-        return ""
-    frame = (own or frames)[-1]
-    return f" ({frame.filename}, line {frame.lineno})"
-
-
-def _is_own(frame: traceback.FrameSummary) -> bool:
-    file, installed = frame.filename, sysconfig.get_paths()
-    folders = [installed[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    folders.append(str(Path(__file__).parents[1]))
-    if file == "<string>" and frame.name.startswith("__"):  # made by dataclasses
-        return False
-    generated = ("<frozen ", "<__array_function__", "<attrs", "<eval_with_key>")
-    return not (
-        file.startswith((*(folder + os.sep for folder in folders), *generated))
-        or "__autograph_generated_file" in file
-    )

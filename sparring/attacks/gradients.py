@@ -13,7 +13,6 @@ import numpy as np
 from typing_extensions import override
 
 from sparring import backend
-from sparring.attacks.files import where
 from sparring.attacks.options import Options, integer
 from sparring.backend import keras, ops
 from sparring.defenses.defense import Defense
@@ -22,6 +21,7 @@ from sparring.errors import SettingsError, printable, shown, told, unknown_name
 from sparring.networks.allconv import PREDICTION_BATCH, AllConv
 from sparring.randomness import Chance
 from sparring.tensors import Images, Logits
+from sparring.usercode import where
 
 
 @backend.isolated

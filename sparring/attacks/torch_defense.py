@@ -149,6 +149,11 @@ class _Asked:
     def __reduce__(self) -> tuple[Any, ...]:
         # Keras's layers cannot be pickled, but be made anew; their weights are the module's.
         inner, _ = unwrapped(self.defense)
+        if inner.described is not None:
+            raise SettingsError(
+                f"{inner.name}: expected a trained defense to pickle a module of, got a model of "
+                "one's own; pickle that itself"
+            )
         wrappers = self.defense.around(None) if isinstance(self.defense, Wrapped) else None
         return _asked, (type(inner), inner.info, inner.settings, inner.arrays, wrappers)
 

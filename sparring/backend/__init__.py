@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     readable = _it.readable
     look = _it.look
     on_gradient = _it.on_gradient
+    answers = _it.answers
 
 
 @cache

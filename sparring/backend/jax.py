@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import keras
@@ -183,6 +183,25 @@ def look(tensor: Any, see: Callable[[np.ndarray], object]) -> None:
         jax.debug.callback(lambda values: see(np.asarray(values)), tensor)
     else:
         see(np.asarray(tensor))
+
+
+def answers(
+    function: Callable[[np.ndarray], np.ndarray], x: Any, size: int, refuse: Callable[[], NoReturn]
+) -> Any:
+    """Ask a value at once, a tracer's when it has one."""
+
+    @jax.custom_jvp  # type: ignore[untyped-decorator]
+    def asked(x: Any) -> Any:
+        if not isinstance(x, jax.core.Tracer):
+            return jax.numpy.asarray(function(np.asarray(x)))
+        form = jax.ShapeDtypeStruct((x.shape[0], size), jax.numpy.float32)
+        return jax.pure_callback(lambda values: function(np.asarray(values)), form, x)
+
+    @asked.defjvp  # type: ignore[untyped-decorator]
+    def derivative(tensors: Any, slopes: Any) -> Any:
+        refuse()
+
+    return asked(x)
 
 
 def on_gradient(tensor: Any, call: Callable[[], object]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -12,6 +12,10 @@ from sparring.tensors import Images, Scalar
 
 if TYPE_CHECKING:
     from sparring.backend.isolation import Isolation
+
+
+Refuse = Callable[[], NoReturn]
+"""Raises the error that says why there is no gradient."""
 
 
 class RandomNumbers(Protocol):
@@ -174,6 +178,21 @@ class Backend(Protocol):
         Args:
             tensor: of any device.
             see: is called with a numpy array.
+        """
+
+    def answers(
+        self, function: Callable[[np.ndarray], np.ndarray], x: Any, size: int, refuse: Refuse
+    ) -> Any:
+        """Ask a function of numpy arrays about a tensor; it has no gradient.
+
+        Args:
+            function: of float32 [B, ...], that gives float32 [B, size].
+            x: a tensor float32 [B, ...]; of a known B, where it is traced.
+            size: how many numbers it gives for each row.
+            refuse: raises, for who wants the gradient.
+
+        Returns:
+            A tensor float32 [B, size].
         """
 
     def on_gradient(self, tensor: Any, call: Callable[[], object]) -> Any:

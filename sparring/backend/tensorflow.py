@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import tensorflow as tf
@@ -180,6 +180,24 @@ def look(tensor: Any, see: Callable[[np.ndarray], object]) -> None:
     """Copy a tensor that is no graph's."""
     if not tf.is_symbolic_tensor(tensor):
         see(tensor.numpy())
+
+
+def answers(
+    function: Callable[[np.ndarray], np.ndarray], x: Any, size: int, refuse: Callable[[], NoReturn]
+) -> Any:
+    """Ask a value at once, a graph's when it runs."""
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def asked(x: Any) -> Any:
+        def gradient(slope: Any) -> Any:
+            refuse()
+
+        if not tf.is_symbolic_tensor(x):
+            return tf.constant(function(x.numpy())), gradient
+        given = tf.numpy_function(function, [x], tf.float32)
+        return tf.ensure_shape(given, (x.shape[0], size)), gradient
+
+    return asked(x)
 
 
 def on_gradient(tensor: Any, call: Callable[[], object]) -> Any:

@@ -28,6 +28,7 @@ from sparring.cli.program import app, command_line, handled
 from sparring.errors import AttackError, SettingsError, unknown_name
 from sparring.evaluation.request import EvaluationPlanRequest, EvaluationRequest
 from sparring.experiments.request import option
+from sparring.models.reference import Reference, is_reference
 
 if TYPE_CHECKING:
     from sparring.evaluation.verdict import Verdict
@@ -58,7 +59,8 @@ def attack(
         list[str],
         typer.Argument(
             metavar="DEFENSE|ATTACK",
-            help="Defenses: names or run directories of trained ones, or all of them: all. "
+            help="Defenses: names or run directories of trained ones, or all of them: all; or "
+            "models of your own: model.py:build, whose code runs here, model.onnx, .pt2 or .keras. "
             f"Then attacks: {', '.join(attacks.NAMES)} (each defense's reference attack), a "
             "library's such as autoattack, or a file.py with a function attack(defense, x, y, "
             "threat). Default: pgd.",
@@ -70,6 +72,7 @@ def attack(
     eps: Annotated[str | None, _option("eps")] = None,
     images: Annotated[str | None, _option("images")] = None,
     options: Annotated[list[str] | None, _option("options")] = None,
+    model: Annotated[list[str] | None, _option("model")] = None,
     request: partial[EvaluationRequest],
     how: ManyOptions,
     backend: BackendOption = None,
@@ -112,6 +115,7 @@ def attack(
             eps=radii[0] if radii else None,
             images=indices(images),
             options=assignments(options or [], "--option"),
+            model=assignments(model or [], "--model"),
             apart=not in_process,
         )
         several = max(len(named), len(by), len(radii)) > 1 or named == ["all"]
@@ -187,6 +191,8 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     for word in words:
         if not attacks.is_name(word) and not _is_defense(word):
             _refuse(word, first=word == words[0])
+    if not named and by[0].endswith(".py"):
+        Reference.of(by[0])  # which says how a model's file is named
     if not named:
         raise SettingsError(f"expected the name of a defense before the attack {by[0]!r}, got none")
     if late := [word for word in by if not attacks.is_name(word)]:
@@ -204,6 +210,9 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def _is_defense(word: str) -> bool:
     """Whether a word is a defense's name or the path of what may be its run."""
     path = Path(word)
+    if is_reference(word):
+        Reference.of(word)  # which refuses what cannot be loaded safely
+        return True
     return word in defenses.NAMES or word == "all" or path.is_dir() or len(path.parts) > 1
 
 

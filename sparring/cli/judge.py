@@ -13,7 +13,7 @@ from sparring import data as data_sets
 from sparring import defenses
 from sparring.backend import choice as backend_choice
 from sparring.cli.attack import indices, told_of_files
-from sparring.cli.options import BackendOption, completed, from_fields, option_of
+from sparring.cli.options import BackendOption, assignments, completed, from_fields, option_of
 from sparring.cli.program import app, handled
 from sparring.evaluation.request import EvaluationRequest
 from sparring.experiments.request import option
@@ -26,6 +26,8 @@ class JudgeOptions:
     """Options of `sparring judge`, passed on to `sparring.judge`."""
 
     data_dir: Annotated[Path | None, _option("data_dir")] = None
+    model: Annotated[list[str] | None, _option("model")] = None
+    resize: Annotated[int | None, _option("resize")] = None
     other_data: Annotated[bool, _option("other_data")] = False
     norm: Annotated[str, _option("norm")] = "Linf"
     eps: str | None = option(None, "Its radius. Default: the data set's.", "X")
@@ -47,7 +49,7 @@ def judge(
         str,
         typer.Argument(
             metavar="DEFENSE",
-            help="Name of a trained defense, or a run directory.",
+            help="Name of a trained defense, a run directory, or a model of your own.",
             autocompletion=completed(*defenses.NAMES),
         ),
     ],
@@ -79,6 +81,7 @@ def judge(
         from sparring.evaluation import judging
 
         given: dict[str, Any] = {**vars(options), "images": indices(images), "save": True}
+        given["model"] = assignments(options.model or [], "--model")
         with display.counted(quiet, 0) as progress:
             verdict = judging.judge(defense, file, dataset=data, progress=progress, **given)
         print(verdict)

@@ -3,6 +3,7 @@
 Which question it answers: what does each defense train, and how does it answer?
 
     defense.py      the class that all derive from
+    model.py        anybody's model as a defense
     passes.py       how often it was asked
     facts.py        what a defense says of itself for other packages
     adversarial.py  settings that defenses trained on adversarial images share

@@ -19,6 +19,8 @@ from sparring.defenses.passes import Passes
 from sparring.errors import DataError, SettingsError
 from sparring.networks.allconv import AllConv, in_batches, to_float
 from sparring.randomness import Chance, Stream, spread
+from sparring.runs.directory import Run
+from sparring.runs.files import read_tensors
 from sparring.tensors import Images, Logits, Scores
 from sparring.training.recipe import Recipe
 from sparring.training.settings import Resolved, Settings, Table, check_table, resolve
@@ -58,25 +60,26 @@ class Defense:
     Attributes:
         results: of a loaded run, what its training came to.
         path: of a loaded run, its directory.
-        weights_sha256: of a loaded run, the hash of its weights.
         passes: how often it was asked.
     """
 
-    name: ClassVar[str]
-    """The file's name."""
+    name: str
+    """The file's name; of a model of one's own, its own."""
     idea: ClassVar[str]
     """What it does, in one line."""
     hints: ClassVar[tuple[str, ...]] = ()
     """What helps who tries to break it, from a first question to the way; three sentences or so."""
     networks: ClassVar[str] = "1"
     """How many networks it trains, in words."""
-    stochastic: ClassVar[bool] = False
+    stochastic: bool = False
     """Whether answers are drawn at random."""
     differentiable: ClassVar[bool] = True
     """Whether gradients of `logits` by the images are useful as they are."""
-    detects: ClassVar[bool] = False
+    gradients: bool = True
+    """Whether `logits` can be differentiated at all."""
+    detects: bool = False
     """Whether some inputs are rejected."""
-    threshold: ClassVar[float] = 0.5
+    threshold: float = 0.5
     """An input with a score above it is rejected."""
     borrows: ClassVar[str | None] = None
     """The defense whose weights it serves instead of training."""
@@ -127,13 +130,103 @@ class Defense:
         self.nets, self.arrays = list(nets), dict(arrays or {})
         self.results: dict[str, Any] = {}
         self.path: Path | None = None
-        self.weights_sha256: str | None = None
+        self._weights_sha256: str | None = None
         self.passes = Passes()
         self._compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
     def __repr__(self) -> str:
         """Name the class, the data set and the settings."""
         return f"{type(self).__name__}(dataset={self.info.name!r}, settings={self.settings!r})"
+
+    @staticmethod
+    def of(model: Any, data: Any, **options: Any) -> Defense:
+        """Make a defense of a model of one's own, to be attacked and judged as any other.
+
+        docs/your-own-models.md has an example of each kind.
+
+        Args:
+            model: a torch.nn.Module, a Keras model, a torch.export.ExportedProgram, or a function
+                of images; or what names one: "model.py:build", the path of an ONNX, .pt2 or .keras
+                file, or "robustbench:NAME". Images are floats in [0, 1]; what else it wants of
+                them, as normalization, it does itself.
+            data: the data set that it is for, as `sparring.evaluate` takes it, or a DatasetInfo; it
+                says the shape of images and the number of classes.
+            options: the fields of `sparring.models.form.Form`: name, layout, outputs, stochastic,
+                detects, threshold, tensors.
+
+        Returns:
+            The defense, once it has answered a few images. It uses the model itself, a module of
+            PyTorch in evaluation mode; `remarks` say what was done to it.
+
+        Raises:
+            SettingsError: an option is unknown or wrong.
+            ModelError: the model cannot be loaded, raises, gives another shape than [B, classes],
+                probabilities in place of logits, or draws at random though that is not declared; or
+                it needs another backend.
+            DataError: the data set cannot be loaded.
+        """
+        from sparring.defenses.model import Model  # which derives from this class
+
+        return Model.made(model, data, options)
+
+    # What there is to know of it besides its answers
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """The hash of the weights of a loaded defense."""
+        return self._weights_sha256
+
+    @weights_sha256.setter
+    def weights_sha256(self, value: str | None) -> None:
+        self._weights_sha256 = value
+
+    def weights_on_disk(self) -> str | None:
+        """Hash the weights as they lie now where they were loaded from; None where that is nowhere.
+
+        Raises:
+            RunError: they are damaged.
+        """
+        if self.path is None:
+            return None
+        return read_tensors(Run(self.path).weights_file)[2]
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that it was loaded from."""
+        if self.path is None:
+            return []
+        run = Run(self.path)
+        return [run.json_file, run.weights_file]
+
+    @property
+    def remarks(self) -> list[str]:
+        """What its user should know of how it was loaded."""
+        return []
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether name, weights and `described` tell it from any other."""
+        return True
+
+    @property
+    def described(self) -> dict[str, Any] | None:
+        """What its answers follow from besides name and weights, as JSON; None of a run."""
+        return None
+
+    @property
+    def size(self) -> int:
+        """About how much a network computes for a pixel, beside others."""
+        return self.settings.filters**2
+
+    def second_nets(self) -> list[Any]:
+        """Copy its networks with their weights; those that cannot be made anew are shared."""
+        recipes = self.recipes(self.info, self.settings, 0) if self.nets else []
+        if len(recipes) != len(self.nets):
+            return list(self.nets)
+        return [_second(recipe, net) for recipe, net in zip(recipes, self.nets, strict=True)]
+
+    def register(self) -> None:
+        """Write down in its folder what it is, where verdicts are about to lie in it."""
 
     # Training
 
@@ -394,3 +487,17 @@ class Defense:
             f"{self.name}: expected images [{shape}] or [B, {shape}], floats in [0, 1] or uint8; "
             f"found {found}"
         )
+
+
+def _second(recipe: Recipe, net: Any) -> Any:
+    """A network of the same weights; the network itself where it is not the recipe's."""
+    twin = recipe.net()
+    shapes = [[tuple(each.shape) for each in owner.variables] for owner in (twin, net)]
+    if type(twin) is not type(net) or shapes[0] != shapes[1]:
+        return net
+    for own, variable in zip(twin.variables, net.variables, strict=True):
+        own.assign(variable.value)
+    for name, value in vars(net).items():  # what was set later, such as another transform
+        if name not in vars(twin):
+            object.__setattr__(twin, name, value)
+    return twin

@@ -121,11 +121,12 @@ def attacked(
     """
     with tempfile.TemporaryDirectory(prefix="sparring-", ignore_cleanup_errors=True) as name:
         folder = Path(name).resolve()
-        copy = _copied(run, folder)
+        # A model of one's own is made anew by the attack's process, from the same file.
+        copy = request.defense if request.is_of_model else str(_copied(run, folder))
         save_file(dict(given), folder / attacker.GIVEN)
         asked = replace(
             request,
-            defense=str(copy),
+            defense=copy,
             attack=str(submission.path.absolute()),
             save=False,
             apart=False,

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from sparring import attacks, backend, defenses
+from sparring import data as datasets
 from sparring.attacks import Attack, Wrapped, watching
 from sparring.attacks.options import RUN
 from sparring.backend import ops
@@ -91,8 +92,9 @@ def evaluate(
 
     Args:
         defense: a Defense, the path of its run directory or its name; a wrapper around a Defense,
-            such as EOT(defense), which the attack is given while the defense itself is judged; or a
-            request, which says everything but `progress`.
+            such as EOT(defense), which the attack is given while the defense itself is judged; what
+            names a model of one's own, as "model.py:build", see `Defense.of`; or a request, which
+            says everything but `progress`.
         attack: any callable (defense, x, y, threat) -> x_adv, see `sparring.attacks`; or the name
             of one of ours, or of a file.
         threat: Linf(eps) or L2(eps); None takes Linf with the data set's usual eps.
@@ -140,7 +142,7 @@ def _run(request: EvaluationRequest, tell: Progress) -> Verdict:
     ready = Prepared.of(request, tell)
     parts, judge, where = ready.parts, ready.judge, ready.folder
     x, y = images_of(parts.dataset, ready.index), parts.dataset.y_test[ready.index]
-    with folder.held(where, request.wait):
+    with ready.held(request.wait):
         before, chunks = ready.earlier(request)
         earlier = ({} if before is None or where is None else {where: before}) | chunks
         threads = threads_for(request, parts.defense, x, earlier.values())
@@ -290,7 +292,7 @@ def threads_for(
         earlier: what there is of the same evaluation already, which chose.
     """
     batch = x[: request.batch_size]
-    size = math.prod(batch.shape[:3]) * defense.settings.filters**2
+    size = math.prod(batch.shape[:3]) * defense.size
     threads = Threads(candidates(size, request.threads), asked=request.threads is not None)
     if counts := [before.threads for before in earlier if before.threads is not None]:
         threads.go_on(counts[0])
@@ -465,6 +467,19 @@ class Prepared:
             return self
         return self.with_seed(secrets.randbits(_BITS_OF_SEED))
 
+    @contextmanager
+    def held(self, wait: float) -> Iterator[None]:
+        """Hold the verdict's folder, see `folder.held`; what the run's folder is, is written there.
+
+        Args:
+            wait: seconds to wait for another process that holds it.
+        """
+        with folder.held(self.folder, wait):
+            run, where = self.parts.defense.path, self.folder
+            if run is not None and where is not None and where.is_relative_to(run.absolute()):
+                self.parts.defense.register()
+            yield
+
     def same(self, other: Prepared) -> bool:
         """Whether another one is of the same evaluation."""
         return self.about == other.about and np.array_equal(self.index, other.index)
@@ -510,7 +525,9 @@ class Parts:
     def of(cls, request: EvaluationRequest, tell: Progress, dataset: Dataset | None) -> Parts:
         """Load and check them; the data set only where none is given."""
         attacked, attack = request.defense, request.attack
-        if isinstance(attacked, str):
+        if request.is_of_model:
+            attacked, dataset = _model(request, dataset, tell)
+        elif isinstance(attacked, str):
             attacked = load(run_directory(request))
         defense, wrappers = attacks.unwrapped(attacked)  # the judge asks the defense itself
         plain = not isinstance(attacked, Wrapped) or _identified(attacked, defense)
@@ -538,7 +555,8 @@ class Parts:
             other=request.other_data,
             tell=lambda text: tell(0, 0, text),
         )
-        for note in dataset.notes if given is not None else ():  # else they were said in training
+        said = dataset.notes if given is not None else ()  # else they were said in training
+        for note in (*said, *defense.remarks):
             tell(0, 0, note)
         if request.eps is None:
             threat = default_threat(request.norm, dataset.key, dataset.name)
@@ -551,7 +569,7 @@ class Parts:
         else:
             word = Path(request.attack).stem if by_name else short_name(describe(request.attack))
         label = " ".join([word, *request.unusual(), *([f"on {wrappers}"] if wrappers else [])])
-        repeatable = plain and (by_name or _identified(attack))
+        repeatable = plain and defense.told_apart and (by_name or _identified(attack))
         return cls(
             *(defense, attacked, unobserved, wrappers, attack, threat, dataset, source),
             *(word, label, repeatable),
@@ -570,6 +588,7 @@ class Parts:
             defense=self.defense.name,
             run=str(Run(self.defense.path).shown) if self.defense.path else None,
             weights_sha256=self.defense.weights_sha256,
+            model=self.defense.described,
             attack=describe(self.attack) + (self.wrappers and f" on {self.wrappers}"),
             attack_sha256=_source_hash(self.submission or self.attack),
             threat=ThreatRecord(norm=self.threat.norm, eps=self.threat.eps),
@@ -580,6 +599,26 @@ class Parts:
             sparring=__version__,
             isolation=isolation,
         )
+
+
+def _model(
+    request: EvaluationRequest, dataset: Dataset | None, tell: Progress
+) -> tuple[Defense, Dataset]:
+    """Take the model that a request names, and load the data set that it is for."""
+    if dataset is None:
+        if request.data is None:
+            raise SettingsError(
+                f"data: expected the data set that {request.defense} is for (--data NAME|FILE|"
+                "FOLDER), got none"
+            )
+        data: Any = request.data
+        dataset = datasets.load(
+            data, request.data_dir, request.resize, lambda text: tell(0, 0, text)
+        )
+    model = Defense.of(request.defense, dataset, **request.model)
+    # As a defense's name leads to its run. Verdicts on it lie there, and a baseline may be beside.
+    model.path = (Path(request.runs) / dataset.name / model.name).absolute()
+    return model, dataset
 
 
 def run_directory(request: EvaluationRequest) -> Path:

@@ -13,7 +13,6 @@ from sparring.attacks.gradients import copied
 from sparring.backend import ops
 from sparring.defenses.defense import Defense
 from sparring.threat import ThreatModel
-from sparring.training.recipe import Recipe
 
 _ABSENT = object()
 
@@ -172,16 +171,14 @@ class _Part:
 def second_copy(defense: Defense) -> Defense:
     """Copy a defense with its weights, so that what is done to the copy is not done to it.
 
-    Networks are made anew as for a training. Those that are not of its recipes, and what a defense
-    of one's own keeps besides arrays, tensors, lists and dicts, are shared.
+    Networks are those of `Defense.second_nets`. What a defense of one's own keeps besides arrays,
+    tensors, lists and dicts is shared.
     """
     twin: Defense = copied(defense)
     for name, value in vars(defense).items():
         setattr(twin, name, _own(value))
-    recipes = defense.recipes(defense.info, defense.settings, 0) if defense.nets else []
     twin._compiled = {}
-    if len(recipes) == len(defense.nets):
-        twin.nets = list(map(_second_net, recipes, defense.nets))
+    twin.nets = defense.second_nets()
     return twin
 
 
@@ -194,20 +191,6 @@ def _own(value: Any) -> Any:
     if ops.is_tensor(value):
         return ops.copy(value)
     return copy.copy(value) if isinstance(value, np.ndarray) or is_dataclass(value) else value
-
-
-def _second_net(recipe: Recipe, net: Any) -> Any:
-    """A network of the same weights; the network itself where it is not the recipe's."""
-    twin = recipe.net()
-    shapes = [[tuple(each.shape) for each in owner.variables] for owner in (twin, net)]
-    if type(twin) is not type(net) or shapes[0] != shapes[1]:
-        return net
-    for own, variable in zip(twin.variables, net.variables, strict=True):
-        own.assign(variable.value)
-    for name, value in vars(net).items():  # what was set later, such as another transform
-        if name not in vars(twin):
-            object.__setattr__(twin, name, value)
-    return twin
 
 
 def _content(value: Any) -> dict[Any, Any]:

@@ -22,8 +22,6 @@ from sparring.evaluation.evaluate import Prepared, Progress, share_of, show, tak
 from sparring.evaluation.request import EvaluationRequest
 from sparring.evaluation.submission import Contents, Pictures, Submission
 from sparring.evaluation.verdict import Verdict, images_of
-from sparring.runs.directory import Run
-from sparring.runs.files import read_tensors
 from sparring.runs.records import EvaluationWarning, VerdictRecord
 from sparring.threat import ThreatModel, checked_threat
 from sparring.training import notebook
@@ -60,8 +58,9 @@ def judge(
         n: how many test images, from the first. One without an image in the file is a failure.
         progress: is called with what is being done.
         options: eight_bit=True, to judge also after rounding to what a PNG holds; and of
-            `EvaluationRequest` images, draws, seed, batch_size, data_dir, other_data, runs, norm,
-            eps, out, save, force and wait. Nothing is written without `out` or save=True.
+            `EvaluationRequest` images, draws, seed, batch_size, data_dir, other_data, model,
+            resize, runs, norm, eps, out, save, force and wait. Nothing is written without `out` or
+            save=True.
 
     Returns:
         The verdict. The seed of a stochastic defense's draws is taken from the system once the
@@ -89,6 +88,7 @@ def judge(
 
 _OPTIONS = {
     *("images", "draws", "seed", "batch_size", "data_dir", "other_data", "runs", "norm", "eps"),
+    *("model", "resize"),
     *("out", "save", "force", "wait", "eight_bit"),
 }
 
@@ -119,7 +119,7 @@ def _judged(
     ready = Prepared.of(request, tell, isolation=ISOLATION)
     info = ready.parts.defense.info
     pictures = contents.pictures(info.shape, ready.index)
-    with folder.held(ready.folder, request.wait):
+    with ready.held(request.wait):
         # One of the same file is judged anew: that takes seconds, and believes nothing.
         folder.earlier(ready.folder, ready.about, ready.index, request.force, repeatable=True)
         begun = time.perf_counter()
@@ -151,7 +151,7 @@ def judge_apart(request: EvaluationRequest, tell: Progress) -> Verdict:
     parts = ready.parts
     if parts.defense.path is None:
         raise SettingsError("defense: expected a run directory, for an attack that runs apart")
-    with folder.held(ready.folder, request.wait):
+    with ready.held(request.wait):
         before, chunks = ready.earlier(request)
         finished = before is not None and before.finished
         if before is not None and before.finished and before.drawn:
@@ -219,10 +219,10 @@ def _attacked(
     )
     if where is not None:
         where.mkdir(parents=True, exist_ok=True)
-    files = _files(parts.defense.path, where)
+    files = _files(parts.defense, where)
     log = None if where is None else where / folder.LOG
     handed = apart.attacked(request, parts.defense.path, submission, given, log, tell)
-    if (changed := _files(parts.defense.path, where)) != files:
+    if (changed := _files(parts.defense, where)) != files:
         names = sorted(str(path) for path, _ in files.items() ^ changed.items())
         raise AttackError(
             f"the attack {submission} changed files of its judge, and there is no verdict: "
@@ -237,9 +237,9 @@ def _attacked(
     return handed
 
 
-def _files(run: Path, where: Path | None) -> dict[Path, str]:
-    """Hashes of the files that a run is loaded from and of those in a verdict's folder."""
-    paths = [Run(run).json_file, Run(run).weights_file]
+def _files(defense: Defense, where: Path | None) -> dict[Path, str]:
+    """Hashes of the files that a defense is loaded from and of those in a verdict's folder."""
+    paths = defense.files
     if where is not None:
         paths += [path for path in where.iterdir() if path.name != folder.LOG]
     return {
@@ -366,12 +366,11 @@ def settled(ready: Prepared, pictures: Pictures, size: int, eight_bit: bool = Fa
 
 def expect_unchanged(defense: Defense) -> None:
     """Raise RunError where the weights on disk are not those anymore that a defense has."""
-    if defense.path is None or defense.weights_sha256 is None:
+    if defense.weights_sha256 is None:
         return
-    file = Run(defense.path).weights_file
-    _, _, sha256 = read_tensors(file)
-    if sha256 != defense.weights_sha256:
+    sha256 = defense.weights_on_disk()
+    if sha256 is not None and sha256 != defense.weights_sha256:
         raise RunError(
-            f"{file}: expected the weights that were judged, with SHA-256 "
+            f"{defense.path}: expected the weights that were judged, with SHA-256 "
             f"{defense.weights_sha256}, found others with {sha256}; there is no verdict"
         )

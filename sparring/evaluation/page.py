@@ -152,11 +152,13 @@ class _Shown:
     def where(self) -> list[tuple[str, str]]:
         """What was evaluated, and how, by names."""
         about, other = self.about, self.about.dataset.get("other_data")
+        declared = about.model or {}
         weights = f"{about.weights_sha256:.12}" if about.weights_sha256 else "-"
         return [
             ("defense", about.defense),
             ("run", about.run or "-"),
             ("weights, SHA-256", weights),
+            *((f"its {name.replace('_', ' ')}", str(value)) for name, value in declared.items()),
             ("attack", about.attack),
             ("threat model", f"{about.threat.norm}, eps {about.threat.eps:.6g}"),
             ("data set", f"{about.dataset['name']}{' (other data)' if other else ''}"),

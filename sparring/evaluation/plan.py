@@ -120,7 +120,7 @@ def _looked_at(request: EvaluationRequest, ready: Prepared, title: str) -> Plann
         # All chunks with as many threads, on which the last bits depend.
         request=replace(
             request,
-            defense=str(defense.path),
+            defense=request.defense if request.is_of_model else str(defense.path),
             out=where,
             threads=request.threads or threads,
         ),
@@ -131,7 +131,7 @@ def _looked_at(request: EvaluationRequest, ready: Prepared, title: str) -> Plann
         batches=1 if before is not None else -(-len(ready.index) // request.batch_size),
         chunks=cut,
         done=done,
-        work=images * defense.settings.filters**2 * len(defense.nets) * _passes(ready.parts.attack),
+        work=images * defense.size * len(defense.nets) * _passes(ready.parts.attack),
         status="finished" if finished else "new",
     )
 

@@ -95,7 +95,7 @@ class Planted(Defense):
         self._defense, self.layer = defense, layer
 
     @classmethod
-    def of(
+    def around(
         cls, defense: Defense, threat: ThreatModel, x: np.ndarray, y: np.ndarray
     ) -> tuple[Self, np.ndarray] | None:
         """Plant an adversarial example in the ball around each image, where there can be one.
@@ -237,7 +237,7 @@ def found(attempt: Attempt) -> Iterator[Sign]:
         return
     if not all(isinstance(net, AllConv) for net in defense.nets):
         return  # an attack could go by others unnoticed
-    made = Planted.of(defense, attempt.threat, attempt.x, attempt.y)
+    made = Planted.around(defense, attempt.threat, attempt.x, attempt.y)
     if made is None:
         return
     planted, rows = made

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sparring import backend
+from sparring import backend, usercode
 from sparring.attacks import files, margins
 from sparring.backend import ops
 from sparring.defenses.defense import Defense
@@ -109,7 +109,7 @@ def answers(
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # its own, SystemExit, ...
-            given, wrong = None, f"raised {told(error)}{files.where(error)}"
+            given, wrong = None, f"raised {told(error)}{usercode.where(error)}"
         yield name, given, printable(wrong)[:LONGEST_REASON]
 
 

@@ -18,6 +18,7 @@ from sparring import data as datasets
 from sparring.errors import SettingsError, shown, unknown_name
 from sparring.evaluation.submission import Submission
 from sparring.experiments.request import Request, option
+from sparring.models.reference import Reference, is_reference
 
 _RANGES = {
     "n": (1, None),
@@ -45,7 +46,8 @@ class EvaluationRequest(Request):
     """
 
     defense: Any
-    """Name of a trained defense, or a run directory."""
+    """Name of a trained defense, or a run directory; or what names a model of one's own, as
+    model.py:build."""
     attack: Any = "pgd"
     """One of `sparring.attacks.NAMES` or `LIBRARIES`, or a file.py with a function attack(defense,
     x, y, threat)."""
@@ -58,6 +60,16 @@ class EvaluationRequest(Request):
         "NAME|FILE|FOLDER",
     )
     data_dir: Path | None = option(None, "Folder with the data set's files.")
+    model: Mapping[str, Any] = option(
+        dict,
+        "Of a model of your own: name, layout, outputs, stochastic, detects, threshold, tensors.",
+        "NAME=VALUE",
+        "--model",
+        "-m",
+    )
+    resize: int | None = option(
+        None, "Side of the square that a model's images are brought to.", "SIDE"
+    )
     other_data: bool = option(
         False, "Judge on DATA's images though they are not those the defense was tested on."
     )
@@ -149,6 +161,11 @@ class EvaluationRequest(Request):
             object.__setattr__(self, name, float(limit))
         if self.options and not isinstance(self.attack, str | Path):
             raise SettingsError("options: expected none with an attack that is no name or file")
+        if (self.model or self.resize is not None) and not self.is_of_model:
+            raise SettingsError(
+                "model, resize: expected them with a model of your own, as model.py:build, got "
+                f"them with {shown(self.defense)}"
+            )
         self._take_paths("data_dir", "runs", "out")
         for name in ("defense", "attack", "data", "transfer_from"):
             if isinstance(value := getattr(self, name), Path):
@@ -162,6 +179,11 @@ class EvaluationRequest(Request):
     def runs_apart(self) -> bool:
         """Whether the attack is a file's, to run in a process of its own."""
         return self.apart and isinstance(self.attack, str) and self.attack.endswith(".py")
+
+    @property
+    def is_of_model(self) -> bool:
+        """Whether the defense is what names a model of one's own."""
+        return isinstance(self.defense, str | Path) and is_reference(str(self.defense))
 
     def unusual(self) -> list[str]:
         """List what is asked for otherwise than by default, as steps=10 or n=20."""
@@ -217,6 +239,8 @@ class EvaluationRequest(Request):
             for name, path in paths.items()
             if isinstance(path, str | Path)
         }
+        if self.is_of_model:  # which need be no path
+            absolute["defense"] = str(Reference.of(self.defense).absolute())
         return replace(self, **absolute)
 
     @classmethod

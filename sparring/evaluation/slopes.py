@@ -55,6 +55,8 @@ Sign = tuple[str, str]
 def gradients(attempt: Attempt) -> Iterator[Sign]:
     """What is odd about the gradients of the attack's loss, at images that it does not break."""
     defense, attack = attempt.defense, attempt.attack
+    if not defense.gradients:
+        return
     if isinstance(attack, Noise | Square) or (isinstance(attack, Ascent) and not _climbs(attack)):
         return  # it follows none, or one of a wrapper of its own
     own = attack if isinstance(attack, Ascent) else None

@@ -32,7 +32,15 @@ from sparring.reports.groups import (
 )
 from sparring.runs.directory import Run
 from sparring.runs.files import expect_readable
-from sparring.runs.records import Results, VerdictRecord, figure, short_name, verdict_folder
+from sparring.runs.records import (
+    MODEL_FILE,
+    ModelRecord,
+    Results,
+    VerdictRecord,
+    figure,
+    short_name,
+    verdict_folder,
+)
 
 _OWN_FOLDERS = {"attacks", "logs", "previous", "state"}
 _LARGEST = 1e100
@@ -76,13 +84,17 @@ def gather(folder: str | Path) -> Gathered:
 
 
 def _find(folder: Path, unreadable: Callable[[OSError], None]) -> Iterator[Path]:
-    """The run directories at any depth; links are followed, a run's own folders not looked into."""
+    """Folders of runs and of models of one's own, at any depth, but for a run's own folders.
+
+    Links are followed.
+    """
     seen = set()
     for place, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
         real = os.path.realpath(place)
-        own = _OWN_FOLDERS if "run.json" in files else set()
+        is_run = "run.json" in files or MODEL_FILE in files
+        own = _OWN_FOLDERS if is_run else set()
         folders[:] = [] if real in seen else sorted(set(folders) - own)
-        if "run.json" in files and real not in seen:
+        if is_run and real not in seen:
             yield Path(place)
         seen.add(real)
 
@@ -90,6 +102,8 @@ def _find(folder: Path, unreadable: Callable[[OSError], None]) -> Iterator[Path]
 def _read(path: Path, where: str, damaged: list[tuple[str, str]]) -> TrainedRun:
     """A run directory; RunError or OSError when it is no good. Bad verdicts go to damaged."""
     run = Run(path)
+    if not run.json_file.is_file() and (path / MODEL_FILE).is_file():
+        return _read_model(path, where, damaged)
     record = run.read(_printable)
     notes: list[str] = []
     curves = _curves(run, record.finished, notes)
@@ -116,6 +130,15 @@ def _read(path: Path, where: str, damaged: list[tuple[str, str]]) -> TrainedRun:
         notes.append("verdicts of attacks are left out: they are of earlier weights")
         trained.verdicts = []
     return trained
+
+
+def _read_model(path: Path, where: str, damaged: list[tuple[str, str]]) -> TrainedRun:
+    """The folder of a model of one's own, in place of a run's."""
+    record = ModelRecord.read(path / MODEL_FILE, _printable).as_run()
+    notes = ["a model of one's own, not trained here"]
+    model = TrainedRun(where, record, Results(), "finished", record.seed, [], [], notes)
+    model.verdicts = list(_verdicts(path, model, damaged))
+    return model
 
 
 def _progress(status: str, curves: Sequence[Curve]) -> str:

@@ -26,6 +26,7 @@ from pydantic import (
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    model_serializer,
     model_validator,
 )
 from pydantic_core import to_jsonable_python
@@ -223,6 +224,7 @@ class Evaluated(Record):
         defense: its name.
         run: its run directory, if it has one.
         weights_sha256: the hash of its weights.
+        model: of a model of one's own, what its answers follow from besides; None of a run.
         attack: the attack in words, with its options.
         attack_sha256: the hash of the file it is defined in, if there is one.
         threat: the threat model.
@@ -240,6 +242,7 @@ class Evaluated(Record):
     defense: str
     run: str | None = None
     weights_sha256: str | None = None
+    model: Annotated[dict[str, Any] | None, BeforeValidator(to_jsonable_python)] = None
     attack: str
     attack_sha256: str | None = None
     threat: ThreatRecord
@@ -249,6 +252,12 @@ class Evaluated(Record):
     backend: str
     sparring: str
     isolation: str = IN_PROCESS
+
+    @model_serializer(mode="wrap")
+    def _as_before_there_were_models(self, serialize: Any) -> dict[str, Any]:
+        # Names of folders follow from these values.
+        values: dict[str, Any] = serialize(self)
+        return {key: value for key, value in values.items() if (key, value) != ("model", None)}
 
 
 class AgreementRecord(Record):
@@ -357,6 +366,51 @@ class VerdictRecord(Evaluated, FileRecord):
         write_json(folder / first, {"format": VERDICT_FORMAT, **self.model_dump(mode="json")})
         for name in before:
             (folder / name).unlink(missing_ok=True)
+
+
+MODEL_FILE = "model.json"
+"""What says of a folder with verdicts that they are on a model of one's own."""
+
+
+class ModelRecord(FileRecord):
+    """model.json: a model of one's own, in whose folder verdicts on it lie.
+
+    Attributes:
+        format: version of the file.
+        name: what it is called.
+        model: its kind and what was declared of it.
+        reference: what named it, as model.py:build; empty where it was given as an object.
+        dataset: the fields of `sparring.data.DatasetInfo` of the data set that it is for.
+        backend: the framework it ran on.
+        weights_sha256: the hash of its weights; None where there was nothing to hash.
+    """
+
+    format: Literal[1] = 1
+    name: Annotated[str, Field(max_length=200)]
+    model: dict[str, Any]
+    reference: str = ""
+    dataset: Annotated[dict[str, Any], BeforeValidator(to_jsonable_python)]
+    backend: Annotated[str, Field(max_length=200)]
+    weights_sha256: str | None = None
+
+    def write(self, folder: Path) -> None:
+        """Write model.json into a folder, which is made."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / MODEL_FILE, self.model_dump(mode="json"))
+
+    def as_run(self) -> RunRecord:
+        """Give what a report knows of a run, which its folder stands in for."""
+        return RunRecord(
+            defense=self.name,
+            dataset=self.dataset,
+            preset="none",
+            settings=self.model,
+            seed=0,
+            backend=self.backend,
+            status="finished",
+            weights_sha256=self.weights_sha256,
+            imported_from=self.reference or None,
+        )
 
 
 TRACE_FORMAT: Literal[1] = 1
