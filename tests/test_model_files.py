@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import sys
 import types
 import zipfile
@@ -25,6 +26,7 @@ from sparring.attacks import adapters
 from sparring.backend import keras, ops
 from sparring.cli import app
 from sparring.data import Dataset
+from sparring.defenses.defense import Defense
 from sparring.errors import ModelError, SettingsError
 from sparring.models.reference import Reference, is_reference
 from sparring.reports.gather import gather
@@ -125,6 +127,36 @@ def verdicts(folder: Path) -> list[dict[str, Any]]:
 
 
 # On the command line
+
+
+@on_torch
+def test_the_page_on_models(
+    digits_baseline: Defense, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "your-own-models.md").read_text("utf-8")
+    file, snippet = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    nets = types.ModuleType("nets")
+
+    def network() -> Any:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+    vars(nets)["MyNetwork"] = network
+    monkeypatch.setitem(sys.modules, "nets", nets)
+    (tmp_path / "model.py").write_text(file)
+    torch.save(network().state_dict(), "weights.pth")
+    names: dict[str, Any] = {"module": Reference.of("model.py:build")}
+    exec(compile(snippet, "your-own-models.md", "exec"), names)
+    assert names["defense"].name == "model-build"
+
+    assert digits_baseline.path is not None
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(digits_baseline.path, tmp_path / "runs" / "digits" / "baseline")
+    for command in re.findall(r"^    sparring ((?:convert|attack) runs/.*)$", page, re.MULTILINE):
+        printed = run(*command.split())
+    assert "network-0.pt2 on digits, PGD(" in printed
+    assert "robust accuracy" in printed
 
 
 @on_torch
