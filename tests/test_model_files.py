@@ -463,8 +463,10 @@ def test_onnx_files(dataset: Dataset, tmp_path: Path) -> None:
         np.testing.assert_allclose(logits, x.reshape(-1, 64) @ weights, rtol=1e-4)
     assert (tmp_path / "outside.onnx.data").is_file()
     before = sparring.Defense.of(paths[2], dataset).weights_sha256
-    weights[0, 0] = 5
+    weights[0, 0], model = 5, paths[2].read_bytes()
+    (tmp_path / "outside.onnx.data").unlink()  # it would be added to
     write("outside.onnx", "batch", True)
+    assert paths[2].read_bytes() == model
     assert sparring.Defense.of(paths[2], dataset).weights_sha256 != before
     (tmp_path / "bad.onnx").write_bytes(b"no model")
     with pytest.raises(ModelError, match=r"bad\.onnx: onnxruntime cannot load it"):
