@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import sys
 import types
 import zipfile
@@ -25,6 +26,7 @@ from sparring.attacks import adapters
 from sparring.backend import keras, ops
 from sparring.cli import app
 from sparring.data import Dataset
+from sparring.defenses.defense import Defense
 from sparring.errors import ModelError, SettingsError
 from sparring.models.reference import Reference, is_reference
 from sparring.reports.gather import gather
@@ -125,6 +127,36 @@ def verdicts(folder: Path) -> list[dict[str, Any]]:
 
 
 # On the command line
+
+
+@on_torch
+def test_the_page_on_models(
+    digits_baseline: Defense, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "your-own-models.md").read_text("utf-8")
+    file, snippet = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    nets = types.ModuleType("nets")
+
+    def network() -> Any:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+    vars(nets)["MyNetwork"] = network
+    monkeypatch.setitem(sys.modules, "nets", nets)
+    (tmp_path / "model.py").write_text(file)
+    torch.save(network().state_dict(), "weights.pth")
+    names: dict[str, Any] = {"module": Reference.of("model.py:build")}
+    exec(compile(snippet, "your-own-models.md", "exec"), names)
+    assert names["defense"].name == "model-build"
+
+    assert digits_baseline.path is not None
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(digits_baseline.path, tmp_path / "runs" / "digits" / "baseline")
+    for command in re.findall(r"^    sparring ((?:convert|attack) runs/.*)$", page, re.MULTILINE):
+        printed = run(*command.split())
+    assert "network-0.pt2 on digits, PGD(" in printed
+    assert "robust accuracy" in printed
 
 
 @on_torch
@@ -431,8 +463,10 @@ def test_onnx_files(dataset: Dataset, tmp_path: Path) -> None:
         np.testing.assert_allclose(logits, x.reshape(-1, 64) @ weights, rtol=1e-4)
     assert (tmp_path / "outside.onnx.data").is_file()
     before = sparring.Defense.of(paths[2], dataset).weights_sha256
-    weights[0, 0] = 5
+    weights[0, 0], model = 5, paths[2].read_bytes()
+    (tmp_path / "outside.onnx.data").unlink()  # it would be added to
     write("outside.onnx", "batch", True)
+    assert paths[2].read_bytes() == model
     assert sparring.Defense.of(paths[2], dataset).weights_sha256 != before
     (tmp_path / "bad.onnx").write_bytes(b"no model")
     with pytest.raises(ModelError, match=r"bad\.onnx: onnxruntime cannot load it"):

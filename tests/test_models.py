@@ -189,6 +189,21 @@ def test_wrappers_estimate_what_a_model_does_not_give(dataset: Dataset) -> None:
     assert "check-failed" not in {warning.name for warning in verdict.warnings}
 
 
+@on_torch
+def test_images_made_for_another_model_are_tried_on_one_without_gradients(dataset: Dataset) -> None:
+    module = patterned()
+
+    def answers(images: np.ndarray) -> np.ndarray:
+        logits = module(torch.from_numpy(images.transpose(0, 3, 1, 2)))
+        return logits.softmax(1).detach().numpy()
+
+    known = known_to(answers, dataset)
+    source = sparring.Defense.of(module, known)
+    verdict = evaluated(answers, known, sparring.Transfer(source, sparring.PGD(steps=10)))
+    assert verdict.success_rate.value > 0.5
+    assert verdict.backward == 0
+
+
 # What is wrong is told
 
 

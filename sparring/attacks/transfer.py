@@ -42,6 +42,8 @@ def _fine_tune(name: str, value: Any) -> Ascent:
 class Transfer(Options):
     """Attack another defense, then go on from there on the target; the better of both is kept.
 
+    On a target without gradients, as an ONNX file, it does not go on.
+
     Attributes:
         source: the other defense, a wrapper around one, or the run directory of one, which
             `sparring.evaluate` loads.
@@ -86,4 +88,5 @@ class Transfer(Options):
                 *(ops.convert_to_tensor(labels[rows]), threat, points[rows]),
             )
 
-        return best_of([lambda rows: points[rows], tuned], defense, images, labels)
+        ways = [lambda rows: points[rows], tuned]
+        return best_of(ways if defense.gradients else ways[:1], defense, images, labels)
