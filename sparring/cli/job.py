@@ -67,11 +67,12 @@ def _serve(output: TextIO) -> None:
             while line := given.readline():
                 lines.put(line)
         os.kill(os.getpid(), signal.SIGTERM)
+        lines.put(b"")  # one that was about to wait for a line does not hear the signal
 
     threading.Thread(target=read, daemon=True).start()
     with handled():
-        while True:
-            asked = json.loads(lines.get())
+        while line := lines.get():
+            asked = json.loads(line)
             with Path(asked["log"]).open("ab") as log:
                 os.dup2(log.fileno(), 1)
                 os.dup2(log.fileno(), 2)
