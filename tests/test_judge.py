@@ -535,7 +535,7 @@ def test_a_verdict_as_json(verdict: Verdict) -> None:
     about = verdict.about.model_dump()
     assert {key: values[key] for key in about} == about
     came = {"results", "warnings", "seconds", "images", "drawn", "eight_bit"}
-    came |= {"forward", "backward"}
+    came |= {"forward", "backward", "port"}
     assert set(values) == {"format", *came, *about}
     names = ("clean_accuracy", "clean_rejected", "success_rate", "robust_accuracy")
     assert values["results"] == {name: getattr(verdict, name)._asdict() for name in names}
