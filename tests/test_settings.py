@@ -262,7 +262,7 @@ def test_settings_of_the_attack_in_training() -> None:
 
 def test_seeds_are_those_of_numpy_s_seed_sequence() -> None:
     # A stream's number, once given, is never reused: other numbers would be other trainings.
-    streams = ["WEIGHTS", "ORDER", "AUGMENTATION", "NETWORK", "PATTERNS", "DRAWS", "JUDGE"]
+    streams = ["WEIGHTS", "ORDER", "AUGMENTATION", "NETWORK", "PATTERNS", "DRAWS", "JUDGE", "TASK"]
     assert [stream.name for stream in Stream] == streams
     for number, name in enumerate(streams):
         sequence = np.random.SeedSequence(7, spawn_key=(number, 3, 5))
