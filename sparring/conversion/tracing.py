@@ -97,16 +97,35 @@ def _write(net: AllConv, name: str, shape: tuple[int, int, int], file: Path) -> 
                 return function(x)
             return function(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
+    save_program(traced(Hook(), (example,), (sizes,), f"{type(net).__name__}.{name}"), file)
+
+
+def traced(module: Any, example: tuple[Any, ...], sizes: Any, what: str) -> Any:
+    """Trace a module of PyTorch.
+
+    Args:
+        module: what is called.
+        example: what it is called with once.
+        sizes: which sizes of that stay open, as `torch.export.export` takes them.
+        what: the function in messages, as Blur.transform.
+
+    Returns:
+        The program.
+
+    Raises:
+        ConversionError: it cannot be traced.
+    """
+    import torch
+
     try:
         with torch.no_grad():
-            program = torch.export.export(Hook(), (example,), dynamic_shapes=(sizes,))
+            return torch.export.export(module, example, dynamic_shapes=sizes)
     except Exception as error:  # of many kinds, all of PyTorch's
         reason = str(error).strip().partition("\n")[0]
         raise ConversionError(
-            f"{type(net).__name__}.{name} cannot be traced by torch.export: expected functions of "
-            f"keras.ops alone; {type(error).__name__}: {reason}"
+            f"{what} cannot be traced by torch.export: expected functions of keras.ops alone; "
+            f"{type(error).__name__}: {reason}"
         ) from error
-    save_program(program, file)
 
 
 _NEEDED = ("val", "custom", "tensor_meta")

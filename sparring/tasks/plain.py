@@ -12,7 +12,7 @@ import safetensors.numpy
 
 from sparring import backend
 from sparring.conversion import convert, torch_answer
-from sparring.conversion.tracing import save_program
+from sparring.conversion.tracing import save_program, traced
 from sparring.data import Dataset
 from sparring.defenses import reading
 from sparring.defenses.defense import Defense
@@ -105,17 +105,9 @@ def _write_program(defense: Defense, name: str, file: Path) -> None:
 
     batch = torch.export.Dim("batch", min=1)
     example = torch.full((2, *defense.info.shape), 0.5), torch.zeros(2, dtype=torch.int32)
-    try:
-        with backend.isolated, torch.no_grad():
-            program = torch.export.export(
-                Answer(), example, dynamic_shapes=({0: batch}, {0: batch})
-            )
-    except Exception as error:  # of many kinds, all of PyTorch's
-        reason = str(error).strip().partition("\n")[0]
-        raise ConversionError(
-            f"{type(defense).__name__}.{name} cannot be traced by torch.export: expected functions "
-            f"of keras.ops alone; {type(error).__name__}: {reason}"
-        ) from error
+    sizes = ({0: batch}, {0: batch})
+    with backend.isolated:
+        program = traced(Answer(), example, sizes, f"{type(defense).__name__}.{name}")
     save_program(program, file)
 
 
