@@ -207,7 +207,7 @@ def bars(groups: Mapping[str, Mapping[str, Share]], title: str, across: str) -> 
     names = list(dict.fromkeys(name for shares in groups.values() for name in shares))
     most, thick = max(len(groups), 1), 17  # pixels
     rows = thick * (most + 0.6)  # of one name, with the space to the next
-    below = 18 * (len(groups) > 1)  # the groups' names
+    below = 18 * len(groups) if len(groups) > 1 else 0  # the groups' names
     heading = _wrapped(title, 44)
     height = 62 + 14 * len(heading.splitlines()) + rows * len(names) + below
     with _drawing(400, height, title) as (figure, file):
@@ -228,15 +228,17 @@ def bars(groups: Mapping[str, Mapping[str, Share]], title: str, across: str) -> 
             color = list(LINES)[number % len(LINES)]
             for name, (share, low, high) in shares.items():
                 y = rows * names.index(name) + middle + thick * (number - (most - 1) / 2)
-                [bar] = axes.barh(y, share, thick * 0.8, color=color, label=group)
+                [bar] = axes.barh(y, share, thick * 0.8, color=color, alpha=0.6, label=group)
                 bar.set_gid(f"bar-{number}-{names.index(name)}")
                 axes.plot([low, high], [y, y], color=INK, linewidth=1)
                 end = max(share, high) + 0.02
-                axes.text(end, y, f"{100 * share:.1f} %", va="center", size=_SIZE - 1)
+                axes.text(end, y, f"{100 * share:.1f} %", va="center")
         if len(groups) > 1:
             handles, labels = axes.get_legend_handles_labels()
             named = dict(zip(labels, handles, strict=True))
-            figure.legend(list(named.values()), list(named), loc="outside lower left", ncols=most)
+            figure.legend(
+                list(named.values()), list(named), loc="outside lower left", labelcolor=INK
+            )
     return _for_both_schemes(file)
 
 

@@ -18,6 +18,7 @@ from benchmarks.results_table import ATTACKS, NORMS, Attacked, Figures
 from sparring import data, defenses, plots
 from sparring.data.usual import default_threat
 from sparring.defenses import reading
+from sparring.defenses.facts import Description
 from sparring.training.settings import PRESETS, resolve
 
 ROOT = Path(__file__).parent.parent
@@ -204,7 +205,7 @@ def _docstring(module: str) -> str:
     return ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
 
 
-def _rows() -> list[tuple[defenses.Description, list[str]]]:
+def _rows() -> list[tuple[Description, list[str]]]:
     """For the table of all defenses, what each is, and its strongest figure."""
     rows = []
     for name in defenses.NAMES:

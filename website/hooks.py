@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mkdocs.structure.files import File, Files
 
-from website import defenses, reference
+from website import defenses, notebooks, reference
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -29,17 +29,18 @@ _BESIDE = {
 }
 """Files outside docs/ that the site has, and where it has them."""
 
+_GENERATED = {"Course": notebooks, "Defenses": defenses, "Reference": reference}
+"""What adds pages to the site, by the section of the navigation that they are of."""
+
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Put the generated pages into the navigation, each below the index of its folder."""
-    generated = [*defenses.places(), *reference.places()]
+    """Put the generated pages into the navigation, at the end of the section they are of."""
     for entry in config.nav or []:
-        for pages in entry.values():
-            if isinstance(pages, list) and posixpath.basename(str(pages[0])) == "index.md":
-                folder = posixpath.dirname(pages[0])
-                pages += [page for page in generated if posixpath.dirname(page) == folder]
+        for title, pages in entry.items():
+            if title in _GENERATED:
+                pages += _GENERATED[title].places()
     return config
 
 
@@ -47,16 +48,21 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add what docs/ has not: the repository's own pages, and those that are generated."""
     for source, place in _BESIDE.items():
         files.append(File.generated(config, place, abs_src_path=str(ROOT / source)))
-    for place, content in (defenses.pages() | reference.pages()).items():
-        files.append(File.generated(config, place, content=content))
+    for each in _GENERATED.values():
+        for place, content in each.pages().items():
+            files.append(File.generated(config, place, content=content))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: Any) -> str:
     """Lead the links of a page of the repository to pages of the site."""
-    if page.file.abs_src_path is None:
+    of_notebooks = {place: source for source, place in notebooks.sources().items()}
+    if page.file.abs_src_path is not None:
+        source = Path(page.file.abs_src_path).relative_to(ROOT).as_posix()
+    elif page.file.src_uri in of_notebooks:
+        source = of_notebooks[page.file.src_uri]
+    else:
         return markdown
-    source = Path(page.file.abs_src_path).relative_to(ROOT).as_posix()
     return rewritten(markdown, source, page.file.src_uri)
 
 
@@ -83,6 +89,7 @@ def rewritten(markdown: str, source: str, place: str) -> str:
 
 def _place(path: str) -> str | None:
     """Where the site has a file of the repository, None where it has not."""
-    if path.startswith("docs/"):
+    place = (_BESIDE | defenses.sources() | notebooks.sources()).get(path)
+    if place is None and path.startswith("docs/"):
         return path.removeprefix("docs/")
-    return _BESIDE.get(path) or defenses.sources().get(path)
+    return place

@@ -62,7 +62,7 @@ def pages() -> dict[str, str]:
 def _index() -> Iterator[str]:
     """The public names, by the package that each is of."""
     package = _sparring()
-    yield "# Python\n"
+    yield "# API reference\n"
     yield "::: sparring\n    options:\n      members: false\n"
     by_home: dict[str, list[str]] = {}
     for name in package.exports or []:
@@ -81,7 +81,7 @@ def _package(name: str) -> Iterator[str]:
     module = _sparring()[name]
     assert isinstance(module, griffe.Module)
     yield f"---\ntitle: {name}\n---\n"
-    own = [each for each in module.members if not _is_elsewhere(module.members[each])]
+    own = [each.name for each in module.members.values() if _has_its_place_here(each)]
     yield from _documented(module, own)
     contents = module.docstring.value if module.docstring else ""
     files = [each for each in module.modules.values() if not each.is_private]
@@ -98,9 +98,10 @@ def _documented(module: griffe.Module, members: list[str] | None = None) -> Iter
         yield f"      members: {members}"
 
 
-def _is_elsewhere(member: Any) -> bool:
-    """Whether a member of a package has its place in a file of it."""
-    return bool(member.is_alias or member.is_module)
+def _has_its_place_here(member: griffe.Object | griffe.Alias) -> bool:
+    """Whether a member of a package is public, and of the package itself, not of a file in it."""
+    hidden = member.is_private or member.is_special
+    return not (hidden or member.is_alias or member.is_module)
 
 
 def _command_line() -> Iterator[str]:
