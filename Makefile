@@ -1,5 +1,6 @@
 # make train: install with PyTorch and train the baseline on the embedded digits.
 # make test:  install everything and run what CI runs.
+# make docs:  write the documentation as a site into site/.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 # The tests' networks are too small to gain from threads; two processes at a time do gain.
 ONE_THREAD := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 NPROC=1
 
-.PHONY: train test test-torch test-tensorflow test-jax test-faults lint clean
+.PHONY: train test test-torch test-tensorflow test-jax test-faults lint docs clean
 
 train: $(VENV)/installed-torch
 	$(BIN)/sparring train baseline --data digits
@@ -43,6 +44,10 @@ lint: $(VENV)/installed-all
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# tests/test_site.py builds it, too. Material says at every build which program will succeed it.
+docs: $(VENV)/installed-all
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 $(VENV)/installed-torch: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) --editable '.[torch]'
 	@touch $@
@@ -57,4 +62,4 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build site *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -245,7 +245,13 @@ def attacking(rows: dict[str, Row], norm: str) -> Iterator[str]:
 
 def part(file: Path) -> str:
     """The page's part on one data set."""
-    figures = Figures.read(file)
+    prose = file.with_suffix(".md")
+    more = "\n" + prose.read_text(encoding="utf-8") if prose.exists() else ""
+    return section(Figures.read(file)) + more
+
+
+def section(figures: Figures, level: int = 2) -> str:
+    """Commands and tables, under a heading of this level."""
     rows, name = figures.rows, figures.name
     givens = [of.given for of in rows.values()]
     common = {key: value for key, value in givens[0].items() if all(
@@ -257,7 +263,7 @@ def part(file: Path) -> str:
     command += ["--preset", figures.preset] if figures.preset != "course" else []
     command += [word for key, value in common.items() for word in ("-s", f"{key}={value}")]
     text = f"""\
-## {figures.title}
+{"#" * level} {figures.title}
 
 {"; ".join(sorted({of.made for of in rows.values()}))}.
 
@@ -290,8 +296,7 @@ rightly, within {default_threat(norm, name)}:
 
 {chr(10).join(table)}
 """
-    prose = file.with_suffix(".md")
-    return text + ("\n" + prose.read_text(encoding="utf-8") if prose.exists() else "")
+    return text
 
 
 def page(files: Sequence[Path]) -> str:

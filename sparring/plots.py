@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 Line = tuple[Sequence[float], Sequence[float]]
 """The x and the y of a line's points."""
 
+Share = tuple[float, float, float]
+"""A share from 0 to 1, and the ends of its interval."""
+
 _DPI = 96  # CSS pixels to an inch
 _SIZE = 9.5  # of text, in points: curves 360 pixels wide, as on a phone, have 11 pixels of it
 
@@ -186,6 +189,55 @@ def curves(
                 loc="outside lower left",
                 ncols=columns,
                 columnspacing=1.2,
+            )
+    return _for_both_schemes(file)
+
+
+def bars(groups: Mapping[str, Mapping[str, Share]], title: str, across: str) -> str:
+    """Draw shares as bars, by what they are of; the bars of one group share a color.
+
+    Args:
+        groups: For each group its shares by name, which may be those of other groups, too.
+        title: What the picture shows.
+        across: What the shares are.
+
+    Returns:
+        An SVG.
+    """
+    names = list(dict.fromkeys(name for shares in groups.values() for name in shares))
+    most, thick = max(len(groups), 1), 17  # pixels
+    rows = thick * (most + 0.6)  # of one name, with the space to the next
+    below = 18 * len(groups) if len(groups) > 1 else 0  # the groups' names
+    heading = _wrapped(title, 44)
+    height = 62 + 14 * len(heading.splitlines()) + rows * len(names) + below
+    with _drawing(400, height, title) as (figure, file):
+        from matplotlib.ticker import PercentFormatter
+
+        figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
+        figure.suptitle(heading, x=0.02, ha="left", size=_SIZE, weight="bold")
+        axes = figure.add_subplot(xlim=(0, 1.18), ylim=(rows * len(names), 0))
+        axes.set_xlabel(_wrapped(across, 50))
+        axes.grid(False, axis="y")
+        axes.grid(True, axis="x")
+        axes.set_axisbelow(True)
+        axes.xaxis.set_major_formatter(PercentFormatter(1, 0, " %"))
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+        middle = rows / 2
+        axes.set_yticks([rows * at + middle for at in range(len(names))], names)
+        for number, (group, shares) in enumerate(groups.items()):
+            color = list(LINES)[number % len(LINES)]
+            for name, (share, low, high) in shares.items():
+                y = rows * names.index(name) + middle + thick * (number - (most - 1) / 2)
+                [bar] = axes.barh(y, share, thick * 0.8, color=color, alpha=0.6, label=group)
+                bar.set_gid(f"bar-{number}-{names.index(name)}")
+                axes.plot([low, high], [y, y], color=INK, linewidth=1)
+                end = max(share, high) + 0.02
+                axes.text(end, y, f"{100 * share:.1f} %", va="center")
+        if len(groups) > 1:
+            handles, labels = axes.get_legend_handles_labels()
+            named = dict(zip(labels, handles, strict=True))
+            figure.legend(
+                list(named.values()), list(named), loc="outside lower left", labelcolor=INK
             )
     return _for_both_schemes(file)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import typer
 from keras import ops
+from typer.testing import CliRunner
 
 import sparring
 from sparring import backend
@@ -23,7 +25,7 @@ from sparring.data import SOURCES
 from sparring.defenses import DEFENSES
 from sparring.defenses.defense import Defense
 from tests import pages
-from tests.conftest import KNOWN
+from tests.conftest import KNOWN, Zoo
 
 ROOT = Path(__file__).parent.parent
 
@@ -80,6 +82,68 @@ def test_the_page_on_adding_an_attack(tmp_path: Path) -> None:
     _, ascent, tries, _ = pages.follow("add-an-attack.md", tmp_path)
     assert "attack_ascent.py(steps=10), Linf eps 0.15\n" in ascent
     assert "Tries(draws=50, seed=0), Linf eps 0.15\n" in tries
+
+
+def test_the_page_on_the_first_hour(
+    zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its order: what it says is broken breaks as often, and its code is the file's."""
+    page = (ROOT / "docs" / "first-hour.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for name in ("baseline", "blur", "temperature"):
+        path = zoo(name).path
+        assert path is not None
+        shutil.copytree(path, Path("runs", "digits", name))
+    told: list[str] = []  # what was printed since the last figure
+    checked = 0
+    parts = r"^(?:```python\n(.*?)^```|    (sparring .*?)|```text\n(.*?)^```)$"
+    for code, command, figures in re.findall(parts, page, re.DOTALL | re.MULTILINE):
+        if code:
+            Path("attack_blur.py").write_text(code, encoding="utf-8")
+        elif command.startswith("sparring train"):
+            names = command.split()
+            assert names[2:] == ["baseline", "blur", "temperature", "--preset", "fast"]
+        elif command:
+            result = CliRunner().invoke(app, command.split()[1:])
+            assert result.exit_code == 0, f"{command}\n{result.output}"
+            told.append(result.output)
+        else:
+            _expect_about(figures.splitlines(), told[-1])
+            checked += 1
+    assert checked == 5
+    assert len(told) == 8
+
+
+def _expect_about(lines: list[str], output: str) -> None:
+    """Shares within the interval that the page has; of warnings the page that explains them."""
+    for line in lines:
+        if line.startswith("warning"):
+            [anchor] = re.findall(r"\[docs/warnings.md#[\w-]+\]$", line)
+            assert anchor in output, line
+            continue
+        name, low, high = re.findall(r"^([\w ]+?)  .* interval ([\d.]+) to ([\d.]+);", line)[0]
+        [share] = re.findall(rf"^{name} +([\d.]+) %", output, re.MULTILINE)
+        assert float(low) <= float(share) <= float(high), f"{line}: {output}"
+
+
+def test_the_page_on_installing_has_every_extra() -> None:
+    page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    named = {
+        name
+        for row in re.findall(r"^\| (`.*?`) \|", page, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", row)
+    }
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert named == set(settings["project"]["optional-dependencies"])
+
+
+def test_the_course_has_its_defenses_in_order() -> None:
+    page = (ROOT / "docs" / "course.md").read_text(encoding="utf-8")
+    linked = re.findall(r"\[(\w+)\]\(\.\./sparring/defenses/(\w+)\.py\)", page)
+    assert all(text == file for text, file in linked)
+    order = [name for name in DEFENSES if name in {text for text, _ in linked}]
+    assert [text for text, _ in linked] == order
+    assert {name for name, each in DEFENSES.items() if each.course_files} <= set(order)
 
 
 def test_the_page_on_attacks(

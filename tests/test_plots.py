@@ -158,6 +158,38 @@ def test_names_stand_in_the_order_of_the_lines_ends() -> None:
     assert at["high"] < at["low"]  # column by column
 
 
+def test_bars_are_as_long_as_their_shares() -> None:
+    shares = {
+        "first": {"noise": (0.2, 0.1, 0.35), "PGD": (0.8, 0.7, 0.9)},
+        "second": {"PGD": (0.4, 0.2, 0.5), "reference": (1.0, 0.95, 1.0)},
+    }
+    text = plots.bars(shares, "t", "broken")
+    corners = {}  # of each bar, the ends in both directions
+    for group in ElementTree.fromstring(text).iter(f"{SVG}g"):
+        if (name := group.get("id", "")).startswith("bar-") and group.find(
+            f"{SVG}path"
+        ) is not None:
+            path = group.find(f"{SVG}path")
+            assert path is not None
+            places = np.array(re.findall(r"[ML] (\S+) (\S+)", path.get("d", "")), float)
+            corners[name] = *np.ptp(places, axis=0), places[:, 1].mean()
+    assert {*corners} == {"bar-0-0", "bar-0-1", "bar-1-1", "bar-1-2"}
+    whole = corners["bar-1-2"][0]
+    lengths = {name: length / whole for name, (length, *_) in corners.items()}
+    expected = {"bar-0-0": 0.2, "bar-0-1": 0.8, "bar-1-1": 0.4, "bar-1-2": 1.0}
+    assert lengths == pytest.approx(expected, abs=1e-3)
+    below = [corners[name][2] for name in ("bar-0-0", "bar-0-1", "bar-1-1", "bar-1-2")]
+    assert below == sorted(below)
+    thickness = corners["bar-0-0"][1]
+    assert below[2] - below[1] >= thickness  # bars of a name do not overlap
+    # An interval is a line in ink, as long as it is wide.
+    lines = re.findall(r'd="M (\S+) \S+ \nL (\S+) \S+ \n"[^>]*stroke: #1f2328', text)
+    wide = sorted((float(end) - float(start)) / whole for start, end in lines)
+    assert wide == pytest.approx([0.05, 0.2, 0.25, 0.3], abs=1e-3)
+    assert {"noise", "PGD", "reference", "first", "second", "20.0 %", "100.0 %"} <= {*written(text)}
+    assert "first" not in written(plots.bars({"first": shares["first"]}, "t", "broken"))
+
+
 def contrast(one: str, other: str) -> float:
     """The contrast ratio of two colors as WCAG 2 defines it, from 1 to 21."""
 
@@ -178,7 +210,9 @@ def test_colors_can_be_read_on_light_and_dark_paper() -> None:
         assert contrast(plots.DARK[light], plots.DARK[plots.PAPER]) >= 4.5
     x = np.zeros((1, 4, 4, 1))
     lines = {f"name {number}": [([0, 1], [0, 1])] for number in range(12)}
-    for text in (plots.curves(lines, "t", "x", "y"), plots.examples(x, x, "a", "b", "t")):
+    shares = {name: {"noise": (0.5, 0.4, 0.6)} for name in "abc"}
+    drawings = plots.curves(lines, "t", "x", "y"), plots.examples(x, x, "a", "b", "t")
+    for text in (*drawings, plots.bars(shares, "t", "x")):
         assert "@media (prefers-color-scheme: dark)" in text
         colors = set(re.findall(r"(?:fill|stroke): (#\w+)", text))
         assert {plots.PAPER, plots.INK} <= colors
@@ -188,9 +222,16 @@ def test_colors_can_be_read_on_light_and_dark_paper() -> None:
                 assert f'[style*="{what}: {light}"]{{{what}:{dark}!important}}' in text
 
 
-def test_texts_of_curves_are_large_enough_on_a_phone() -> None:
+@pytest.mark.parametrize("kind", ["curves", "bars"])
+def test_texts_are_large_enough_on_a_phone(kind: str) -> None:
+    title = "majority: test accuracy of the averaged weights"
     lines = {f"network {number}": [([1, 2], [0.1, 0.2])] for number in range(10)}
-    text = plots.curves(lines, "majority: test accuracy of the averaged weights", "epoch", "y")
+    shares = {name: {"noise": (0.1, 0.0, 0.2), "PGD": (1.0, 0.9, 1.0)} for name in "ab"}
+    drawings = {
+        "curves": plots.curves(lines, title, "epoch", "y"),
+        "bars": plots.bars(shares, title, "broken"),
+    }
+    text = drawings[kind]
     width = size(text)[0]
     texts = ElementTree.fromstring(text).iter(f"{SVG}text")
     styles = [each.get("style", "") for each in texts]
