@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sparring import defenses
+from sparring.cli.columns import columns
 from sparring.cli.program import app, handled
 
 
@@ -19,17 +20,20 @@ def list_defenses(
 ) -> None:
     """Show the defenses, one line each, and which are trained."""
     with handled():
-        from sparring.cli import display
-        from sparring.runs.directory import Run
-
         rows = [("defense", "networks", "random", "detects", "trained on", "idea")]
         for name in defenses.NAMES:
             facts = defenses.describe(name)
-            runs = (Run(folder) for folder in sorted(out.glob(f"*/{name}")))
-            trained = [run.path.parent.name for run in runs if run.status() == "finished"]
+            trained = [path.parent.name for path in sorted(out.glob(f"*/{name}")) if _done(path)]
             random, detects = (
                 "yes" if fact else "no" for fact in (facts.stochastic, facts.detects)
             )
             where = ", ".join(trained) or "-"
             rows.append((name, facts.networks, random, detects, where, facts.idea))
-        print(display.columns(rows))
+        print(columns(rows))
+
+
+def _done(path: Path) -> bool:
+    """Whether a folder is a run whose training has finished."""
+    from sparring.runs.directory import Run  # where nothing is trained yet, not needed
+
+    return Run(path).status() == "finished"
