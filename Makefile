@@ -43,11 +43,11 @@ lint: $(VENV)/installed-all
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-$(VENV)/installed-torch: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/installed-torch: pyproject.toml constraints.txt sparring/version.py | $(BIN)/python
 	$(INSTALL) --editable '.[torch]'
 	@touch $@
 
-$(VENV)/installed-all: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/installed-all: pyproject.toml constraints.txt sparring/version.py | $(BIN)/python
 	$(INSTALL) --editable '.[torch,tensorflow,jax,test]'
 	@touch $@ $(VENV)/installed-torch
 
