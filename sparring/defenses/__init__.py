@@ -7,6 +7,7 @@ Which question it answers: what does each defense train, and how does it answer?
     passes.py       how often it was asked
     facts.py        what a defense says of itself for other packages
     adversarial.py  settings that defenses trained on adversarial images share
+    cell.py         a defense shown in a notebook, from cell.html.jinja
     exercise.py     an attack to fill in, for breaking a defense oneself
     reading.py      a defense's file to read, without what helps who tries to break it
     baseline.py     no defense at all; then one file for each other defense

@@ -138,6 +138,12 @@ class Defense:
         """Name the class, the data set and the settings."""
         return f"{type(self).__name__}(dataset={self.info.name!r}, settings={self.settings!r})"
 
+    def _repr_html_(self) -> str:
+        """Show what it is, what its training came to, and its settings in a notebook."""
+        from sparring.defenses import cell  # which not every defense needs
+
+        return cell.html(self)
+
     @staticmethod
     def of(model: Any, data: Any, **options: Any) -> Defense:
         """Make a defense of a model of one's own, to be attacked and judged as any other.

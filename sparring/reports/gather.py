@@ -24,8 +24,8 @@ from sparring.reports.groups import (
     FEWEST_DIGITS,
     AttackResult,
     Curve,
-    Gathered,
     Group,
+    Report,
     RunVerdict,
     Section,
     TrainedRun,
@@ -47,7 +47,7 @@ _LARGEST = 1e100
 _LONGEST_NAME = 80
 
 
-def gather(folder: str | Path) -> Gathered:
+def gather(folder: str | Path) -> Report:
     """Read all runs below a folder.
 
     Args:
@@ -80,7 +80,7 @@ def gather(folder: str | Path) -> Gathered:
     if not runs and not damaged:
         raise RunError(f"{folder}: expected run directories in it, found no run.json")
     written = datetime.now(UTC).isoformat(timespec="seconds")
-    return Gathered(_printable(str(folder)), _sections(runs), damaged, written)
+    return Report(_printable(str(folder)), _sections(runs), damaged, written)
 
 
 def _find(folder: Path, unreadable: Callable[[OSError], None]) -> Iterator[Path]:
