@@ -1,7 +1,6 @@
 """The program itself: its exit codes, how errors and signals end it, and where verbs register.
 
-Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 training diverged; 4 disk full; 130
-Ctrl-C; 141 standard output was closed; 143 SIGTERM.
+What each exit code means stands in the help of the program.
 """
 
 from __future__ import annotations
@@ -36,6 +35,20 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train adversarial-example defenses that people learn to break.",
+    epilog="""
+\b
+Examples:
+  sparring train baseline             half a minute on the embedded digits
+  sparring attack baseline pgd        break it; the verdict and its page
+  sparring exercise blur              an attack to fill in yourself
+  sparring report runs                all results on one page
+  sparring attack --help              all that a command takes
+
+\b
+Exit codes:
+  0 done; 1 refused or failed; 2 wrong usage; 3 training diverged; 4 disk full;
+  130 Ctrl-C; 141 standard output was closed; 143 SIGTERM.
+""",
 )
 """What verbs register with, by `@app.command()`; a verb's docstring is its help."""
 
