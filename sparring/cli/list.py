@@ -9,6 +9,7 @@ import typer
 
 from sparring import defenses
 from sparring.cli.program import app, handled
+from sparring.errors import SparringError, printable
 
 
 @app.command("list", epilog="Example: sparring list --out runs/seed-0")
@@ -17,19 +18,31 @@ def list_defenses(
         "runs"
     ),
 ) -> None:
-    """Show the defenses, one line each, and which are trained."""
+    """Show the defenses, one line each, and which are trained.
+
+    After Sparring's own come those of installed packages (entry points sparring.defenses) and those
+    in Python files of the current folder, which are read and not run.
+    """
     with handled():
         from sparring.cli import display
         from sparring.runs.directory import Run
 
+        problems = {name: text for name, text in defenses.others().items() if text}
         rows = [("defense", "networks", "random", "detects", "trained on", "idea")]
-        for name in defenses.NAMES:
-            facts = defenses.describe(name)
-            runs = (Run(folder) for folder in sorted(out.glob(f"*/{name}")))
+        for name in [*defenses.names(), *defenses.here()]:
+            try:
+                facts = defenses.describe(name)
+            except SparringError as error:
+                problems[name] = str(error)
+                continue
+            runs = (Run(folder) for folder in sorted(out.glob(f"*/{facts.name}")))
             trained = [run.path.parent.name for run in runs if run.status() == "finished"]
             random, detects = (
                 "yes" if fact else "no" for fact in (facts.stochastic, facts.detects)
             )
             where = ", ".join(trained) or "-"
-            rows.append((name, facts.networks, random, detects, where, facts.idea))
+            # Texts of files that do not run, which are anybody's.
+            networks, idea = printable(facts.networks), printable(facts.idea)
+            rows.append((name, networks, random, detects, where, idea))
         print(display.columns(rows))
+        display.warn(f"{name} is left out: {text}" for name, text in problems.items())
