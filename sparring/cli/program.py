@@ -23,6 +23,7 @@ import typer
 
 from sparring.defenses import sources
 from sparring.errors import Diverged, SparringError, told
+from sparring.usercode import where as place_of
 from sparring.version import __version__
 
 EXIT_FAILED, EXIT_USAGE, EXIT_DIVERGED, EXIT_DISK = 1, 2, 3, 4
@@ -121,7 +122,7 @@ def handled(going_on: str = "") -> Iterator[None]:
     except Exception as error:
         if not sources.is_of_own_code(error):
             raise
-        fail(f"{told(error)}{where(error)}", EXIT_FAILED)
+        fail(f"{told(error)}{place_of(error)}", EXIT_FAILED)
 
 
 def _ignore_signals() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sparring import defenses
-from sparring.errors import SettingsError
+from sparring.errors import SettingsError, printable
 
 _TEMPLATE = '''"""An attack on {name}: {idea}.
 
@@ -65,9 +65,10 @@ def write(name: str, folder: Path, force: bool = False) -> Path:
             f"{success} %. So many of 100 images of CIFAR-10, those it misclassifies\n"
             "included, the course's best published attack broke at Linf 4/255."
         )
-    text = _TEMPLATE.format(
-        name=defense.name, named=name, idea=defense.idea, goal=goal, file=path.name, place=place
-    )
+    # What is quoted stays within the docstring, whatever a file of others says.
+    words = {"named": name, "idea": defense.idea, "place": place}
+    quoted = {at: printable(word).replace('"', "'") for at, word in words.items()}
+    text = _TEMPLATE.format(name=defense.name, goal=goal, file=path.name, **quoted)
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path

@@ -241,8 +241,8 @@ class TrainingRequest(Request):
             return replace(defense, data=data, settings={**defense.settings, **changes}, **own)
         if not isinstance(defense, str | Path | type):
             raise SettingsError(
-                "expected a defense's name, a file with its class, the class, or a "
-                f"TrainingRequest, got {defense!r:.80}"
+                f"expected a defense's name or a TrainingRequest, got {defense!r:.80}; a file with "
+                "its class, or the class, names one too"
             )
         named = str(defense) if isinstance(defense, Path) else defense
         return cls(defense=named, data=data, settings=changes, **own)
