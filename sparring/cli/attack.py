@@ -205,7 +205,8 @@ def _split(words: Sequence[str], runs: Path) -> tuple[list[str], list[str]]:
             defenses.describe(by[0])
         except DefenseError as error:
             raise DefenseError(
-                f"{error}. A model of your own is named with what makes it, as {by[0]}:build"
+                f"{error}. Of a model of your own, expected the name of a function that gives the "
+                f"model too, as {by[0]}:build"
             ) from error
     if not named:
         raise SettingsError(f"expected the name of a defense before the attack {by[0]!r}, got none")

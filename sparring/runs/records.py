@@ -260,7 +260,7 @@ class Evaluated(Record):
         # Names of folders follow from these values.
         values: dict[str, Any] = serialize(self)
         for name in ("model", "code_sha256"):
-            if values[name] is None:
+            if name in values and values[name] is None:
                 del values[name]
         return values
 
