@@ -26,12 +26,13 @@ from sparring.runs.directory import Run
 _PGD = """
 from sparring import gradient
 from sparring.attacks import PGD, margins
+from sparring.backend import ops
 
 def attack(defense, x, y, threat):
     return PGD(steps={steps}, loss="margin")(defense, x, y, threat)
 
 def port_labels(defense, x):
-    return defense.logits(x).argmax(-1)
+    return ops.argmax(defense.logits(x), axis=-1)
 
 def port_gradient(defense, x, y):
     return gradient(lambda images: margins(y, defense.logits(images)), x)

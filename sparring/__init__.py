@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from sparring.errors import (
         AttackError,
         DataError,
+        DefenseError,
         Diverged,
         ModelError,
         RunError,
@@ -87,6 +88,7 @@ _HOMES = {
     "errors": (
         "AttackError",
         "DataError",
+        "DefenseError",
         "Diverged",
         "ModelError",
         "RunError",
@@ -116,11 +118,11 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "APGD", "BPDA", "EOT", "FGSM", "L2", "PGD", "AttackError", "DataError", "Dataset", "Defense",
-    "Diverged", "Estimated", "EvaluationRequest", "GradeRequest", "Linf", "Matching", "ModelError",
-    "Noise", "Report", "RunError", "SettingsError", "Smallest", "SparringError", "Square", "Strong",
-    "TaskRequest", "TrainingRequest", "Transfer", "Verdict", "adapters", "as_torch_module",
-    "evaluate", "grade", "gradient", "judge", "load", "load_data", "report", "reward", "task",
-    "train", "train_network",
+    "DefenseError", "Diverged", "Estimated", "EvaluationRequest", "GradeRequest", "Linf",
+    "Matching", "ModelError", "Noise", "Report", "RunError", "SettingsError", "Smallest",
+    "SparringError", "Square", "Strong", "TaskRequest", "TrainingRequest", "Transfer", "Verdict",
+    "adapters", "as_torch_module", "evaluate", "grade", "gradient", "judge", "load", "load_data",
+    "report", "reward", "task", "train", "train_network",
 ]  # fmt: skip
 
 

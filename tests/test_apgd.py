@@ -323,7 +323,7 @@ def test_strong_on_few_classes_and_on_draws(
     assert given.pop() == (
         APGD(7, seed=9),
         APGD(7, loss="margin", targets=2, seed=9),
-        PGD(7, loss="margin", momentum=0.75, targets=2, seed=9),
+        APGD(7, loss="margin", targets=2, seed=9),
         Square(5, seed=9),
     )
     drawing = Drawing()

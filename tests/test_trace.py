@@ -147,7 +147,7 @@ def test_every_attack_can_be_watched_to_its_end(linear: Linear, data: Dataset, n
         if name != "matching":  # which goes by the whole batch, and this one is another
             assert np.abs(points["margin"] - margin).min() < 64e-6
         assert (points["distance"] <= EPS + 1e-6).all()
-    usual = {"fgsm": {"PGD"}, "transfer": {"", "PGD"}, "strong": {"APGD", "PGD", "Square"}}
+    usual = {"fgsm": {"PGD"}, "transfer": {"", "PGD"}, "strong": {"APGD", "Square"}}
     told = {way.name for way in trace.ways}
     assert told == (usual[name] if name in usual else {type(ATTACKS[name]()).__name__})
 

@@ -1,7 +1,7 @@
 """strong: several attacks of different kinds in turn, each on the images that still hold.
 
-What one misses another may find: APGD on the cross entropy; APGD aimed at other classes by the
-difference of logits ratio; PGD aimed at them by the margin; and Square, which needs no gradient.
+What one misses another may find: APGD on the cross entropy; APGD aimed at other classes, by the
+difference of logits ratio and then by the margin; and Square, which needs no gradient.
 The idea is that of Croce and Hein 2020, https://arxiv.org/abs/2003.01690, whose AutoAttack has a
 version of its own of all but the third, and FAB in its place.
 """
@@ -16,7 +16,6 @@ import numpy as np
 from sparring.attacks.apgd import APGD
 from sparring.attacks.gradients import EOT
 from sparring.attacks.options import Options, integer
-from sparring.attacks.pgd import PGD
 from sparring.attacks.simple import InTurn
 from sparring.attacks.square import Square
 from sparring.tensors import Images, Labels
@@ -26,7 +25,7 @@ from sparring.threat import ThreatModel
 @final
 @dataclass(frozen=True)
 class Strong(Options):
-    """APGD, APGD with targets, PGD with targets, and Square, until an image is broken.
+    """APGD, APGD with targets of two losses, and Square, until an image is broken.
 
     Attributes:
         steps: of each attack that has steps, from each start.
@@ -49,7 +48,7 @@ class Strong(Options):
         attacks = (
             APGD(steps=steps, seed=seed),
             APGD(steps=steps, loss=ratio, targets=targets, seed=seed),
-            PGD(steps=steps, loss="margin", momentum=0.75, targets=targets, seed=seed),
+            APGD(steps=steps, loss="margin", targets=targets, seed=seed),
             Square(queries=self.queries, seed=seed),
         )
         if defense.stochastic and not isinstance(defense, EOT):

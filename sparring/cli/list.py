@@ -10,6 +10,7 @@ import typer
 from sparring import defenses
 from sparring.cli.columns import columns
 from sparring.cli.program import app, handled
+from sparring.errors import SparringError, printable
 
 
 @app.command("list", epilog="Example: sparring list --out runs/seed-0")
@@ -18,18 +19,34 @@ def list_defenses(
         "runs"
     ),
 ) -> None:
-    """Show the defenses, one line each, and which are trained."""
+    """Show the defenses, one line each, and which are trained.
+
+    After Sparring's own come those of installed packages (entry points sparring.defenses) and those
+    in Python files of the current folder, which are read and not run.
+    """
     with handled():
+        problems = {name: text for name, text in defenses.others().items() if text}
         rows = [("defense", "networks", "random", "detects", "trained on", "idea")]
-        for name in defenses.NAMES:
-            facts = defenses.describe(name)
-            trained = [path.parent.name for path in sorted(out.glob(f"*/{name}")) if _done(path)]
+        for name in [*defenses.names(), *defenses.here()]:
+            try:
+                facts = defenses.describe(name)
+            except SparringError as error:
+                problems[name] = str(error)
+                continue
+            folders = sorted(out.glob(f"*/{facts.name}"))
+            trained = [path.parent.name for path in folders if _done(path)]
             random, detects = (
                 "yes" if fact else "no" for fact in (facts.stochastic, facts.detects)
             )
             where = ", ".join(trained) or "-"
-            rows.append((name, facts.networks, random, detects, where, facts.idea))
+            # Texts of files that do not run, which are anybody's.
+            networks, idea = printable(facts.networks), printable(facts.idea)
+            rows.append((name, networks, random, detects, where, idea))
         print(columns(rows))
+        if problems:
+            from sparring.cli import display
+
+            display.warn(f"{name} is left out: {text}" for name, text in problems.items())
 
 
 def _done(path: Path) -> bool:

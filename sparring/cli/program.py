@@ -20,7 +20,9 @@ from typing import Annotated, NoReturn, TextIO
 
 import typer
 
-from sparring.errors import Diverged, SparringError
+from sparring.defenses import sources
+from sparring.errors import Diverged, SparringError, told
+from sparring.usercode import where as place_of
 from sparring.version import __version__
 
 EXIT_FAILED, EXIT_USAGE, EXIT_DIVERGED, EXIT_DISK = 1, 2, 3, 4
@@ -130,6 +132,10 @@ def handled(going_on: str = "") -> Iterator[None]:
         fail(f"{where}{hint}", EXIT_DISK if full else EXIT_FAILED)
     except SparringError as error:
         fail(str(error), EXIT_FAILED)
+    except Exception as error:
+        if not sources.is_of_own_code(error):
+            raise
+        fail(f"{told(error)}{place_of(error)}", EXIT_FAILED)
 
 
 def _ignore_signals() -> None:
