@@ -83,7 +83,7 @@ def find(named: str) -> Source:
     raise SettingsError(unknown_name("defense", named, [*names(), "a file.py with its class"]))
 
 
-def get(named: str | type[Defense]) -> type[Defense]:
+def get(named: str | Path | type[Defense]) -> type[Defense]:
     """Import or run a defense's file and give its class.
 
     Args:
@@ -102,7 +102,11 @@ def get(named: str | type[Defense]) -> type[Defense]:
         if kind.origin is not None:
             _expect_free(str(kind.origin), kind.name)
         return kind
-    source = find(named)
+    if not isinstance(named, str | Path):
+        raise DefenseError(
+            f"expected a defense's name, a file as mydefense.py, or a class, got {named!r:.80}"
+        )
+    source = find(str(named))
     if not isinstance(source, BuiltIn):
         _described(source)
     return source.load()
