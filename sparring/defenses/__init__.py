@@ -80,7 +80,8 @@ def find(named: str) -> Source:
         return found[0]
     if (file := InFile.here(named)) is not None:
         return file
-    raise SettingsError(unknown_name("defense", named, [*names(), "a file.py with its class"]))
+    valid = [*names(), *here(), "a file.py with its class"]
+    raise SettingsError(unknown_name("defense", named, valid))
 
 
 def get(named: str | Path | type[Defense]) -> type[Defense]:
@@ -150,13 +151,11 @@ def others() -> dict[str, str]:
 
 def here() -> list[str]:
     """List what names the defenses in the Python files of the current folder; none of them runs."""
-    listed = []
+    listed, taken = [], {*NAMES, *sources.installed()}
     for path in sorted(Path().glob("*.py")):
         for each in InFile(path).each():
-            word = f"{path}:{each.qualname}"
-            if InFile.here(path.stem) == each and path.stem not in (*NAMES, *sources.installed()):
-                word = path.stem
-            listed.append(word)
+            by_name = path.stem not in taken and InFile.here(path.stem) == each
+            listed.append(path.stem if by_name else f"{path}:{each.qualname}")
     return listed
 
 
