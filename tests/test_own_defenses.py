@@ -388,7 +388,7 @@ def test_what_the_words_of_an_attack_are(run_there: Path, folder: Path) -> None:
     usual = ("-n", "4", "--no-check", "--quiet")
     assert "attack.py, Linf" in run("attack", "mine.py", "attack.py", *usual)
     assert "attack.py, Linf" in run("attack", "mine", "attack.py", *usual)
-    told = "expected names of attacks after the attack 'noise', got the defense mine.py"
+    told = "expected names of attacks after the attack 'noise', got the defense 'mine.py'"
     assert told in run("attack", "mine", "noise", "mine.py", code=1)
     assert "found none" in run("attack", "attack.py", "noise", code=1)
     assert "as attack.py:build" in run("attack", "attack.py", "noise", code=1)
@@ -398,6 +398,7 @@ def test_classes_are_read_as_they_are_written() -> None:
     text = b"""
 class Base:
     idea = "one"
+    odd = {[]: 1}
     threshold: float = 0.25
     reference_attack = made()
 
@@ -711,7 +712,9 @@ def test_the_page_is_followed_to_the_letter(
     page = (ROOT / "docs" / "your-own-defense.md").read_text("utf-8")
     code, python = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (tmp_path / "mydefense.py").write_text(code)
-    pages.run("ruff check --select D,E,F,I --ignore D203,D213 mydefense.py", tmp_path)
+    pages.run(
+        "ruff check --select D,E,F,I --ignore D203,D213 --line-length 100 mydefense.py", tmp_path
+    )
     pages.run("ruff format --check --line-length 100 mydefense.py", tmp_path)
     commands = re.findall(r"^    (sparring .*)$", page, re.MULTILINE)
     trained, pgd, reference, converted, report = [pages.run(each, tmp_path) for each in commands]

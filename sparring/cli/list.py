@@ -29,7 +29,7 @@ def list_defenses(
 
         problems = {name: text for name, text in defenses.others().items() if text}
         rows = [("defense", "networks", "random", "detects", "trained on", "idea")]
-        for name in [*defenses.names(), *defenses.here()]:
+        for name in defenses.listed():
             try:
                 facts = defenses.describe(name)
             except SparringError as error:

@@ -80,7 +80,7 @@ def find(named: str) -> Source:
         return found[0]
     if (file := InFile.here(named)) is not None:
         return file
-    valid = [*names(), *here(), "a file.py with its class"]
+    valid = [*listed(), "a file.py with its class"]
     raise SettingsError(unknown_name("defense", named, valid))
 
 
@@ -157,6 +157,11 @@ def here() -> list[str]:
             by_name = path.stem not in taken and InFile.here(path.stem) == each
             listed.append(path.stem if by_name else f"{path}:{each.qualname}")
     return listed
+
+
+def listed() -> list[str]:
+    """List all that can be named in this folder: `names`, then `here`."""
+    return [*names(), *here()]
 
 
 def is_known(named: str) -> bool:

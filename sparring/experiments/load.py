@@ -90,7 +90,9 @@ def load(run: str | Path, code: str | Path | type[Defense] | None = None) -> Def
     return loaded
 
 
-def _class_of(run: Run, record: RunRecord, code: str | Path | type[Defense] | None) -> type[Defense]:
+def _class_of(
+    run: Run, record: RunRecord, code: str | Path | type[Defense] | None
+) -> type[Defense]:
     """The class of a run's defense: one that is installed, or that the user gave or named."""
     name = record.defense
     if code is not None:
