@@ -141,6 +141,8 @@ def test_from_a_file_to_a_report(folder: Path) -> None:
     assert "mine" in run("report", "runs")
     report = json.loads((folder / "runs" / "report.json").read_text("utf-8"))
     assert sha256 in json.dumps(report)
+    assert "its class is not Sparring's: mine.py" in json.dumps(report)
+    assert "its class, SHA-256" in next(path.glob("attacks/*/verdict.html")).read_text("utf-8")
 
 
 @pytest.mark.backend
