@@ -67,7 +67,7 @@ def attack(
             "library's such as autoattack, or a file.py with a function attack(defense, x, y, "
             "threat). Default: pgd.",
             show_default=False,
-            autocompletion=completed(defenses.names, "all", *attacks.NAMES, *attacks.LIBRARIES),
+            autocompletion=completed(defenses.listed, "all", *attacks.NAMES, *attacks.LIBRARIES),
         ),
     ],
     data: Annotated[str | None, _option("data", words=data_sets.NAMES)] = None,
@@ -243,7 +243,7 @@ def _is_defense(word: str, runs: Path) -> bool:
 def _refuse(word: str, first: bool) -> NoReturn:
     """Raise SettingsError for a word that is no defense and no attack, by what it is like."""
     of_attacks = [*attacks.NAMES, *attacks.LIBRARIES]
-    known = defenses.names()
+    known = defenses.listed()
     close = get_close_matches(word[:80], [*known, *of_attacks], n=1)
     if first or (close and close[0] in known):
         defenses.describe(word)  # which refuses it

@@ -17,7 +17,7 @@ def hint(
     defense: Annotated[
         str,
         typer.Argument(
-            help="Name of the defense to break.", autocompletion=completed(defenses.names)
+            help="Name of the defense to break.", autocompletion=completed(defenses.listed)
         ),
     ],
     number: Annotated[

@@ -52,7 +52,7 @@ def judge(
             metavar="DEFENSE",
             help="Name of a trained defense, a run directory, a file with the class of a trained "
             "defense, or a model of your own.",
-            autocompletion=completed(defenses.names),
+            autocompletion=completed(defenses.listed),
         ),
     ],
     file: Annotated[

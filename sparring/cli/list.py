@@ -27,7 +27,7 @@ def list_defenses(
     with handled():
         problems = {name: text for name, text in defenses.others().items() if text}
         rows = [("defense", "networks", "random", "detects", "trained on", "idea")]
-        for name in [*defenses.names(), *defenses.here()]:
+        for name in defenses.listed():
             try:
                 facts = defenses.describe(name)
             except SparringError as error:

@@ -145,7 +145,7 @@ def train(
             help="Names of defenses, as 'sparring list' shows them, files with the class of one "
             "(mydefense.py), or all of Sparring and of installed packages: all.",
             show_default=False,
-            autocompletion=completed(defenses.names, "all"),
+            autocompletion=completed(defenses.listed, "all"),
         ),
     ],
     data: Annotated[

@@ -52,7 +52,7 @@ def convert(
     *,
     dataset: Dataset | None = None,
     force: bool = False,
-    code: str | type[Defense] | None = None,
+    code: str | Path | type[Defense] | None = None,
 ) -> Proof:
     """Convert every network of a run, and prove each conversion.
 

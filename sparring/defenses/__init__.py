@@ -81,10 +81,11 @@ def find(named: str) -> Source:
         return found[0]
     if (file := InFile.here(named)) is not None:
         return file
-    raise SettingsError(unknown_name("defense", named, [*names(), "a file.py with its class"]))
+    valid = [*listed(), "a file.py with its class"]
+    raise SettingsError(unknown_name("defense", named, valid))
 
 
-def get(named: str | type[Defense]) -> type[Defense]:
+def get(named: str | Path | type[Defense]) -> type[Defense]:
     """Import or run a defense's file and give its class.
 
     Args:
@@ -103,7 +104,11 @@ def get(named: str | type[Defense]) -> type[Defense]:
         if kind.origin is not None:
             _expect_free(str(kind.origin), kind.name)
         return kind
-    source = find(named)
+    if not isinstance(named, str | Path):
+        raise DefenseError(
+            f"expected a defense's name, a file as mydefense.py, or a class, got {named!r:.80}"
+        )
+    source = find(str(named))
     if not isinstance(source, BuiltIn):
         _described(source)
     return source.load()
@@ -147,14 +152,17 @@ def others() -> dict[str, str]:
 
 def here() -> list[str]:
     """List what names the defenses in the Python files of the current folder; none of them runs."""
-    listed = []
+    listed, taken = [], {*NAMES, *sources.installed()}
     for path in sorted(Path().glob("*.py")):
         for each in InFile(path).each():
-            word = f"{path}:{each.qualname}"
-            if InFile.here(path.stem) == each and path.stem not in (*NAMES, *sources.installed()):
-                word = path.stem
-            listed.append(word)
+            by_name = path.stem not in taken and InFile.here(path.stem) == each
+            listed.append(path.stem if by_name else f"{path}:{each.qualname}")
     return listed
+
+
+def listed() -> list[str]:
+    """List all that can be named in this folder: `names`, then `here`."""
+    return [*names(), *here()]
 
 
 def is_known(named: str) -> bool:

@@ -161,7 +161,9 @@ class InFile(Source):
     def each(self) -> Iterator[InFile]:
         """List the classes of the file; none where it cannot be read."""
         try:
-            defenses = self._defenses(self._source())
+            source = self._source()
+            # Which is written in each of them; others need not be looked through.
+            defenses = self._defenses(source) if b"idea" in source else {}
         except DefenseError:
             return
         for qualname in defenses:

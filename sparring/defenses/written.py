@@ -76,7 +76,7 @@ def classes(source: bytes) -> dict[str, Written]:
                 assigned.add(name)
                 try:
                     literals[name] = ast.literal_eval(value)
-                except ValueError:
+                except (ValueError, TypeError, RecursionError, MemoryError):
                     literals.pop(name, None)  # no literal, so none that is asked for
             found[statement.name] = Written(statement.name, literals, frozenset(assigned))
     return found

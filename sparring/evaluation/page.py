@@ -166,6 +166,7 @@ class _Shown:
             ("defense", about.defense),
             ("run", about.run or "-"),
             ("weights, SHA-256", weights),
+            *([("its class, SHA-256", f"{about.code_sha256:.12}")] if about.code_sha256 else []),
             *((f"its {name.replace('_', ' ')}", str(value)) for name, value in declared.items()),
             ("attack", about.attack),
             ("threat model", f"{about.threat.norm}, eps {about.threat.eps:.6g}"),

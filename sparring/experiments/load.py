@@ -27,7 +27,7 @@ _WAY_OUT = "Bring back the run's own files, or train it anew with --force"
 
 
 @backend.isolated
-def load(run: str | Path, code: str | type[Defense] | None = None) -> Defense:
+def load(run: str | Path, code: str | Path | type[Defense] | None = None) -> Defense:
     """Load a trained defense from its run directory, whichever backend trained it.
 
     Args:
@@ -90,7 +90,9 @@ def load(run: str | Path, code: str | type[Defense] | None = None) -> Defense:
     return loaded
 
 
-def _class_of(run: Run, record: RunRecord, code: str | type[Defense] | None) -> type[Defense]:
+def _class_of(
+    run: Run, record: RunRecord, code: str | Path | type[Defense] | None
+) -> type[Defense]:
     """The class of a run's defense: one that is installed, or that the user gave or named."""
     name = record.defense
     if code is not None:

@@ -117,6 +117,9 @@ def _read(path: Path, where: str, damaged: list[tuple[str, str]]) -> TrainedRun:
     if record.diverged:
         used_by = f"by network, the seeds used are {results.seeds_used}"
         notes.append(f"seed {record.seed} diverged; {used_by}")
+    if record.code is not None:
+        place = Path(record.code.file).name if record.code.file else record.code.module
+        notes.append(f"its class is not Sparring's: {record.code.distribution or place}")
     if record.imported is not None:
         notes.append("imported, not trained here")
     elif status == "finished" and results.test_accuracy is None:
