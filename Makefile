@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 # The tests' networks are too small to gain from threads; two processes at a time do gain.
 ONE_THREAD := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 NPROC=1
 
-.PHONY: train test test-torch test-tensorflow test-jax test-faults lint docs clean
+.PHONY: train test test-torch test-tensorflow test-jax test-faults test-notebooks lint docs clean
 
 train: $(VENV)/installed-torch
 	$(BIN)/sparring train baseline --data digits
@@ -18,7 +18,7 @@ train: $(VENV)/installed-torch
 # Tests marked `backend` run on every backend; the others need to run only once. Two of these run at
 # a time, the longest first.
 test: $(VENV)/installed-all lint
-	$(MAKE) --jobs=2 test-torch test-jax test-tensorflow test-faults
+	$(MAKE) --jobs=2 test-torch test-jax test-tensorflow test-faults test-notebooks
 
 # Trainings that are killed, stopped and made many at a time: processes, which no other tests share.
 FAULTS := tests/test_faults.py tests/test_jobs.py
@@ -38,6 +38,10 @@ test-jax:
 test-faults:
 	$(ONE_THREAD) KERAS_BACKEND=torch $(BIN)/pytest $(FAULTS)
 
+# Each ends with assertions of what it teaches.
+test-notebooks:
+	$(ONE_THREAD) KERAS_BACKEND=torch $(BIN)/pytest --nbmake docs/notebooks
+
 lint: $(VENV)/installed-all
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -48,11 +52,11 @@ lint: $(VENV)/installed-all
 docs: $(VENV)/installed-all
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-$(VENV)/installed-torch: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/installed-torch: pyproject.toml constraints.txt sparring/version.py | $(BIN)/python
 	$(INSTALL) --editable '.[torch]'
 	@touch $@
 
-$(VENV)/installed-all: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/installed-all: pyproject.toml constraints.txt sparring/version.py | $(BIN)/python
 	$(INSTALL) --editable '.[torch,tensorflow,jax,test]'
 	@touch $@ $(VENV)/installed-torch
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from sparring.errors import (
         AttackError,
         DataError,
+        DefenseError,
         Diverged,
         ModelError,
         RunError,
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
     from sparring.experiments.train import train, train_network
     from sparring.grading.grade import grade
     from sparring.grading.request import GradeRequest
+    from sparring.reports.gather import gather as report
+    from sparring.reports.groups import Report
     from sparring.tasks.bundle import task
     from sparring.tasks.judging import reward
     from sparring.tasks.request import TaskRequest
@@ -85,6 +88,7 @@ _HOMES = {
     "errors": (
         "AttackError",
         "DataError",
+        "DefenseError",
         "Diverged",
         "ModelError",
         "RunError",
@@ -100,20 +104,25 @@ _HOMES = {
     "experiments.train": ("train", "train_network"),
     "grading.grade": ("grade",),
     "grading.request": ("GradeRequest",),
+    "reports.gather": ("report",),
+    "reports.groups": ("Report",),
     "tasks.bundle": ("task",),
     "tasks.judging": ("reward",),
     "tasks.request": ("TaskRequest",),
     "threat": ("L2", "Linf"),
 }
+_THERE = {"load_data": "load", "report": "gather"}
+"""What is called otherwise in its home."""
+
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "APGD", "BPDA", "EOT", "FGSM", "L2", "PGD", "AttackError", "DataError", "Dataset", "Defense",
-    "Diverged", "Estimated", "EvaluationRequest", "GradeRequest", "Linf", "Matching", "ModelError",
-    "Noise", "RunError", "SettingsError", "Smallest", "SparringError", "Square", "Strong",
-    "TaskRequest", "TrainingRequest", "Transfer", "Verdict", "adapters", "as_torch_module",
-    "evaluate", "grade", "gradient", "judge", "load", "load_data", "reward", "task", "train",
-    "train_network",
+    "DefenseError", "Diverged", "Estimated", "EvaluationRequest", "GradeRequest", "Linf",
+    "Matching", "ModelError", "Noise", "Report", "RunError", "SettingsError", "Smallest",
+    "SparringError", "Square", "Strong", "TaskRequest", "TrainingRequest", "Transfer", "Verdict",
+    "adapters", "as_torch_module", "evaluate", "grade", "gradient", "judge", "load", "load_data",
+    "report", "reward", "task", "train", "train_network",
 ]  # fmt: skip
 
 
@@ -124,7 +133,7 @@ def __getattr__(name: str) -> Any:
     if _HOME[name] != "errors":
         choose()  # says what is wrong with a backend better than keras
     home = import_module(f"sparring.{_HOME[name]}")
-    return getattr(home, "load" if name == "load_data" else name)
+    return getattr(home, _THERE.get(name, name))
 
 
 def __dir__() -> list[str]:

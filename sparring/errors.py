@@ -37,6 +37,10 @@ class ModelError(SparringError, RuntimeError):
     """A model of one's own cannot be loaded, raised, or answers otherwise than was declared."""
 
 
+class DefenseError(SparringError, RuntimeError):
+    """The class of a defense of one's own cannot be found or loaded, or raised."""
+
+
 class Diverged(SparringError, ArithmeticError):
     """Training met a loss or a weight that is not finite.
 

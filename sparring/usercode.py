@@ -17,17 +17,23 @@ from sparring.errors import SparringError, told
 class _AsItStands(SourceFileLoader):
     """Compiles a file each time: Python's cache misses edits within a second that keep the size."""
 
+    source: bytes | None = None
+
     def get_code(self, fullname: str) -> CodeType:
-        return self.source_to_code(self.get_data(self.path), self.path)
+        source = self.get_data(self.path) if self.source is None else self.source
+        return self.source_to_code(source, self.path)
 
 
-def run(path: Path, what: str, wrong: type[SparringError]) -> ModuleType:
+def run(
+    path: Path, what: str, wrong: type[SparringError], source: bytes | None = None
+) -> ModuleType:
     """Run a Python file as it stands.
 
     Args:
         path: of the file.
         what: it is to be for, a word in its module's name.
         wrong: the error to raise.
+        source: what it holds, where that was read already; so that it is what was hashed.
 
     Returns:
         Its module.
@@ -36,7 +42,9 @@ def run(path: Path, what: str, wrong: type[SparringError]) -> ModuleType:
         SparringError: of the kind that is given, when it raises, with the place.
     """
     name = module_name(path, what)
-    spec = importlib.util.spec_from_loader(name, _AsItStands(name, str(path)))
+    loader = _AsItStands(name, str(path))
+    loader.source = source
+    spec = importlib.util.spec_from_loader(name, loader)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -49,6 +57,17 @@ def run(path: Path, what: str, wrong: type[SparringError]) -> ModuleType:
         sys.modules.pop(name, None)
         raise wrong(f"{path}: {told(error)}{where(error, False)}") from error
     return module
+
+
+def find_beside(path: Path) -> None:
+    """Let a file import what lies beside it, but nothing there in place of what is installed.
+
+    Args:
+        path: of the file.
+    """
+    folder = str(path.parent.absolute())
+    if folder not in sys.path:
+        sys.path.append(folder)
 
 
 def module_name(path: Path, what: str) -> str:

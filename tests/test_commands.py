@@ -10,19 +10,22 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
 import sparring
-from sparring.cli import app
+from sparring.cli import app, program
 from sparring.defenses.defense import Defense
+from sparring.runs.records import EpochMetrics, RunRecord, VerdictRecord
 from tests.conftest import Zoo
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TOP = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "AGENTS.md"]
+PAGES = [*TOP, *sorted((ROOT / "docs").glob("*.md"))]
 _COMMAND = re.compile(r"(?:sparring (?=[a-z])|python -m (?:benchmarks|sparring)[. ])[^`#]*")
 _UNFINISHED = ("...", ", with ")  # what stands for more than one word of a command
 
@@ -99,6 +102,7 @@ RUN = {
     "sparring attack blur reference": "Verdict",
     "sparring attack baseline pgd": "Verdict",
     "sparring attack jump pgd -o steps=200 -o loss=margin": "Verdict",
+    "sparring judge baseline images.npz": "0.0 %",
     "sparring report runs": "report.html",
     "sparring convert runs/digits/blur --to torch": "runs/digits/blur/torch",
 }
@@ -115,6 +119,7 @@ def test_what_takes_seconds_runs(zoo: Zoo, tmp_path: Path, monkeypatch: pytest.M
         path = zoo(name).path
         assert path is not None
         shutil.copytree(path, Path("runs", "digits", name))
+    np.savez("images.npz", adversarial=sparring.load_data("digits").x_test[:100] / np.float32(255))
     for command, word in RUN.items():
         result = CliRunner().invoke(app, shlex.split(command)[1:])
         assert result.exit_code == 0, f"{command}\n{result.output}"
@@ -133,3 +138,50 @@ def test_the_snippet_of_the_readme_runs(
     exec(compile(code, "README.md", "exec"), names)
     assert isinstance(names["verdict"], sparring.Verdict)
     assert names["verdict"].success_rate.value > 0.5
+
+
+def test_the_attack_for_assistants_breaks_the_baseline(
+    digits_baseline: Defense, tmp_path: Path
+) -> None:
+    text = (ROOT / "AGENTS.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "attack_mine.py").write_text(code, encoding="utf-8")
+    verdict = sparring.evaluate(
+        digits_baseline, str(tmp_path / "attack_mine.py"), sparring.Linf(0.15), n=50
+    )
+    assert verdict.success_rate.value > 0.8
+    assert not verdict.warnings
+
+
+def test_what_assistants_are_told_to_read_is_there() -> None:
+    text = (ROOT / "AGENTS.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 80
+    for file, record in (
+        ("run.json", RunRecord), ("metrics.jsonl", EpochMetrics), ("verdict.json", VerdictRecord),
+    ):  # fmt: skip
+        [row] = re.findall(rf"^\| `[^`]*{re.escape(file)}` \| (.*) \|$", text, re.MULTILINE)
+        # Those in parentheses are of what stands before them.
+        names = re.findall(r"`([^`]+)`", re.sub(r"\(.*?\)", "", row))
+        assert names
+        assert {name.partition(".")[0] for name in names} <= {*get_type_hints(record)}
+    [told] = re.findall(r"Exit codes: (.*?)\. Messages", text, re.DOTALL)
+    assert numbers(told) == CODES
+
+
+CODES = {0, *(getattr(program, name) for name in dir(program) if name.startswith("EXIT_"))}
+
+
+def numbers(text: str) -> set[int]:
+    return {int(number) for number in re.findall(r"\d+", text)}
+
+
+def test_the_help_of_the_program_has_examples_and_exit_codes() -> None:
+    _, _, text = CliRunner().invoke(app, ["--help"]).output.partition("Examples:")
+    examples, _, codes = text.partition("Exit codes:")
+    words = [re.split("  +", line.strip())[0] for line in examples.strip().splitlines()]
+    group: Any = typer.main.get_command(app)
+    for _, verb, *rest in map(str.split, words):
+        if rest != ["--help"]:
+            group.commands[verb].make_context(verb, rest)
+    assert len(words) > 3
+    assert numbers(codes) == CODES

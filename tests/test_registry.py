@@ -41,7 +41,7 @@ def test_hints_lead_from_a_question_to_the_way(name: str) -> None:
 
 def test_names_are_those_of_the_files() -> None:
     helpers = {"__init__", "defense", "model", "passes", "facts", "exercise", "adversarial"}
-    helpers |= {"reading"}
+    helpers |= {"reading", "cell", "written", "sources"}
     assert {file.stem for file in (PACKAGE / "defenses").glob("*.py")} - helpers == set(NAMES)
     assert list(DEFENSES) == list(NAMES)
     assert BASELINE in NAMES

@@ -27,7 +27,7 @@ from sparring.errors import RunError
 from sparring.evaluation.rates import Mean
 from sparring.reports import page, tables
 from sparring.reports.gather import gather
-from sparring.reports.groups import Gathered, Group
+from sparring.reports.groups import Group, Report
 from sparring.runs import records
 from tests.test_plots import drawn
 
@@ -97,14 +97,14 @@ def rate(hits: int, n: int) -> dict[str, Any]:
     return {"value": hits / n, "n": n, "low": hits / n / 2, "high": hits / n / 2 + 0.5}
 
 
-def only(found: Gathered) -> Group:
+def only(found: Report) -> Group:
     """The one group there is."""
     [section] = found.sections
     [group] = section.groups
     return group
 
 
-def texts(found: Gathered) -> str:
+def texts(found: Report) -> str:
     """The page and the Markdown, after checking that the JSON can be written."""
     json.dumps(found.as_json(), allow_nan=False).encode()
     return page.html(found) + page.markdown(found)

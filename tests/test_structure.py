@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sparring import defenses
+from sparring import cli, defenses
 
 PACKAGE = Path(__file__).parent.parent / "sparring"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -20,6 +20,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 MOST_PARAMETERS = 7
 MAY_HAVE_MORE = 2
 FRAMEWORKS = ("keras", "torch", "tensorflow", "jax")
+LIBRARIES = ("numpy", "safetensors", "rich", "matplotlib", "jinja2", "yaml")  # typer has pydantic
 
 
 def functions(source: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -72,11 +73,11 @@ def started(code: str, *arguments: str, home: Path) -> subprocess.CompletedProce
     )
 
 
-_COMMAND = f"""
+_COMMAND = """
 import atexit, json, sys
 from sparring.cli import main
 atexit.register(
-    lambda: print("\\n" + json.dumps([n for n in {FRAMEWORKS!r} if sys.modules.get(n)]))
+    lambda: print("\\n" + json.dumps([name for name in sys.modules if sys.modules[name]]))
 )
 sys.argv[0] = "sparring"
 main()
@@ -106,7 +107,40 @@ def test_small_questions_need_no_framework(
     answer = started(_COMMAND, *arguments, home=tmp_path)
     assert told in answer.stdout + answer.stderr
     assert answer.returncode == code
-    assert json.loads(answer.stdout.splitlines()[-1]) == []
+    assert _imported(answer) & {*FRAMEWORKS} == set()
+
+
+def _imported(answer: subprocess.CompletedProcess[str]) -> set[str]:
+    """The modules that a command had imported at its end."""
+    return {*json.loads(answer.stdout.splitlines()[-1])}
+
+
+@pytest.mark.parametrize("words", [["list"], ["exercise", "blur"], ["hint", "blur"]], ids=" ".join)
+def test_what_beginners_ask_needs_no_library(words: list[str], tmp_path: Path) -> None:
+    answer = started(_COMMAND, *words, home=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    imported = _imported(answer)
+    assert imported & {*FRAMEWORKS, *LIBRARIES} == set()
+    verbs = {name for name in cli.VERBS if f"sparring.cli.{name}" in imported}
+    assert verbs == {words[0]}
+
+
+def test_help_needs_none_that_draws(tmp_path: Path) -> None:
+    answer = started(_COMMAND, "--help", home=tmp_path)
+    assert _imported(answer) & {"rich", "matplotlib", "jinja2", "yaml"} == set()
+
+
+def test_every_verb_is_known(tmp_path: Path) -> None:
+    files = (PACKAGE / "cli").glob("*.py")
+    verbs = {path.stem for path in files if "\n@app.command" in path.read_text(encoding="utf-8")}
+    assert verbs == {*cli.VERBS}
+    # Whichever verb was imported before, they stand in the order of --help.
+    code = """
+import typer
+from sparring.cli import report, app
+print(*typer.main.get_command(app).commands)
+"""
+    assert started(code, home=tmp_path).stdout.split() == [*cli.VERBS]
 
 
 def test_public_names_are_listed_before_they_are_used(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from sparring.attacks.square import Square
     from sparring.attacks.strong import Strong
     from sparring.attacks.transfer import Transfer
+    from sparring.defenses.defense import Defense
 
 _HOMES = {
     "apgd": ("APGD",),
@@ -168,7 +169,9 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f"sparring.attacks.{_HOME[name]}"), name)
 
 
-def get(name: str | Path, options: Mapping[str, Any] | None = None, defense: str = "") -> Attack:
+def get(
+    name: str | Path, options: Mapping[str, Any] | None = None, defense: str | Defense = ""
+) -> Attack:
     """Find an attack and set its options.
 
     Args:
@@ -176,7 +179,7 @@ def get(name: str | Path, options: Mapping[str, Any] | None = None, defense: str
             defense; or a Python file, which is run and has to define a function
             `attack(defense, x, y, threat)` or a class `Attack` whose instances are called so.
         options: arguments of the class, or keyword arguments of the function, such as steps=100.
-        defense: the name of the defense whose reference attack is meant.
+        defense: the defense whose reference attack is meant, or its name, if it is Sparring's own.
 
     Raises:
         SettingsError: for unknown names and options.

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-import numpy as np
-
 from sparring.tensors import Images, Scalar
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from sparring.backend.isolation import Isolation
 
 

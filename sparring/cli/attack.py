@@ -25,8 +25,9 @@ from sparring.cli.options import (
     option_of,
 )
 from sparring.cli.program import app, command_line, handled
-from sparring.errors import AttackError, SettingsError, unknown_name
-from sparring.evaluation.request import EvaluationPlanRequest, EvaluationRequest
+from sparring.defenses.sources import is_name
+from sparring.errors import AttackError, DefenseError, SettingsError, unknown_name
+from sparring.evaluation.request import EvaluationPlanRequest, EvaluationRequest, is_directory
 from sparring.experiments.request import option
 from sparring.models.reference import Reference, is_reference
 
@@ -59,13 +60,14 @@ def attack(
         list[str],
         typer.Argument(
             metavar="DEFENSE|ATTACK",
-            help="Defenses: names or run directories of trained ones, or all of them: all; or "
-            "models of your own: model.py:build, whose code runs here, model.onnx, .pt2 or .keras. "
+            help="Defenses: names or run directories of trained ones, or all of them: all; a file "
+            "of yours with the class of one: mydefense.py, whose code runs here; or models of your "
+            "own: model.py:build, which runs too, model.onnx, .pt2 or .keras. "
             f"Then attacks: {', '.join(attacks.NAMES)} (each defense's reference attack), a "
             "library's such as autoattack, or a file.py with a function attack(defense, x, y, "
             "threat). Default: pgd.",
             show_default=False,
-            autocompletion=completed(*defenses.NAMES, "all", *attacks.NAMES, *attacks.LIBRARIES),
+            autocompletion=completed(defenses.listed, "all", *attacks.NAMES, *attacks.LIBRARIES),
         ),
     ],
     data: Annotated[str | None, _option("data", words=data_sets.NAMES)] = None,
@@ -104,7 +106,7 @@ def attack(
     """
     with handled("The same command goes on with the images that are left."):
         chosen = backend_choice.choose(backend)
-        named, by = _split(words)
+        named, by = _split(words, request.keywords["runs"])
         radii = [] if eps is None else [radius.strip() for radius in eps.split(",")]
         if not all(radii):
             raise typer.BadParameter(f"--eps: expected radii as 0.01,8/255, got {eps!r:.80}")
@@ -180,22 +182,35 @@ def _attack_many(asked: EvaluationPlanRequest, how: ManyOptions, backend: str, q
     many.end(done)
 
 
-def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+def _split(words: Sequence[str], runs: Path) -> tuple[list[str], list[str]]:
     """Tell names of defenses from names of attacks, which come after them.
+
+    Args:
+        words: names, files and directories.
+        runs: folder of runs.
+
+    Returns:
+        The defenses, and the attacks.
 
     Raises:
         SettingsError: for a word that is neither, or not in its place.
     """
-    count = next((at for at, word in enumerate(words) if attacks.is_name(word)), len(words))
+    count = next((at for at, word in enumerate(words) if _is_attack(word)), len(words))
     named, by = words[:count], words[count:]
     for word in words:
-        if not attacks.is_name(word) and not _is_defense(word):
+        if not _is_attack(word) and not _is_defense(word, runs):
             _refuse(word, first=word == words[0])
     if not named and by[0].endswith(".py"):
-        Reference.of(by[0])  # which says how a model's file is named
+        try:
+            defenses.describe(by[0])
+        except DefenseError as error:
+            raise DefenseError(
+                f"{error}. Of a model of your own, expected the name of a function that gives the "
+                f"model too, as {by[0]}:build"
+            ) from error
     if not named:
         raise SettingsError(f"expected the name of a defense before the attack {by[0]!r}, got none")
-    if late := [word for word in by if not attacks.is_name(word)]:
+    if late := [word for word in by if not _is_attack(word)]:
         raise SettingsError(
             f"expected names of attacks after the attack {by[0]!r}, got the defense {late[0]!r}"
         )
@@ -207,20 +222,30 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(dict.fromkeys(named)), list(dict.fromkeys(by)) or ["pgd"]
 
 
-def _is_defense(word: str) -> bool:
-    """Whether a word is a defense's name or the path of what may be its run."""
-    path = Path(word)
-    if is_reference(word):
+def _is_attack(word: str) -> bool:
+    """Whether a word is an attack's name or file; a file with a defense's class is that."""
+    return attacks.is_name(word) and not defenses.is_in_file(word)
+
+
+def _is_defense(word: str, runs: Path) -> bool:
+    """Whether a word is a defense's name or file, or the path or the name of what may be its run.
+
+    A run tells better than we what is missing when the file of its class is.
+    """
+    if is_reference(word) and not defenses.is_in_file(word):
         Reference.of(word)  # which refuses what cannot be loaded safely
         return True
-    return word in defenses.NAMES or word == "all" or path.is_dir() or len(path.parts) > 1
+    if word == "all" or is_directory(word) or defenses.is_known(word):
+        return True
+    return is_name(word) and any(runs.glob(f"*/{word}/run.json"))
 
 
 def _refuse(word: str, first: bool) -> NoReturn:
     """Raise SettingsError for a word that is no defense and no attack, by what it is like."""
     of_attacks = [*attacks.NAMES, *attacks.LIBRARIES]
-    close = get_close_matches(word[:80], [*defenses.NAMES, *of_attacks], n=1)
-    if first or (close and close[0] in defenses.NAMES):
+    known = defenses.listed()
+    close = get_close_matches(word[:80], [*known, *of_attacks], n=1)
+    if first or (close and close[0] in known):
         defenses.describe(word)  # which refuses it
     raise SettingsError(unknown_name("attack", word, [*of_attacks, "a file ending in .py"]))
 
@@ -251,7 +276,7 @@ def _seeds(text: str | None, named: Sequence[str]) -> Sequence[int]:
     from sparring.cli.many import seeds_of
 
     seeds = seeds_of(text)
-    paths = [name for name in named if name not in (*defenses.NAMES, "all")]
+    paths = [name for name in named if name != "all" and not defenses.is_known(name)]
     if seeds and paths:
         raise SettingsError(
             f"--seeds: expected names of defenses, whose runs lie in RUNS/seed-N, got {paths[0]}"

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from sparring.backend import choice as backend_choice
-from sparring.cli.options import BackendOption, from_fields
+from sparring.cli.options import BackendOption, from_fields, option_of
 from sparring.cli.program import app, handled
 from sparring.errors import SettingsError, unknown_name
+from sparring.evaluation.request import EvaluationRequest
 from sparring.experiments.request import option
 
 
@@ -27,6 +28,7 @@ class WrittenOptions:
         None, "Folder with the data set's files, to compare on them too."
     )
     force: bool = option(False, "Replace what is there.")
+    code: Annotated[str | None, option_of(EvaluationRequest, "code")] = None
 
 
 @app.command(epilog="Example: sparring convert runs/digits/baseline --to onnx")
@@ -62,13 +64,18 @@ def convert(
                 print(line)
             return
 
+        from sparring.cli import display
         from sparring.conversion import convert as converting
         from sparring.experiments.dataset import at_hand
         from sparring.experiments.load import load
 
         assert to is not None
-        dataset = at_hand(load(path).info, written.data_dir)
-        proof = converting.convert(path, to, written.out, dataset=dataset, force=written.force)
+        defense = load(path, written.code)
+        display.warn(defense.remarks)
+        dataset = at_hand(defense.info, written.data_dir)
+        proof = converting.convert(
+            path, to, written.out, dataset=dataset, force=written.force, code=written.code
+        )
         for network, difference in proof["networks"].items():
             print(
                 f"{network}  largest difference {difference['largest_difference']:.3g} of logits "

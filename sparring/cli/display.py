@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 from typing_extensions import override
 
+from sparring.cli.columns import columns
 from sparring.evaluation.rates import Rate, duration
 from sparring.evaluation.request import PlannedVerdict
 from sparring.experiments.schedule import Job, Watcher
@@ -446,11 +447,3 @@ def print_rows(rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table)
-
-
-def columns(rows: Iterable[Sequence[str]]) -> str:
-    """Lay out rows of texts in columns as wide as their widest text."""
-    rows = list(rows)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    cells = [[text.ljust(width) for text, width in zip(row, widths, strict=True)] for row in rows]
-    return "\n".join("  ".join(row).rstrip() for row in cells)

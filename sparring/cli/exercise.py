@@ -17,7 +17,7 @@ def exercise(
     defense: Annotated[
         str,
         typer.Argument(
-            help="Name of the defense to break.", autocompletion=completed(*defenses.NAMES)
+            help="Name of the defense to break.", autocompletion=completed(defenses.listed)
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write it into.", file_okay=False)] = Path(),

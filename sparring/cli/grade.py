@@ -69,7 +69,7 @@ def grade(
         typer.Argument(
             metavar="DEFENSE...",
             help="Names of trained defenses, or run directories.",
-            autocompletion=completed(*defenses.NAMES),
+            autocompletion=completed(defenses.listed),
         ),
     ],
     submissions: Annotated[

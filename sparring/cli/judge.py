@@ -27,6 +27,7 @@ class JudgeOptions:
 
     data_dir: Annotated[Path | None, _option("data_dir")] = None
     model: Annotated[list[str] | None, _option("model")] = None
+    code: Annotated[str | None, _option("code")] = None
     resize: Annotated[int | None, _option("resize")] = None
     other_data: Annotated[bool, _option("other_data")] = False
     norm: Annotated[str, _option("norm")] = "Linf"
@@ -49,8 +50,9 @@ def judge(
         str,
         typer.Argument(
             metavar="DEFENSE",
-            help="Name of a trained defense, a run directory, or a model of your own.",
-            autocompletion=completed(*defenses.NAMES),
+            help="Name of a trained defense, a run directory, a file with the class of a trained "
+            "defense, or a model of your own.",
+            autocompletion=completed(defenses.listed),
         ),
     ],
     file: Annotated[

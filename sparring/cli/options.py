@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
+from itertools import chain
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -90,9 +91,18 @@ def option_of(
     return _typer_option(part, made_by, words)
 
 
-def completed(*words: str) -> Callable[[str], list[str]]:
-    """Give what typer's `autocompletion` takes: a function of the beginning of a word."""
-    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
+def completed(*words: str | Callable[[], Sequence[str]]) -> Callable[[str], list[str]]:
+    """Give what typer's `autocompletion` takes: a function of the beginning of a word.
+
+    Args:
+        words: what may be typed, and functions that list more of it when it is asked for.
+    """
+
+    def beginning(incomplete: str) -> list[str]:
+        listed = [[word] if isinstance(word, str) else word() for word in words]
+        return [word for word in chain.from_iterable(listed) if word.startswith(incomplete)]
+
+    return beginning
 
 
 def _known_backend(name: str | None) -> str | None:

@@ -1,7 +1,6 @@
 """The program itself: its exit codes, how errors and signals end it, and where verbs register.
 
-Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 training diverged; 4 disk full; 130
-Ctrl-C; 141 standard output was closed; 143 SIGTERM.
+What each exit code means stands in the help of the program.
 """
 
 from __future__ import annotations
@@ -21,7 +20,9 @@ from typing import Annotated, NoReturn, TextIO
 
 import typer
 
-from sparring.errors import Diverged, SparringError
+from sparring.defenses import sources
+from sparring.errors import Diverged, SparringError, told
+from sparring.usercode import where as place_of
 from sparring.version import __version__
 
 EXIT_FAILED, EXIT_USAGE, EXIT_DIVERGED, EXIT_DISK = 1, 2, 3, 4
@@ -36,6 +37,20 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train adversarial-example defenses that people learn to break.",
+    epilog="""
+\b
+Examples:
+  sparring train baseline             half a minute on the embedded digits
+  sparring attack baseline pgd        break it; the verdict and its page
+  sparring exercise blur              an attack to fill in yourself
+  sparring report runs                all results on one page
+  sparring attack --help              all that a command takes
+
+\b
+Exit codes:
+  0 done; 1 refused or failed; 2 wrong usage; 3 training diverged; 4 disk full;
+  130 Ctrl-C; 141 standard output was closed; 143 SIGTERM.
+""",
 )
 """What verbs register with, by `@app.command()`; a verb's docstring is its help."""
 
@@ -117,6 +132,10 @@ def handled(going_on: str = "") -> Iterator[None]:
         fail(f"{where}{hint}", EXIT_DISK if full else EXIT_FAILED)
     except SparringError as error:
         fail(str(error), EXIT_FAILED)
+    except Exception as error:
+        if not sources.is_of_own_code(error):
+            raise
+        fail(f"{told(error)}{place_of(error)}", EXIT_FAILED)
 
 
 def _ignore_signals() -> None:

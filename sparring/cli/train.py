@@ -16,6 +16,7 @@ from sparring import defenses
 from sparring.backend import choice as backend_choice
 from sparring.cli.options import BackendOption, assignments, completed, from_fields, taken
 from sparring.cli.program import app, command_line, handled, python
+from sparring.defenses.sources import InFile
 from sparring.errors import SettingsError, unknown_name
 from sparring.experiments.request import PlanRequest, TrainingRequest, option
 
@@ -141,9 +142,10 @@ def train(
     defense: Annotated[
         list[str],
         typer.Argument(
-            help="Names of defenses, as 'sparring list' shows them, or all of them: all.",
+            help="Names of defenses, as 'sparring list' shows them, files with the class of one "
+            "(mydefense.py), or all of Sparring and of installed packages: all.",
             show_default=False,
-            autocompletion=completed(*defenses.NAMES, "all"),
+            autocompletion=completed(defenses.listed, "all"),
         ),
     ],
     data: Annotated[
@@ -279,12 +281,18 @@ def summary(trained: Defense, request: TrainingRequest) -> str:
     rejected = f", {results.rejected:.2%} rejected" if trained.detects else ""
     folder = run.tensorboard_folder
     logs = f"Logs      tensorboard --logdir {run.shown / folder.name}\n" if folder.is_dir() else ""
-    data, options = [str(request.data)], []
+    data, options, code = [str(request.data)], [], trained.code()
     if trained.info.key is None:
         options = ["--data", *data, "--eps", "8/255"]
     elif request.data_dir:
         data, options = [*data, str(request.data_dir)], ["--data-dir", str(request.data_dir)]
     arguments = [*map(repr, data), *([f"resize={request.resize}"] if request.resize else [])]
+    shown = [str(run.shown)]
+    if code is not None:
+        file = InFile.of(code)
+        assert file is not None
+        shown.append(str(file.shown))
+        options = ["--code", shown[1], *options]
     return (
         f"{trained.name} on {trained.info.name}: {results.tested} "
         f"(EMA weights, {trained.info.test_images:,} images{rejected}), "
@@ -295,7 +303,7 @@ def summary(trained: Defense, request: TrainingRequest) -> str:
         f"Next      {command_line('attack', run.shown, *options)}\n"
         f"          or, in Python ({python()}):\n"
         f"              import sparring\n"
-        f"              defense = sparring.load({str(run.shown)!r})\n"
+        f"              defense = sparring.load({', '.join(map(repr, shown))})\n"
         f"              data = sparring.load_data({', '.join(arguments)})\n"
         f"              print(defense.classify(data.x_test[:10]), data.y_test[:10])"
     )

@@ -52,6 +52,7 @@ def convert(
     *,
     dataset: Dataset | None = None,
     force: bool = False,
+    code: str | Path | type[Defense] | None = None,
 ) -> Proof:
     """Convert every network of a run, and prove each conversion.
 
@@ -67,6 +68,7 @@ def convert(
         dataset: images of it are half of the inputs both sides are compared on; without one all
             are random.
         force: replace what is in the way.
+        code: the class of a defense of one's own, as `sparring.load` takes it.
 
     Returns:
         What was compared.
@@ -74,6 +76,7 @@ def convert(
     Raises:
         SettingsError: for an unknown target.
         DataError: for a data set of other images than the run's.
+        DefenseError: for a class that is missing or cannot be loaded.
         RunError: for a run that cannot be loaded, or is trained anew meanwhile, and while another
             process converts to the same place.
         ConversionError: when a converted network answers otherwise, a hook cannot be traced,
@@ -82,7 +85,7 @@ def convert(
     if to not in TARGETS:
         raise SettingsError(unknown_name("target", to, list(TARGETS)))
     record = Run(run).read()
-    defense = load(run)
+    defense = load(run, code)
     if defense.weights_sha256 != record.weights_sha256:
         raise RunError(f"{run}: was trained anew meanwhile; convert it again")
     inputs = _inputs(defense, dataset)

@@ -60,8 +60,10 @@ def write_hooks(defense: Defense, folder: Path) -> None:
     assert defense.path is not None
     assert defense.weights_sha256 is not None
     places = [str(place.absolute()) for place in (defense.path, folder)]
+    code = defense.code()
     process = machine.python(
-        ["-m", __name__, *places, defense.weights_sha256], {"KERAS_BACKEND": "torch"}
+        ["-m", __name__, *places, defense.weights_sha256, *([code] if code else [])],
+        {"KERAS_BACKEND": "torch"},
     )
     answer = subprocess.run(**process, capture_output=True, text=True)
     if answer.returncode:
@@ -153,10 +155,13 @@ def save_program(program: Any, file: Path) -> None:
 
 
 def main() -> None:
-    """Write the hooks of a run into a folder; the command line names both, and the run's hash."""
-    run, folder, sha256 = sys.argv[1:]
+    """Write the hooks of a run into a folder.
+
+    The command line names both, the run's hash, and the file of its class where that is one's own.
+    """
+    run, folder, sha256, *code = sys.argv[1:]
     try:
-        defense = load(run)
+        defense = load(run, *code)
         if defense.weights_sha256 != sha256:
             raise ConversionError(f"{run}: was trained anew meanwhile; convert it again")
         write_hooks(defense, Path(folder))

@@ -14,7 +14,7 @@ import numpy as np
 from sparring import backend
 from sparring.backend import keras, ops
 from sparring.data import Dataset, DatasetInfo
-from sparring.defenses.facts import CourseFiles, Expected
+from sparring.defenses.facts import CourseFiles, Expected, Origin
 from sparring.defenses.passes import Passes
 from sparring.errors import DataError, SettingsError
 from sparring.networks.allconv import AllConv, in_batches, to_float
@@ -60,6 +60,7 @@ class Defense:
     Attributes:
         results: of a loaded run, what its training came to.
         path: of a loaded run, its directory.
+        other_code: that its class has changed since it was trained, in a sentence; else empty.
         passes: how often it was asked.
     """
 
@@ -104,6 +105,12 @@ class Defense:
     asks: ClassVar[int] = 1
     """How many passes one answer takes; a wrapper around it may ask it more often."""
 
+    reference_attack: ClassVar[Any] = None
+    """The attack that is known to break it, for a class that is not Sparring's own; these have
+    theirs in attacks/reference."""
+    origin: ClassVar[Origin | None] = None
+    """Where the class came from, if it is not Sparring's own; `sparring.defenses.get` notes it."""
+
     course_files: ClassVar[CourseFiles | None] = None
     """How the course kept it; None for a defense that the course had not."""
     expected: ClassVar[Expected] = Expected()
@@ -130,6 +137,7 @@ class Defense:
         self.nets, self.arrays = list(nets), dict(arrays or {})
         self.results: dict[str, Any] = {}
         self.path: Path | None = None
+        self.other_code = ""
         self._weights_sha256: str | None = None
         self.passes = Passes()
         self._compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
@@ -137,6 +145,12 @@ class Defense:
     def __repr__(self) -> str:
         """Name the class, the data set and the settings."""
         return f"{type(self).__name__}(dataset={self.info.name!r}, settings={self.settings!r})"
+
+    def _repr_html_(self) -> str:
+        """Show what it is, what its training came to, and its settings in a notebook."""
+        from sparring.defenses import cell  # which not every defense needs
+
+        return cell.html(self)
 
     @staticmethod
     def of(model: Any, data: Any, **options: Any) -> Defense:
@@ -196,17 +210,18 @@ class Defense:
         if self.path is None:
             return []
         run = Run(self.path)
-        return [run.json_file, run.weights_file]
+        code = [] if self.origin is None or self.origin.file is None else [Path(self.origin.file)]
+        return [run.json_file, run.weights_file, *code]
 
     @property
     def remarks(self) -> list[str]:
         """What its user should know of how it was loaded."""
-        return []
+        return [self.other_code] if self.other_code else []
 
     @property
     def told_apart(self) -> bool:
-        """Whether name, weights and `described` tell it from any other."""
-        return True
+        """Whether name, weights, `described` and the hash of its code tell it from any other."""
+        return self.origin is None or self.origin.sha256 is not None
 
     @property
     def described(self) -> dict[str, Any] | None:
@@ -227,6 +242,14 @@ class Defense:
 
     def register(self) -> None:
         """Write down in its folder what it is, where verdicts are about to lie in it."""
+
+    def code(self) -> str | None:
+        """Give what names the file of its class to another process; None where its name does.
+
+        Raises:
+            DefenseError: the class is in this process's memory alone.
+        """
+        return None if self.origin is None else self.origin.elsewhere()
 
     # Training
 

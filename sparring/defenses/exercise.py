@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from sparring import defenses
-from sparring.errors import SettingsError
+from sparring.errors import SettingsError, printable
 
 _TEMPLATE = '''"""An attack on {name}: {idea}.
 
 Goal: {goal}
 
-    sparring train {name}
-    sparring attack {name} {file}
-    sparring hint {name}
+    sparring train {named}
+    sparring attack {named} {file}
+    sparring hint {named}
 
-How {name} works, training and answering, stands in sparring/defenses/{name}.py. Who writes it
+How {name} works, training and answering, stands in {place}. Who writes it
 anew, as functions port_labels(defense, x) and port_gradient(defense, x, y) in this file, is told
 how far they agree with it: docs/attacks.md, "A port of the defense".
 """
@@ -44,7 +44,7 @@ def write(name: str, folder: Path, force: bool = False) -> Path:
     """Write attack_NAME.py into a folder. No framework is imported.
 
     Args:
-        name: of a defense.
+        name: of a defense, or what else names it, as mydefense.py.
         folder: made where it is missing.
         force: overwrite a file that is there.
 
@@ -52,10 +52,11 @@ def write(name: str, folder: Path, force: bool = False) -> Path:
         The file's path.
 
     Raises:
+        DefenseError: for a file without a defense.
         SettingsError: for an unknown defense and, unless `force`, for a file that is there.
     """
-    defense = defenses.describe(name)
-    path = folder / f"attack_{name}.py"
+    defense, place = defenses.describe(name), defenses.find(name).place
+    path = folder / f"attack_{defense.name}.py"
     if path.exists() and not force:
         raise SettingsError(f"{path} exists; --force overwrites it")
     goal = "as many images as you can; it is meant to hold, and nobody published a number."
@@ -64,7 +65,10 @@ def write(name: str, folder: Path, force: bool = False) -> Path:
             f"{success} %. So many of 100 images of CIFAR-10, those it misclassifies\n"
             "included, the course's best published attack broke at Linf 4/255."
         )
-    text = _TEMPLATE.format(name=name, idea=defense.idea, goal=goal, file=path.name)
+    # What is quoted stays within the docstring, whatever a file of others says.
+    words = {"named": name, "idea": defense.idea, "place": place}
+    quoted = {at: printable(word).replace('"', "'") for at, word in words.items()}
+    text = _TEMPLATE.format(name=defense.name, goal=goal, file=path.name, **quoted)
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+from sparring.errors import DefenseError
 
 _PUBLISHED_FOR = "cifar10", "Linf", 4 / 255
 """Data set, norm and radius that `published_success` is of."""
@@ -27,6 +30,11 @@ class Description:
     published_success: int | None
     step_cost: float
 
+    @classmethod
+    def of(cls, defense: Any) -> Self:
+        """Describe a class, or a defense; what it is not itself is `Defense`'s."""
+        return cls(**{part.name: getattr(defense, part.name) for part in fields(cls)})
+
     def published_for(self, key: str | None, norm: str, eps: float) -> float | None:
         """Give the course's best published success, where it was published for just that.
 
@@ -41,6 +49,57 @@ class Description:
         """
         same = (key, norm) == (_PUBLISHED_FOR[:2]) and math.isclose(eps, _PUBLISHED_FOR[2])
         return self.published_success / 100 if same and self.published_success else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where the class of a defense came from that is not Sparring's own.
+
+    Attributes:
+        qualname: its name in its file or module.
+        file: the path of its file; None of an installed class, and of one typed into a prompt.
+        sha256: the hash of its file, but not of what that imports; None where there is no file.
+        module: the name that it is imported by; None of a file that was run.
+        distribution: the installed package that brought it.
+        version: of that package.
+    """
+
+    qualname: str
+    file: str | None = None
+    sha256: str | None = None
+    module: str | None = None
+    distribution: str | None = None
+    version: str | None = None
+
+    def elsewhere(self) -> str | None:
+        """Give what names the class in any folder and process; None where the defense's name does.
+
+        Raises:
+            DefenseError: it is in the memory of this process alone.
+        """
+        if self.module is None:
+            return f"{self.file}:{self.qualname}"
+        if self.distribution is not None:
+            return None
+        raise DefenseError(
+            f"another process cannot find {self}, which is in this process's memory: put it into a "
+            "file and name that, as mydefense.py, or do without other processes"
+        )
+
+    def same_code(self, other: Origin) -> bool:
+        """Whether another one is of the same code, as far as hash and version tell."""
+        own, theirs = (self.sha256, self.version), (other.sha256, other.version)
+        return own == theirs
+
+    def __str__(self) -> str:
+        """Name it for people."""
+        hashed = f", SHA-256 {self.sha256:.12}" if self.sha256 else ""
+        if self.distribution is not None:
+            package = f"{self.distribution} {self.version or ''}".rstrip()
+            return f"{self.module}:{self.qualname} of the package {package}{hashed}"
+        if self.module is not None:
+            return f"the class {self.module}.{self.qualname}{hashed}"
+        return f"{self.file}:{self.qualname}{hashed}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,6 +134,18 @@ SHORT_OF_MEMORY = EvaluationWarning(
     text="memory was short, so the attack got fewer images at a time than was asked for",
 )
 
+
+def of_code(defense: Defense) -> list[EvaluationWarning]:
+    """Warn of a defense whose class has changed since its weights were trained.
+
+    Args:
+        defense: the one to judge.
+    """
+    if not defense.other_code:
+        return []
+    return [EvaluationWarning(name="other-code", text=defense.other_code)]
+
+
 TIME_LIMIT = EvaluationWarning(
     name="time-limit",
     text="the time limit was not kept to: only the main thread, and not on Windows, can keep to it",

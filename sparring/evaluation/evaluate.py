@@ -30,6 +30,7 @@ from sparring.backend import ops
 from sparring.data import Dataset, name_of
 from sparring.data.usual import default_threat
 from sparring.defenses.defense import Defense
+from sparring.defenses.sources import is_name
 from sparring.errors import (
     AttackError,
     RunError,
@@ -44,7 +45,7 @@ from sparring.evaluation import checks, folder, page, trace
 from sparring.evaluation import isolation as isolations
 from sparring.evaluation.guard import Guard, second_copy
 from sparring.evaluation.judge import Judge
-from sparring.evaluation.request import EvaluationRequest
+from sparring.evaluation.request import EvaluationRequest, is_directory
 from sparring.evaluation.submission import Submission
 from sparring.evaluation.verdict import Verdict, images_of
 from sparring.experiments.dataset import of_run
@@ -91,7 +92,8 @@ def evaluate(
     """Attack a defense on test images and judge every adversarial image independently.
 
     Args:
-        defense: a Defense, the path of its run directory or its name; a wrapper around a Defense,
+        defense: a Defense, the path of its run directory or its name; a file with the class of a
+            trained one, as "mydefense.py"; a wrapper around a Defense,
             such as EOT(defense), which the attack is given while the defense itself is judged; what
             names a model of one's own, as "model.py:build", see `Defense.of`; or a request, which
             says everything but `progress`.
@@ -150,6 +152,8 @@ def _run(request: EvaluationRequest, tell: Progress) -> Verdict:
             rows = judge.clean_rows(ready.index, x, y)
             verdict = Verdict(ready.about, rows, x, folder=where, name=parts.label)
             verdict.originals = parts.dataset.x_test[ready.index]
+            for warning in checks.of_code(parts.defense):
+                verdict.warn(warning)
             for place, record in earlier.items():
                 take_over(verdict, judge, place, record, request.batch_size)
         checks.asked(parts.attacked).update(verdict.asked)
@@ -528,7 +532,7 @@ class Parts:
         if request.is_of_model:
             attacked, dataset = _model(request, dataset, tell)
         elif isinstance(attacked, str):
-            attacked = load(run_directory(request))
+            attacked = loaded(request)
         defense, wrappers = attacks.unwrapped(attacked)  # the judge asks the defense itself
         plain = not isinstance(attacked, Wrapped) or _identified(attacked, defense)
         if not (request.runs_apart or _is_ours(request.attack)):
@@ -540,7 +544,7 @@ class Parts:
         if request.runs_apart:
             attack = Submission.of(Path(attack), request.options)
         elif isinstance(attack, str):
-            attack = attacks.get(attack, request.options, defense=defense.name)
+            attack = attacks.get(attack, request.options, defense)
         elif not isinstance(attack, Submission):
             attack = attacks.checked(attack)
         attack = _with_runs(attack)
@@ -589,6 +593,7 @@ class Parts:
             run=str(Run(self.defense.path).shown) if self.defense.path else None,
             weights_sha256=self.defense.weights_sha256,
             model=self.defense.described,
+            code_sha256=None if self.defense.origin is None else self.defense.origin.sha256,
             attack=describe(self.attack) + (self.wrappers and f" on {self.wrappers}"),
             attack_sha256=_source_hash(self.submission or self.attack),
             threat=ThreatRecord(norm=self.threat.norm, eps=self.threat.eps),
@@ -621,18 +626,35 @@ def _model(
     return model, dataset
 
 
+def loaded(request: EvaluationRequest) -> Defense:
+    """Load the run of the defense that a request names, with the class that it names.
+
+    Args:
+        request: of an evaluation; its defense is a text.
+
+    Raises:
+        SparringError: there is no such defense or run, or it cannot be loaded.
+    """
+    word, code = request.defense, request.code
+    if code is None and not is_directory(word) and defenses.is_known(word):
+        code = word  # which the user named, so that its file may run
+    return load(run_directory(request), code)
+
+
 def run_directory(request: EvaluationRequest) -> Path:
     """Find the run directory of the defense: a path, or where a name's run on the data set lies."""
-    path = Path(request.defense)
-    if path.is_dir() or len(path.parts) > 1:
-        return path
-    name = defenses.get(request.defense).name
+    word = request.defense
+    if is_directory(word):
+        return Path(word)
     data = request.data or "digits"
-    path = Path(request.runs) / (data.name if isinstance(data, Dataset) else name_of(data)) / name
+    runs = Path(request.runs) / (data.name if isinstance(data, Dataset) else name_of(data))
+    if not defenses.is_known(word) and is_name(word) and Run(runs / word).exists():
+        return runs / word  # whose record says which class is missing
+    path = runs / defenses.describe(word).name
     if not path.exists():
         out = [] if request.runs == type(request).runs else ["--out", str(request.runs)]
         data = data.name if isinstance(data, Dataset) else data
-        command = shlex.join(["sparring", "train", name, "--data", data, *out])
+        command = shlex.join(["sparring", "train", word, "--data", data, *out])
         raise RunError(f"{path}: no such run directory. Train it first: {command}")
     return path
 

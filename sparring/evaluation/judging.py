@@ -59,8 +59,8 @@ def judge(
         progress: is called with what is being done.
         options: eight_bit=True, to judge also after rounding to what a PNG holds; and of
             `EvaluationRequest` images, draws, seed, batch_size, data_dir, other_data, model,
-            resize, runs, norm, eps, out, save, force and wait. Nothing is written without `out` or
-            save=True.
+            resize, code, runs, norm, eps, out, save, force and wait. Nothing is written without
+            `out` or save=True.
 
     Returns:
         The verdict. The seed of a stochastic defense's draws is taken from the system once the
@@ -88,7 +88,7 @@ def judge(
 
 _OPTIONS = {
     *("images", "draws", "seed", "batch_size", "data_dir", "other_data", "runs", "norm", "eps"),
-    *("model", "resize"),
+    *("model", "resize", "code"),
     *("out", "save", "force", "wait", "eight_bit"),
 }
 
@@ -216,6 +216,7 @@ def _attacked(
         check=request.check and request.chunk is None,
         trace=request.trace and request.chunk is None,
         transfer_from=None if source is None else source.path,
+        code=parts.defense.code(),
     )
     if where is not None:
         where.mkdir(parents=True, exist_ok=True)
@@ -352,6 +353,8 @@ def settled(ready: Prepared, pictures: Pictures, size: int, eight_bit: bool = Fa
     rows = judge.clean_rows(ready.index, x, y)
     verdict = Verdict(ready.about, rows, x, folder=ready.folder, name=parts.label)
     verdict.originals, verdict.drawn = parts.dataset.x_test[ready.index], ready.drawn
+    for warning in checks.of_code(parts.defense):
+        verdict.warn(warning)
     images, reasons = pictures.aligned(ready.index)
     rows, adversarial = judge.judge_submitted(rows, x, images, reasons, size)
     verdict.rows[:], verdict.adversarial = rows, adversarial

@@ -13,7 +13,7 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Template
 from markupsafe import Markup
 
 from sparring import plots
@@ -21,6 +21,7 @@ from sparring.data import DatasetInfo
 from sparring.evaluation import account, strips
 from sparring.evaluation.rates import Rate, duration
 from sparring.evaluation.verdict import BROKEN, Verdict, port_words
+from sparring.templates import environment
 from sparring.version import __version__
 
 MOST_SHOWN = 24
@@ -76,14 +77,7 @@ def cell(verdict: Verdict) -> str:
 
 @cache
 def _template(name: str) -> Template:
-    environment = Environment(
-        loader=PackageLoader("sparring.evaluation", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(name)
+    return environment("sparring.evaluation").get_template(name)
 
 
 class _Shown:
@@ -130,6 +124,20 @@ class _Shown:
         ]
 
     @property
+    def facts(self) -> list[tuple[str, str, str]]:
+        """The rates as names, values and intervals."""
+        return [
+            (
+                name,
+                f"{100 * rate.value:.1f} %" if rate.n else "-",
+                f"{100 * rate.low:.1f} to {100 * rate.high:.1f}, n = {rate.n}"
+                if rate.n
+                else "no images",
+            )
+            for name, _, rate in self.rates
+        ]
+
+    @property
     def growth(self) -> Markup | None:
         """How success grows with the radius, where that is known."""
         verdict = self.verdict
@@ -158,6 +166,7 @@ class _Shown:
             ("defense", about.defense),
             ("run", about.run or "-"),
             ("weights, SHA-256", weights),
+            *([("its class, SHA-256", f"{about.code_sha256:.12}")] if about.code_sha256 else []),
             *((f"its {name.replace('_', ' ')}", str(value)) for name, value in declared.items()),
             ("attack", about.attack),
             ("threat model", f"{about.threat.norm}, eps {about.threat.eps:.6g}"),

@@ -92,7 +92,7 @@ def _trained(request: EvaluationRequest) -> list[str]:
     """The defenses with a finished run on the data set of a request, in its folder of runs."""
     data = request.data or "digits"
     place = request.runs / name_of(data)
-    names = [name for name in defenses.NAMES if Run(place / name).status() == "finished"]
+    names = [name for name in defenses.names() if Run(place / name).status() == "finished"]
     if not names:
         command = ["sparring", "train", "all", "--data", data, "--out", str(request.runs)]
         raise RunError(
@@ -121,6 +121,7 @@ def _looked_at(request: EvaluationRequest, ready: Prepared, title: str) -> Plann
         request=replace(
             request,
             defense=request.defense if request.is_of_model else str(defense.path),
+            code=defense.code(),
             out=where,
             threads=request.threads or threads,
         ),

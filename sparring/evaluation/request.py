@@ -15,6 +15,8 @@ import numpy as np
 from typing_extensions import override
 
 from sparring import data as datasets
+from sparring import defenses
+from sparring.defenses.sources import InFile
 from sparring.errors import SettingsError, shown, unknown_name
 from sparring.evaluation.submission import Submission
 from sparring.experiments.request import Request, option
@@ -46,8 +48,8 @@ class EvaluationRequest(Request):
     """
 
     defense: Any
-    """Name of a trained defense, or a run directory; or what names a model of one's own, as
-    model.py:build."""
+    """Name of a trained defense, or a run directory; a file with the class of a trained one, as
+    mydefense.py; or what names a model of one's own, as model.py:build."""
     attack: Any = "pgd"
     """One of `sparring.attacks.NAMES` or `LIBRARIES`, or a file.py with a function attack(defense,
     x, y, threat)."""
@@ -66,6 +68,11 @@ class EvaluationRequest(Request):
         "NAME=VALUE",
         "--model",
         "-m",
+    )
+    code: str | None = option(
+        None,
+        "Of a run directory whose defense's class is in a file of your own: the file, which runs.",
+        "FILE.py[:CLASS]",
     )
     resize: int | None = option(
         None, "Side of the square that a model's images are brought to.", "SIDE"
@@ -167,9 +174,11 @@ class EvaluationRequest(Request):
                 f"them with {shown(self.defense)}"
             )
         self._take_paths("data_dir", "runs", "out")
-        for name in ("defense", "attack", "data", "transfer_from"):
+        for name in ("defense", "attack", "data", "transfer_from", "code"):
             if isinstance(value := getattr(self, name), Path):
                 object.__setattr__(self, name, str(value))
+        if self.code is not None:
+            self._expect("a file with a class, as mydefense.py", str, "code")
         if self.data is not None:
             object.__setattr__(self, "data", datasets.accepted(self.data))
         if self.images is not None:
@@ -183,7 +192,10 @@ class EvaluationRequest(Request):
     @property
     def is_of_model(self) -> bool:
         """Whether the defense is what names a model of one's own."""
-        return isinstance(self.defense, str | Path) and is_reference(str(self.defense))
+        if not isinstance(self.defense, str | Path):
+            return False
+        word = str(self.defense)
+        return is_reference(word) and not defenses.is_in_file(word)
 
     def unusual(self) -> list[str]:
         """List what is asked for otherwise than by default, as steps=10 or n=20."""
@@ -228,7 +240,7 @@ class EvaluationRequest(Request):
         Those among the attack's options, which are part of the verdict's name, stay as they are.
         """
         paths = {name: getattr(self, name) for name in ("data_dir", "runs", "out", "transfer_from")}
-        if isinstance(self.defense, str) and Path(self.defense).is_dir():
+        if isinstance(self.defense, str) and is_directory(self.defense):
             paths["defense"] = self.defense
         if isinstance(self.attack, str) and self.attack.endswith(".py"):
             paths["attack"] = self.attack
@@ -241,6 +253,10 @@ class EvaluationRequest(Request):
         }
         if self.is_of_model:  # which need be no path
             absolute["defense"] = str(Reference.of(self.defense).absolute())
+        elif isinstance(self.defense, str) and "defense" not in paths:
+            absolute["defense"] = defenses.anywhere(self.defense)
+        if self.code is not None:
+            absolute["code"] = defenses.anywhere(self.code)
         return replace(self, **absolute)
 
     @classmethod
@@ -299,6 +315,16 @@ class EvaluationPlan(Request):
     """The backend's, the default one first."""
     verdicts: Sequence[PlannedVerdict]
     """All of them, finished ones too."""
+
+
+def is_directory(word: str) -> bool:
+    """Say whether what names a defense is the path of its run directory, there or not.
+
+    Args:
+        word: as it was given.
+    """
+    path = Path(word)
+    return path.is_dir() or (len(path.parts) > 1 and InFile.of(word) is None)
 
 
 def _integer(name: str, value: Any, least: int, most: int | None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import numpy as np
 from sparring import backend, defenses
 from sparring.data import DatasetInfo
 from sparring.defenses.defense import Defense
-from sparring.defenses.facts import CourseFiles
-from sparring.errors import RunError, SettingsError
+from sparring.defenses.facts import CourseFiles, Origin
+from sparring.defenses.sources import standing
+from sparring.errors import DefenseError, RunError, SettingsError, printable, unknown_name
 from sparring.networks.allconv import AllConv, number_of_scales
 from sparring.runs.directory import Run
 from sparring.runs.files import not_finite, read_tensors
+from sparring.runs.records import Code, RunRecord
 from sparring.training.loop import assign
 from sparring.training.recipe import Recipe
 from sparring.training.settings import Settings
@@ -24,11 +27,13 @@ _WAY_OUT = "Bring back the run's own files, or train it anew with --force"
 
 
 @backend.isolated
-def load(run: str | Path) -> Defense:
+def load(run: str | Path, code: str | Path | type[Defense] | None = None) -> Defense:
     """Load a trained defense from its run directory, whichever backend trained it.
 
     Args:
         run: the directory, as runs/digits/baseline.
+        code: of a defense that is neither Sparring's nor an installed package's, its class or what
+            names that, as "mydefense.py". No code runs because a run directory names it.
 
     Returns:
         The defense, ready to answer.
@@ -37,6 +42,7 @@ def load(run: str | Path) -> Defense:
         RunError: when the run is missing, unfinished or damaged: names, shapes, types, values and
             hash of the weights are checked, and that run.json says what they say of themselves.
         SettingsError: for what is no path.
+        DefenseError: the class is not given, cannot be loaded, or is another defense's.
     """
     if not isinstance(run, str | Path):
         raise SettingsError(
@@ -53,8 +59,8 @@ def load(run: str | Path) -> Defense:
         if directory.previous_folder.is_dir():
             where += f"; the finished run before it is in {directory.previous_folder}"
         raise RunError(f"{where}. Run the same sparring train command again to go on with it.")
+    defense = _class_of(directory, record, code)
     try:
-        defense = defenses.get(record.defense)
         info = record.info
         settings = defense.course_settings.replace(**record.settings)
         defense.network_settings(info, settings)
@@ -79,8 +85,54 @@ def load(run: str | Path) -> Defense:
     except RunError as error:
         raise RunError(f"{directory.weights_file}: {error}") from error
     loaded.path, loaded.weights_sha256 = directory.path, sha256
+    loaded.other_code = _other_code(defense, record)
     loaded.results = record.results.as_json() if record.results else {}
     return loaded
+
+
+def _class_of(
+    run: Run, record: RunRecord, code: str | Path | type[Defense] | None
+) -> type[Defense]:
+    """The class of a run's defense: one that is installed, or that the user gave or named."""
+    name = record.defense
+    if code is not None:
+        defense = defenses.get(code)
+        if defense.name != name:
+            raise DefenseError(
+                f"{run.path}: expected the class of {name}, got that of {defense.name}, "
+                f"{defense.origin or 'of Sparring'}"
+            )
+        return defense
+    if defenses.is_installed(name):
+        return defenses.get(name)
+    if record.code is None:
+        raise RunError(
+            f"{run.json_file}: damaged: {unknown_name('defense', name, defenses.names())} "
+            f"{_WAY_OUT}"
+        )
+    origin = origin_of(record.code)
+    raise DefenseError(
+        f"{run.path}: the class of {name} is not Sparring's; it was {printable(str(origin))}, "
+        f"{standing(origin)}. "
+        "A run makes no code run: name the class yourself, by the file that it is in "
+        "(--code FILE.py, code=)"
+    )
+
+
+def _other_code(defense: type[Defense], record: RunRecord) -> str:
+    """Say that a class has changed since a run was trained; empty where it has not."""
+    if defense.origin is None or record.code is None:
+        return ""
+    trained = origin_of(record.code)
+    if defense.origin.same_code(trained):
+        return ""
+    was = printable(str(trained))
+    return f"{defense.name} was trained as {was}, and answers as {defense.origin}"
+
+
+def origin_of(code: Code) -> Origin:
+    """Give where a class came from as `sparring.defenses` knows it."""
+    return Origin(**code.model_dump(include={part.name for part in fields(Origin)}))
 
 
 def assemble(

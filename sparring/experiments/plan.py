@@ -8,7 +8,7 @@ from itertools import product
 
 from sparring import backend, defenses
 from sparring.data import Dataset
-from sparring.errors import RunError
+from sparring.errors import DefenseError, RunError
 from sparring.experiments.request import Plan, PlannedRun, PlanRequest, TrainingRequest
 from sparring.experiments.train import Training, device_scope, load_data
 from sparring.runs.directory import Run
@@ -25,24 +25,26 @@ def plan(request: PlanRequest) -> Plan:
     common = request.common.from_anywhere()
     if common.tensorboard:
         tensorboard_library()  # missed by all, told once
-    names = list(dict.fromkeys(request.defenses))
-    names = list(defenses.NAMES) if names == ["all"] else names
-    names.sort(key=lambda name: defenses.get(name).borrows is not None)  # after their lenders
+    words = list(request.defenses)
+    words = defenses.names() if words == ["all"] else words
+    kinds = {word: defenses.describe(word) for word in dict.fromkeys(map(defenses.anywhere, words))}
+    words = sorted(kinds, key=lambda word: kinds[word].borrows is not None)  # after their lenders
+    names = {kinds[word].name for word in words}
     runs, notes = [], []
     with device_scope(common.device):
         for source in request.data:
             on_source = replace(common, data=source).from_anywhere()
             dataset = load_data(on_source)
             notes += [f"{dataset.name}: {note}" for note in dataset.notes]
-            for seed, name in product(request.seeds or [common.seed], names):
+            for seed, word in product(request.seeds or [common.seed], words):
+                name, lender = kinds[word].name, kinds[word].borrows
                 out = common.out / f"seed-{seed}" if request.seeds else common.out
-                wanted = replace(on_source, defense=name, seed=seed, out=out)
+                wanted = replace(on_source, defense=word, seed=seed, out=out)
                 run = PlannedRun(
                     request=replace(wanted, force=False),
                     path=out / dataset.name / name,
                     title=f"{name} on {dataset.name}" + f", seed {seed}" * bool(request.seeds),
                 )
-                lender = defenses.get(name).borrows
                 if lender is not None and lender in names:
                     # What it takes is not there yet, so neither can it be checked.
                     status = "new" if wanted.force else Run(run.path).status()
@@ -60,7 +62,7 @@ def _looked_at(run: PlannedRun, request: TrainingRequest, dataset: Dataset) -> P
         if training.run.exists():
             with training.run.locked():
                 training.begin(None, request.force)
-    except RunError as error:
+    except (RunError, DefenseError) as error:
         return replace(run, error=str(error))
     recipes = training.recipes()
     settings = recipes[0].settings

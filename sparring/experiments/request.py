@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from pydantic import ConfigDict, InstanceOf, TypeAdapter, ValidationError
+from typing_extensions import override
 
 from sparring import data as datasets
 from sparring import defenses as registry
@@ -133,8 +134,9 @@ class TrainingRequest(Request):
         "a training in another process needs the name or the path of a data set, "
         "got a Dataset, which is in this process's memory; sparring.train takes it ({error})"
     )
-    defense: str
-    """Name of the defense, as in `sparring list`."""
+    defense: str | InstanceOf[type]
+    """Name of the defense, as in `sparring list`, or a file with its class, as mydefense.py; within
+    one process also the class."""
     data: str | InstanceOf[Dataset] = "digits"
     """A built-in data set's name, or the path of an .npz or parquet file or a folder of images;
     within one process also a Dataset."""
@@ -181,7 +183,8 @@ class TrainingRequest(Request):
             self._expect_counts(1, "threads")
             if self.threads > 4096:
                 raise SettingsError(f"threads: expected at most 4096, got {self.threads}")
-        self._expect("a name", str, "defense", "preset")
+        self._expect("a name, a file or a class", str | type, "defense")
+        self._expect("a name", str, "preset")
         self._expect("a name as 'cpu' or 'gpu:1', or None", str | None, "device")
         self._expect("an integer", int | None, "network")
         self._expect("a number of seconds", int | float, "wait")
@@ -195,10 +198,23 @@ class TrainingRequest(Request):
         }
         object.__setattr__(self, "settings", plain)
 
+    @property
+    def name(self) -> str:
+        """What the defense is called in messages: as it was given, a class by its name."""
+        return self.defense if isinstance(self.defense, str) else self.defense.__name__
+
+    @override
+    def as_json(self) -> dict[str, Any]:
+        if isinstance(self.defense, str):
+            return super().as_json()
+        kind = registry.get(self.defense)
+        name = None if kind.origin is None else kind.origin.elsewhere()
+        return replace(self, defense=name or kind.name).as_json()
+
     @classmethod
     def of(
         cls,
-        defense: str | Self,
+        defense: str | Path | type | Self,
         data: str | Dataset,
         settings: Mapping[str, Any] | None,
         options: Mapping[str, Any],
@@ -206,7 +222,8 @@ class TrainingRequest(Request):
         """Build a request from the arguments of `sparring.train`.
 
         Args:
-            defense: its name; or a request, of which all that follows changes some fields.
+            defense: its name, file or class; or a request, of which all that follows changes some
+                fields.
             data: a name, a path or a Dataset; "digits" leaves a request's.
             settings: by name.
             options: fields of the request; other names are taken for settings.
@@ -222,11 +239,13 @@ class TrainingRequest(Request):
         if isinstance(defense, cls):
             data = defense.data if isinstance(data, str) and data == "digits" else data
             return replace(defense, data=data, settings={**defense.settings, **changes}, **own)
-        if not isinstance(defense, str):
+        if not isinstance(defense, str | Path | type):
             raise SettingsError(
-                f"expected a defense's name or a TrainingRequest, got {defense!r:.80}"
+                f"expected a defense's name or a TrainingRequest, got {defense!r:.80}; a file with "
+                "its class, or the class, names one too"
             )
-        return cls(defense=defense, data=data, settings=changes, **own)
+        named = str(defense) if isinstance(defense, Path) else defense
+        return cls(defense=named, data=data, settings=changes, **own)
 
     def check_names(self, defenses: Sequence[str], data: Sequence[str]) -> None:
         """Refuse names that are none before anything is loaded or a framework imported.
@@ -247,7 +266,10 @@ class TrainingRequest(Request):
         if isinstance(data, str) and data not in datasets.NAMES:
             data = str(Path(data).expanduser().absolute())
         data_dir = None if self.data_dir is None else self.data_dir.absolute()
-        return replace(self, data=data, data_dir=data_dir, out=self.out.absolute())
+        own = self.defense
+        defense = registry.anywhere(own) if isinstance(own, str) else own
+        out = self.out.absolute()
+        return replace(self, defense=defense, data=data, data_dir=data_dir, out=out)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import chain
@@ -29,6 +29,7 @@ from sparring.runs.directory import Checkpoints, Run
 from sparring.runs.files import read_tensors
 from sparring.runs.records import (
     Attempt,
+    Code,
     EpochMetrics,
     Results,
     RunRecord,
@@ -50,7 +51,7 @@ _MOMENT = 10.0  # seconds that a process may hold a run to look at it
 
 @backend.isolated
 def train(
-    name: str | TrainingRequest,
+    name: str | type[Defense] | TrainingRequest,
     data: str | Dataset = "digits",
     *,
     settings: Mapping[str, Any] | None = None,
@@ -63,7 +64,8 @@ def train(
     finished are taken over.
 
     Args:
-        name: of the defense, as in `sparring list`; or a request, which has all but `progress`.
+        name: of the defense, as in `sparring list`; a file with its class, as "mydefense.py"; the
+            class itself; or a request, which has all but `progress`.
         data: a Dataset, or what `sparring.data.load` takes: a name or a path.
         settings: any of the defense's settings by name; the rest is its own.
         progress: told how it goes; None shows it in a notebook, and tells nobody elsewhere.
@@ -76,14 +78,16 @@ def train(
     Raises:
         SettingsError: for wrong arguments, before anything is written; as DataError.
         DataError: for data that are missing or damaged.
-        RunError: when the directory holds a run of other settings, or another process trains in it.
+        DefenseError: when the class cannot be found or loaded.
+        RunError: when the directory holds a run of other settings or of another class, or another
+            process trains in it.
         Diverged: when a loss or a weight is not finite.
     """
     request = TrainingRequest.of(name, data, settings, options)
     _expect_callback(progress)
     if request.network is not None:
         raise SettingsError(
-            f"train trains all networks of {request.defense}, and train_network one; got network "
+            f"train trains all networks of {request.name}, and train_network one; got network "
             f"{request.network + 1}"
         )
     training = Training(request, tell=progress.message if progress else datasets.silent)
@@ -96,7 +100,7 @@ def train(
             if record.finished:
                 run.tidy()  # what a kill at its end left
                 callback.message(f"{run.shown} is finished already; --force trains it anew.")
-                return load(run.path)
+                return load(run.path, training.defense)
             arrays = dict(training.borrowed or {})
             try:
                 for network in range(training.networks):
@@ -109,7 +113,7 @@ def train(
 
 @backend.isolated
 def train_network(
-    name: str | TrainingRequest,
+    name: str | type[Defense] | TrainingRequest,
     network: int = 0,
     data: str | Dataset = "digits",
     *,
@@ -123,7 +127,7 @@ def train_network(
     is trained.
 
     Args:
-        name: of the defense; or a request, which has all but `progress`.
+        name: of the defense, as `train` takes it; or a request, which has all but `progress`.
         network: which one, counted from 0.
         data: as in `train`, as are all that follow.
         settings: as in `train`.
@@ -135,25 +139,23 @@ def train_network(
             processes train; all other errors are those of `train`.
     """
     request = TrainingRequest.of(name, data, settings, options)
-    if isinstance(name, str):
+    if not isinstance(name, TrainingRequest):
         request = replace(request, network=network)
     _expect_callback(progress)
     if request.force:
         raise SettingsError(
             f"force: trains all networks of a run anew; for network {(request.network or 0) + 1} "
-            f"of {request.defense} alone, train without --network, or give another --out"
+            f"of {request.name} alone, train without --network, or give another --out"
         )
     training = Training(request)
     number = request.network or 0
     if training.borrowed is not None:
         raise SettingsError(
-            f"{request.defense} serves the weights of {training.defense.borrows} and trains none"
+            f"{request.name} serves the weights of {training.defense.borrows} and trains none"
         )
     if not 0 <= number < training.networks:
         networks = f"{training.networks} network{'s' if training.networks > 1 else ''}"
-        raise SettingsError(
-            f"{request.defense} trains {networks}; there is no network {number + 1}"
-        )
+        raise SettingsError(f"{request.name} trains {networks}; there is no network {number + 1}")
     wait, run = max(request.wait, _MOMENT), training.run
     with device_scope(request.device) as device:
         # The run is held for a moment; a process that trains all of it holds it to the end.
@@ -199,7 +201,7 @@ class Training:
         self.request, self.defense = request, defenses.get(request.defense)
         self.dataset = dataset or load_data(request, tell)
         folder = request.out / self.dataset.name
-        self.run = Run(folder / request.defense)
+        self.run = Run(folder / self.defense.name)
         self.borrowed: dict[str, np.ndarray] | None = None
         weights_from = None
         if self.defense.borrows is None:
@@ -210,7 +212,7 @@ class Training:
             origin = f"the weights of {self.defense.borrows}"
             self.origins = dict.fromkeys(self.settings.names(), origin)
         self.record = RunRecord(
-            defense=request.defense,
+            defense=self.defense.name,
             dataset=self.dataset.info.as_json(),
             source=self.dataset.info.source(),
             preset=request.preset,
@@ -219,6 +221,7 @@ class Training:
             weights_from=weights_from,
             seed=request.seed,
             backend=backend.name,
+            code=_code_of(self.defense),
             status="training",
         )
 
@@ -295,6 +298,8 @@ class Training:
                     "settings": recipe.settings.as_json(),
                     "backend": backend.name,
                 }
+                if "code" in (about := self.record.about()):
+                    identity["code"] = about["code"]
                 if (arrays := checkpoints.finished(identity)) is not None:
                     return arrays
                 try:
@@ -445,6 +450,11 @@ def device_scope(device: str | None) -> Iterator[str]:
         raise SettingsError(unknown_name(f"device of {backend.name}", device, valid))
     with keras.device(chosen):
         yield chosen
+
+
+def _code_of(defense: type[Defense]) -> Code | None:
+    """Where a class came from that is not Sparring's own, for the record."""
+    return None if defense.origin is None else Code(**asdict(defense.origin))
 
 
 def _session(device: str, network: int | None) -> Session:

@@ -12,15 +12,15 @@ from typing import Literal
 
 import numpy as np
 
-from sparring import backend, defenses
+from sparring import backend
 from sparring.data import Dataset
 from sparring.defenses.defense import Defense
+from sparring.defenses.facts import Description
 from sparring.errors import RunError, SparringError, printable, told
 from sparring.evaluation import folder, isolation, judging
-from sparring.evaluation.evaluate import Prepared, run_directory
+from sparring.evaluation.evaluate import Prepared, loaded, run_directory
 from sparring.evaluation.request import EvaluationRequest
 from sparring.evaluation.submission import Submission
-from sparring.experiments.load import load
 from sparring.grading import submissions
 from sparring.grading.request import (
     GOAL,
@@ -97,8 +97,8 @@ class _Target:
     @classmethod
     def of(cls, common: EvaluationRequest, word: str) -> _Target:
         """Load it; the word is its name or its run directory."""
-        run = run_directory(replace(common, defense=word)).absolute()
-        defense = load(run)
+        named = replace(common, defense=word)
+        run, defense = run_directory(named).absolute(), loaded(named)
         ready = Prepared.of(
             replace(common, defense=defense, attack="noise", check=False, save=False),
             lambda *_: None,
@@ -116,7 +116,7 @@ def _planned(target: _Target, request: GradeRequest) -> PlannedDefense:
     told: Literal["given", "published", "reference"] = "given"
     share = None if goal is None else goal / 100
     if share is None:
-        threat, described = target.threat, defenses.describe(target.name)
+        threat, described = target.threat, Description.of(target.defense)
         share = described.published_for(target.dataset.key, threat.norm, threat.eps)
         told = "reference" if share is None else "published"
     return PlannedDefense(
@@ -195,6 +195,7 @@ class _Grading:
         own = replace(
             task.request,
             defense=str(target.run),
+            code=target.defense.code(),
             out=where,
             force=self.request.force or damaged,
         )

@@ -19,7 +19,7 @@ from sparring.models.form import Form, folder_name
 from sparring.models.function import FunctionNet, HostNet, needed
 from sparring.models.net import Net
 from sparring.models.reference import Reference
-from sparring.usercode import run, where
+from sparring.usercode import find_beside, run, where
 
 _KINDS = (
     "a torch.nn.Module, a Keras model, a torch.export.ExportedProgram, a function of images, or "
@@ -113,10 +113,7 @@ def _loaded(reference: Reference, info: DatasetInfo, form: Form) -> Any:
 
 def _built(path: Path, attribute: str) -> Any:
     """Run a file of the user's, and take the model that it makes."""
-    folder = str(path.parent.absolute())
-    if folder not in sys.path:
-        # Helpers beside it are found, and nothing of their names in place of what is installed.
-        sys.path.append(folder)
+    find_beside(path)
     module = run(path, "model", ModelError)
     if not hasattr(module, attribute):
         own = [

@@ -24,8 +24,8 @@ from sparring.reports.groups import (
     FEWEST_DIGITS,
     AttackResult,
     Curve,
-    Gathered,
     Group,
+    Report,
     RunVerdict,
     Section,
     TrainedRun,
@@ -47,7 +47,7 @@ _LARGEST = 1e100
 _LONGEST_NAME = 80
 
 
-def gather(folder: str | Path) -> Gathered:
+def gather(folder: str | Path) -> Report:
     """Read all runs below a folder.
 
     Args:
@@ -80,7 +80,7 @@ def gather(folder: str | Path) -> Gathered:
     if not runs and not damaged:
         raise RunError(f"{folder}: expected run directories in it, found no run.json")
     written = datetime.now(UTC).isoformat(timespec="seconds")
-    return Gathered(_printable(str(folder)), _sections(runs), damaged, written)
+    return Report(_printable(str(folder)), _sections(runs), damaged, written)
 
 
 def _find(folder: Path, unreadable: Callable[[OSError], None]) -> Iterator[Path]:
@@ -117,6 +117,9 @@ def _read(path: Path, where: str, damaged: list[tuple[str, str]]) -> TrainedRun:
     if record.diverged:
         used_by = f"by network, the seeds used are {results.seeds_used}"
         notes.append(f"seed {record.seed} diverged; {used_by}")
+    if record.code is not None:
+        place = Path(record.code.file).name if record.code.file else record.code.module
+        notes.append(f"its class is not Sparring's: {record.code.distribution or place}")
     if record.imported is not None:
         notes.append("imported, not trained here")
     elif status == "finished" and results.test_accuracy is None:

@@ -25,7 +25,7 @@ from sparring.runs.records import (
 from sparring.version import __version__
 
 FORMAT = 1
-"""Version of what `Gathered.as_json` gives."""
+"""Version of what `Report.as_json` gives."""
 
 FEWEST_DIGITS = 6
 """Of a threat model's radius, where no two have the same."""
@@ -310,9 +310,9 @@ class Section:
     """Its place in the page."""
 
 
-@dataclass(frozen=True)
-class Gathered:
-    """Everything that the runs below a folder say."""
+@dataclass(frozen=True, repr=False)
+class Report:
+    """Everything that the runs below a folder say; `sparring.report` reads it."""
 
     folder: str
     sections: list[Section]
@@ -320,6 +320,34 @@ class Gathered:
     """Path and problem of the runs and verdicts that cannot be read."""
     written: str
     """When it was gathered, in ISO 8601."""
+
+    def __repr__(self) -> str:
+        """Show its tables, in Markdown."""
+        from sparring.reports import page  # which draws what is defined here
+
+        return page.markdown(self)
+
+    def _repr_html_(self) -> str:
+        """Show its tables in a notebook."""
+        from sparring.reports import page
+
+        return page.cell(self)
+
+    def write(self, out: str | Path) -> list[Path]:
+        """Write report.html, report.md and report.json, as `sparring report` does.
+
+        Args:
+            out: The folder to write them into; it need not exist.
+
+        Returns:
+            The three files.
+
+        Raises:
+            RunError: they cannot be written there.
+        """
+        from sparring.reports import page
+
+        return page.write(self, out)
 
     def as_json(self) -> dict[str, Any]:
         """Give the figures as plain JSON values."""

@@ -13,20 +13,21 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup, escape
 
 from sparring.errors import RunError
 from sparring.reports import tables
-from sparring.reports.groups import Gathered
+from sparring.reports.groups import Report
 from sparring.reports.pictures import pictures
 from sparring.runs.files import write_atomically
+from sparring.templates import environment
 from sparring.version import __version__
 
 _NO_FOLDER = "{}: a report cannot be written here: {}. Name another folder with --out."
 
 
-def write(gathered: Gathered, out: str | Path) -> list[Path]:
+def write(gathered: Report, out: str | Path) -> list[Path]:
     """Write the page, the Markdown and the JSON.
 
     Args:
@@ -58,7 +59,7 @@ def write(gathered: Gathered, out: str | Path) -> list[Path]:
     return [out / name for name in contents]
 
 
-def html(gathered: Gathered, out: str | Path = ".") -> str:
+def html(gathered: Report, out: str | Path = ".") -> str:
     """Give all tables, curves and examples as a page that needs no other file.
 
     Args:
@@ -68,7 +69,12 @@ def html(gathered: Gathered, out: str | Path = ".") -> str:
     return _filled_in("page.html.jinja", gathered, escape, Path(out))
 
 
-def markdown(gathered: Gathered) -> str:
+def cell(gathered: Report) -> str:
+    """Give the tables as HTML to stand within other HTML, without style sheets or scripts."""
+    return _filled_in("cell.html.jinja", gathered, escape, Path())
+
+
+def markdown(gathered: Report) -> str:
     """Give all tables in GitHub's Markdown."""
     return _filled_in("page.md.jinja", gathered, plain, Path())
 
@@ -91,12 +97,10 @@ def _url(out: Path, page: str | Path) -> str:
         return page.resolve().as_uri()
 
 
-def _filled_in(
-    name: str, gathered: Gathered, escaped: Callable[[object], Markup], out: Path
-) -> str:
-    environment = templates(escaped, out=out)
-    environment.globals |= {"tables": tables, "pictures": pictures}
-    return environment.get_template(name).render(gathered=gathered)
+def _filled_in(name: str, gathered: Report, escaped: Callable[[object], Markup], out: Path) -> str:
+    filled = templates(escaped, out=out)
+    filled.globals |= {"tables": tables, "pictures": pictures}
+    return filled.get_template(name).render(gathered=gathered)
 
 
 def templates(
@@ -109,13 +113,6 @@ def templates(
         packages: with templates besides, which may include the report's style and tables.
         out: the folder that the page will lie in.
     """
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader(of, "") for of in (*packages, "sparring.reports")]),
-        autoescape=True,
-        finalize=escaped,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals |= {"version": __version__, "url": partial(_url, out)}
-    return environment
+    filled = environment(*packages, "sparring.reports", finalize=escaped)
+    filled.globals |= {"version": __version__, "url": partial(_url, out)}
+    return filled

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 from sparring.evaluation.rates import Mean, duration
-from sparring.reports.groups import AttackResult, Gathered, Group, Section, TrainedRun
+from sparring.reports.groups import AttackResult, Group, Report, Section, TrainedRun
 from sparring.runs.records import RateRecord, RatesRecord
 
 Row = TypeVar("Row")
@@ -306,7 +306,7 @@ def settings_table(group: Group) -> Table[tuple[object, object]]:
     return _pairs("setting", "value", list(group.runs[0].conditions.items()))
 
 
-def damage_table(gathered: Gathered) -> Table[tuple[object, object]]:
+def damage_table(gathered: Report) -> Table[tuple[object, object]]:
     """Tell which runs and verdicts cannot be read, and why."""
     damaged = [(Cell(place, alarm=True), problem) for place, problem in gathered.damaged]
     return _pairs("file", "problem", damaged)

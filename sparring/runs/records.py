@@ -225,6 +225,7 @@ class Evaluated(Record):
         run: its run directory, if it has one.
         weights_sha256: the hash of its weights.
         model: of a model of one's own, what its answers follow from besides; None of a run.
+        code_sha256: the hash of the file with the defense's class, where that is not Sparring's.
         attack: the attack in words, with its options.
         attack_sha256: the hash of the file it is defined in, if there is one.
         threat: the threat model.
@@ -243,6 +244,7 @@ class Evaluated(Record):
     run: str | None = None
     weights_sha256: str | None = None
     model: Annotated[dict[str, Any] | None, BeforeValidator(to_jsonable_python)] = None
+    code_sha256: str | None = None
     attack: str
     attack_sha256: str | None = None
     threat: ThreatRecord
@@ -257,7 +259,10 @@ class Evaluated(Record):
     def _as_before_there_were_models(self, serialize: Any) -> dict[str, Any]:
         # Names of folders follow from these values.
         values: dict[str, Any] = serialize(self)
-        return {key: value for key, value in values.items() if (key, value) != ("model", None)}
+        for name in ("model", "code_sha256"):
+            if name in values and values[name] is None:
+                del values[name]
+        return values
 
 
 class AgreementRecord(Record):
@@ -651,11 +656,28 @@ class WeightsFrom(_Open):
     """The hash of its weights."""
 
 
+class Code(_Open):
+    """Where the class of a defense came from that is not Sparring's own; nothing runs by it.
+
+    The fields are those of `sparring.defenses.facts.Origin`.
+    """
+
+    qualname: Word
+    file: Annotated[str | None, Field(max_length=10_000)] = None
+    sha256: Word | None = None
+    module: Word | None = None
+    distribution: Word | None = None
+    version: Word | None = None
+
+
+_OF_CODE = {"qualname", "sha256", "distribution", "version"}
+"""What tells one code from another, wherever it lies."""
+
 _IDENTITY = {"defense", "dataset", "preset", "weights_from", "settings", "seed", "backend"}
 _OF_SESSION = ("device", "machine", "versions", "command", "started")
 _CIRCUMSTANCES = {
     *(*_OF_SESSION, "sessions", "diverged", "weights_sha256"),
-    *("weights_from", "imported_from", "imported"),
+    *("weights_from", "imported_from", "imported", "code"),
 }
 
 
@@ -681,6 +703,8 @@ class RunRecord(_Open, FileRecord):
     """The user's; everything random follows from it."""
     backend: Word
     """torch, tensorflow or jax."""
+    code: Code | None = None
+    """Where its class came from; None of Sparring's own."""
     device: Any = None
     """Of the first session, as are the four that follow."""
     machine: Any = None
@@ -724,6 +748,8 @@ class RunRecord(_Open, FileRecord):
     def about(self) -> dict[str, Any]:
         """Give what the weights of this training say of it, in plain JSON values."""
         values: dict[str, Any] = to_jsonable_python(self.model_dump(include=_IDENTITY))
+        if self.code is not None:
+            values["code"] = self.code.model_dump(include=_OF_CODE, exclude_none=True)
         return values
 
     def differences(self, other: Mapping[str, Any], course: Mapping[str, Any]) -> list[str]:

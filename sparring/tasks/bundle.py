@@ -8,16 +8,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from sparring import backend
+from sparring import backend, defenses
 from sparring.conversion.staging import staged
 from sparring.data import Dataset
 from sparring.data.usual import default_threat
 from sparring.defenses.defense import Defense
 from sparring.errors import ConversionError, DataError, SettingsError
-from sparring.evaluation.evaluate import Progress, evaluate, run_directory
+from sparring.evaluation.evaluate import Progress, evaluate, loaded
 from sparring.evaluation.request import EvaluationRequest
 from sparring.experiments.dataset import of_run
-from sparring.experiments.load import load
 from sparring.runs.files import write_json
 from sparring.runs.records import FreshRecord
 from sparring.tasks import agent, fresh, judging
@@ -130,12 +129,13 @@ def _silent(done: int, total: int, text: str) -> None:
 def _parts(request: TaskRequest, place: Path, tell: Progress, training: Callback | None) -> _Parts:
     """Load what the task is about, or train it."""
     if request.fresh is not None:
+        _expect_own(request.defense)
         dataset = fresh.data_of(request)
         drawn = fresh.drawn(request, dataset)
         defense = fresh.trained(request, drawn, dataset, place, training)
         return _Parts(defense, drawn.threat, dataset, drawn.record)
     asked = EvaluationRequest(request.defense, data=request.data, runs=request.runs)
-    defense = load(run_directory(asked))
+    defense = loaded(asked)
     dataset = of_run(
         defense.info,
         request.data,
@@ -147,7 +147,16 @@ def _parts(request: TaskRequest, place: Path, tell: Progress, training: Callback
         threat = default_threat(request.norm, dataset.key, dataset.name)
     else:
         threat = threat_model(request.norm, request.eps)
+    _expect_own(defense.name)
     return _Parts(defense, threat, dataset, None)
+
+
+def _expect_own(named: str) -> None:
+    """Refuse a defense that is not Sparring's: a task's judge has no other code."""
+    if named not in defenses.NAMES:
+        raise SettingsError(
+            f"task: expected a defense of Sparring's own, whose code the judge has, got {named}"
+        )
 
 
 def _write(request: TaskRequest, parts: _Parts, folder: Path, tell: Progress) -> Written:

@@ -1,10 +1,11 @@
-"""Progress in a Jupyter notebook: a line of the cell's output that is written anew."""
+"""Progress in a Jupyter notebook: a bar and a line of the cell's output, written anew."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable
+from html import escape
 from importlib import import_module
 from typing import Any
 
@@ -13,6 +14,13 @@ from typing_extensions import override
 from sparring.training.callbacks import Callback, EpochMetrics, Silent
 
 _SECONDS_BETWEEN_UPDATES = 0.5
+
+# Figures of one width, so that the text does not tremble.
+_BAR = (
+    '<div style="font-variant-numeric:tabular-nums"><progress value="{share:.4f}" '
+    'style="width:12em;max-width:40%;vertical-align:middle" aria-label="done"></progress> '
+    "{text}</div>"
+)
 
 
 def callback() -> Callback:
@@ -27,9 +35,12 @@ def counter() -> Callable[[int, int, str], None]:
     if display is None:
         return lambda done, total, text: None
     line = Line(display)
-    return lambda done, total, text: line.show(
-        f"{done}/{total} images  {text}" if total else text, done == total
-    )
+
+    def count(done: int, total: int, text: str) -> None:
+        share = done / total if total else None
+        line.show(f"{done}/{total} images  {text}" if total else text, share, done == total)
+
+    return count
 
 
 def _display() -> Any:
@@ -41,7 +52,9 @@ def _display() -> Any:
 
 
 class Line:
-    """One line of output, written anew twice a second at most.
+    """One line of output with a bar, written anew twice a second at most.
+
+    The bar is the browser's own, so that it fits a light and a dark notebook.
 
     Args:
         display: IPython's function of that name.
@@ -51,12 +64,20 @@ class Line:
         """Show nothing yet."""
         self._display, self._handle, self._last = display, None, 0.0
 
-    def show(self, text: str, at_once: bool) -> None:
-        """Show a text in place of the last one, unless it came too early and need not be seen."""
+    def show(self, text: str, share: float | None, at_once: bool) -> None:
+        """Show a text in place of the last one, unless it came too early and need not be seen.
+
+        Args:
+            text: a line.
+            share: how much is done, in [0, 1]; None where nobody knows, and there is no bar.
+            at_once: whether it has to be seen.
+        """
         if not at_once and time.monotonic() - self._last < _SECONDS_BETWEEN_UPDATES:
             return
         self._last = time.monotonic()
         bundle = {"text/plain": text}
+        if share is not None:
+            bundle["text/html"] = _BAR.format(share=share, text=escape(text))
         if self._handle is None:
             self._handle = self._display(bundle, raw=True, display_id=True)
         else:
@@ -64,7 +85,7 @@ class Line:
 
 
 class Notebook(Silent):
-    """Show the epoch, its figures and the time left, a line for each network.
+    """Show a bar, the epoch, its figures and the time left, a line for each network.
 
     Args:
         display: IPython's function of that name.
@@ -84,7 +105,7 @@ class Notebook(Silent):
     def step(self, step: int, loss: float) -> None:
         place = f"{self._which}epoch {self._epoch + 1}/{self._epochs}"
         text = f"{place}  step {step}/{self._steps}  loss {loss:.4f}{self._left}"
-        self._line.show(text, at_once=False)
+        self._line.show(text, self._share(step), at_once=False)
 
     @override
     def epoch(self, metrics: EpochMetrics, seconds_left: float) -> None:
@@ -93,8 +114,13 @@ class Notebook(Silent):
         self._line.show(
             f"{self._which}epoch {metrics.epoch}/{self._epochs}  loss {metrics.loss:.4f}  "
             f"accuracy {metrics.accuracy:.2%}{tested}{self._left}",
+            self._share(),
             at_once=metrics.epoch == self._epochs,
         )
+
+    def _share(self, step: int = 0) -> float:
+        """How much of the network's training is done: whole epochs, and steps of the next."""
+        return min(1.0, (self._epoch + step / max(1, self._steps)) / max(1, self._epochs))
 
     @override
     def message(self, text: str) -> None:
