@@ -25,7 +25,7 @@ from sparring.conversion.tracing import changed_hooks
 from sparring.data import DatasetInfo
 from sparring.defenses.defense import Defense
 from sparring.defenses.facts import CourseFiles
-from sparring.errors import ConversionError, SettingsError
+from sparring.errors import ConversionError, SettingsError, unknown_name
 from sparring.networks.allconv import AllConv, in_batches
 from sparring.runs.directory import Run
 from sparring.runs.records import Results, RunRecord
@@ -83,7 +83,8 @@ def convert(path: str | Path, out: str | Path, *, name: str | None = None) -> li
     """
     path, out = Path(path), Path(out)
     if name is not None:
-        defenses.get(name)
+        if name not in defenses.NAMES:
+            raise SettingsError(unknown_name("defense", name, defenses.NAMES))
         sources = {name: [path]}
     else:
         sources = _sources(path)
