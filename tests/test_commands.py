@@ -83,6 +83,8 @@ def understood(module: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
     monkeypatch.setattr(sys, "argv", [module, *words])
+    # Another test may have imported it; runpy warns of that.
+    monkeypatch.delitem(sys.modules, f"{module}.__main__", raising=False)
     try:
         main = getattr(importlib.import_module(module), "main", None)
         main() if main else runpy.run_module(module, run_name="__main__")
