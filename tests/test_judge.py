@@ -1407,7 +1407,7 @@ def test_names_are_looked_up(
     monkeypatch.setattr(datasets, "load", noting(grays))
     options: dict[str, Any] = {"threat": THREAT, "check": False, "n": 10}
     verdict = evaluate("runs/linear", dataset="this.npz", data_dir="there", **options)
-    assert asked[:2] == [((Path("runs/linear"),), {}), (("pgd", {}), {"defense": "linear"})]
+    assert asked[:2] == [((Path("runs/linear"), None), {}), (("pgd", {}, linear), {})]
     [((name, folder, resize, _), _)] = asked[2:]
     assert (name, folder, resize) == ("this.npz", Path("there"), None)
     assert verdict.about.attack == "by_hand"
