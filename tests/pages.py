@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-_COPIED = ("sparring", "tests", "benchmarks", "docs")
+_COPIED = ("sparring", "tests", "benchmarks", "docs", "website")
 _BLOCK = re.compile(r"^```(python|diff|toml)\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
 
 
