@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 _BESIDE = {
     "README.md": "index.md",
+    "AGENTS.md": "AGENTS.md",
     "CONTRIBUTING.md": "CONTRIBUTING.md",
     "CHANGELOG.md": "CHANGELOG.md",
     "LICENSE": "LICENSE",
