@@ -350,8 +350,8 @@ def test_a_run_that_is_trained_anew_meanwhile_is_named_rightly(
     def trained_anew(weights: str | None) -> None:
         Run(mine).write(before.with_changes(weights_sha256=weights, results=None, seed=9))
 
-    def loaded(path: Path, load: Any = sparring.load) -> Defense:
-        defense: Defense = load(path)
+    def loaded(*arguments: Any, load: Any = sparring.load) -> Defense:
+        defense: Defense = load(*arguments)
         trained_anew("ab")
         return defense
 
@@ -365,7 +365,7 @@ def test_a_run_that_is_trained_anew_meanwhile_is_named_rightly(
     # Trained anew between the reading of run.json and of the weights.
     whole = sparring.load(run)
     Run(mine).write(before.with_changes(weights_sha256="cd"))
-    monkeypatch.setattr(convert, "load", lambda path: whole)
+    monkeypatch.setattr(convert, "load", lambda path, code: whole)
     with pytest.raises(RunError, match="was trained anew meanwhile; convert it again"):
         convert.convert(mine, "quick", tmp_path / "other")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["baseline", "quick"]
