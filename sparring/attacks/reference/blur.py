@@ -5,6 +5,6 @@ The blur is linear: the gradient goes through it like through any layer.
 
 from __future__ import annotations
 
-from sparring.attacks import PGD
+from sparring.attacks import APGD
 
-attack = PGD(steps=100, loss="margin", restarts=2)
+attack = APGD(loss="margin", targets=9)
